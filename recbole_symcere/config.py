@@ -1,0 +1,263 @@
+"""RecBole's Config with this package's properties and models; a key that nothing reads is an error.
+
+Precedence, lowest first: RecBole's overall and model properties, ours (overall, model, dataset, protocol), the
+user's files, dictionary and command line.
+"""
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import recbole.utils
+import yaml
+from recbole.config import Config as RecBoleConfig
+from recbole.utils.argument_list import (
+    dataset_arguments,
+    evaluation_arguments,
+    general_arguments,
+    training_arguments,
+)
+
+RECBOLE_PROPERTIES = Path(sys.modules["recbole"].__file__ or "").parent / "properties"
+EVAL_ARGS_KEYS = ("split", "group_by", "order", "mode")
+NEGATIVE_SAMPLING_KEYS = ("distribution", "sample_num", "alpha", "dynamic", "candidate_num")
+# Read by RecBole (or by us) and absent from its argument lists and its property files.
+FURTHER_KEYS = (
+    "model", "dataset", "protocol", "config_files", "checkpoint_file", "result_file", "encoding", "wandb_project",
+    "RATING_FIELD", "numerical_features", "discretization", "min_inter_num", "stop_metric",
+)  # fmt: skip
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names the key, where it stands, and the mend."""
+
+
+def properties_folder() -> Path:
+    """The property files: beside the package in a checkout, inside it once installed."""
+    package = Path(__file__).resolve().parent
+    installed = package / "properties"
+    return installed if installed.is_dir() else package.parent / "properties"
+
+
+class _SafeLoader(yaml.SafeLoader):
+    """YAML without Python objects; 1e-3 is a number, as in RecBole's files (YAML 1.1 wants 1.0e-3)."""
+
+
+_SafeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?([eE][-+]?[0-9]+)$"),
+    list("-+0123456789"),
+)
+
+
+def parse_value(text: str) -> Any:
+    """A command-line value, read as YAML; ``None`` is accepted for YAML's ``null``. Nothing is evaluated."""
+    if text == "None":
+        return None
+    try:
+        return yaml.load(text, Loader=_SafeLoader)  # noqa: S506 - a subclass of SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"cannot read the value {text!r} as YAML: {_yaml_problem(error)}") from error
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a property file.
+
+    Raises:
+        ConfigError: the file is missing, is not valid YAML, repeats a key's type wrongly, or holds no mapping.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_SafeLoader)  # noqa: S506
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such property file") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: {_yaml_problem(error)}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"{path}: expected lines of the form 'key: value'")
+    return content
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    line = f"line {mark.line + 1}: " if mark else ""
+    return f"{line}{getattr(error, 'problem', None) or error}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` for the closest known name, or nothing."""
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    match = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return f"; did you mean {by_lower[match[0]]!r}?" if match else ""
+
+
+def our_models() -> dict[str, type]:
+    """This package's own models by name."""
+    from recbole_symcere.model.symcere import SymCERE
+
+    return {"SymCERE": SymCERE}
+
+
+def get_model(name: str) -> type:
+    """A model class: ours, or RecBole's by the same name.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    if name in our_models():
+        return our_models()[name]
+    try:
+        return recbole.utils.get_model(name)
+    except ValueError:
+        known = {path.stem for path in (RECBOLE_PROPERTIES / "model").glob("*.yaml")} | set(our_models())
+        raise ConfigError(f"there is no model {name!r}{nearest(name, known)}") from None
+
+
+class Config(RecBoleConfig):
+    """RecBole's configuration, with safe values and checked keys.
+
+    Args:
+        model: model name or class; may stand in a file or the dictionary instead.
+        dataset: dataset name, likewise.
+        config_file_list: YAML files of the user, later ones over earlier ones.
+        config_dict: settings over the files'; the command line ends here too. Values are taken as they are.
+
+    Raises:
+        ConfigError: an unknown key, model or protocol, an unreadable file, or a value that cannot work.
+    """
+
+    def __init__(
+        self,
+        model: str | type | None = None,
+        dataset: str | None = None,
+        config_file_list: Sequence[str | Path] | None = None,
+        config_dict: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(model, dataset, config_file_list, dict(config_dict or {}))
+        self._check_values()
+
+    # RecBole's extension points, in the order in which its constructor calls them.
+
+    def _build_yaml_loader(self) -> type[yaml.SafeLoader]:
+        return _SafeLoader
+
+    def _load_config_files(self, file_list: Sequence[str | Path] | None) -> dict[str, Any]:
+        self._origin: dict[str, str] = {}
+        merged: dict[str, Any] = {}
+        for file in file_list or ():
+            content = load_yaml(Path(file))
+            self._origin.update(dict.fromkeys(content, str(file)))
+            merged.update(content)
+        return merged
+
+    def _convert_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
+        return config_dict
+
+    def _load_cmd_line(self) -> dict[str, Any]:
+        return {}  # the command parses its arguments itself and passes them as a dictionary
+
+    def _get_model_and_dataset(self, model: str | type | None, dataset: str | None) -> tuple[str, type, str]:
+        model = model or self.external_config_dict.get("model")
+        dataset = dataset or self.external_config_dict.get("dataset")
+        if not model or not dataset:
+            raise ConfigError(f"no {'dataset' if model else 'model'} given: add --{'dataset' if model else 'model'}=…")
+        model_class = get_model(model) if isinstance(model, str) else model
+        return model_class.__name__ if isinstance(model, type) else model, model_class, dataset
+
+    def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
+        ours = properties_folder()
+        files = [
+            RECBOLE_PROPERTIES / "overall.yaml",
+            RECBOLE_PROPERTIES / "dataset" / "sample.yaml",
+            RECBOLE_PROPERTIES / "model" / f"{model}.yaml",
+            ours / "overall.yaml",
+            ours / "model" / f"{model}.yaml",
+            ours / "dataset" / f"{dataset}.yaml",
+        ]
+        settings: dict[str, Any] = {}
+        for file in files:
+            if file.is_file():
+                settings.update(load_yaml(file))
+        protocol = self.external_config_dict.get("protocol", settings["protocol"])
+        settings |= self._protocol(str(protocol))
+        settings["MODEL_TYPE"] = model_class.type  # type: ignore[attr-defined]
+        self.internal_config_dict = settings
+        self._check_keys(set(settings))
+
+    def _protocol(self, name: str) -> dict[str, Any]:
+        folder = properties_folder() / "protocol"
+        names = sorted(path.stem for path in folder.glob("*.yaml"))
+        if name not in names:
+            raise ConfigError(f"there is no protocol {name!r}{nearest(name, names)} (known: {', '.join(names)})")
+        return load_yaml(folder / f"{name}.yaml") | {"protocol": name}
+
+    def _get_final_config_dict(self) -> dict[str, Any]:
+        final = self.internal_config_dict | self.external_config_dict
+        # RecBole fills missing parts of eval_args with a *random* order: what a user leaves out is the protocol's.
+        for key in ("eval_args", "train_neg_sample_args"):
+            given, base = self.external_config_dict.get(key), self.internal_config_dict.get(key)
+            if isinstance(given, dict) and isinstance(base, dict):
+                final[key] = base | given
+        return final
+
+    def compatibility_settings(self) -> None:
+        """RecBole sets NumPy aliases here; ``compat`` has done so."""
+
+    def _check_keys(self, internal: set[str]) -> None:
+        known = internal.union(
+            general_arguments, training_arguments, evaluation_arguments, dataset_arguments, FURTHER_KEYS
+        )
+        for key, value in self.external_config_dict.items():
+            where = f"{self._origin[key]}: " if key in self._origin else ""
+            if key not in known:
+                raise ConfigError(f"{where}unknown key {key!r}{nearest(key, known)}")
+            for name, allowed in (("eval_args", EVAL_ARGS_KEYS), ("train_neg_sample_args", NEGATIVE_SAMPLING_KEYS)):
+                for inner in value if key == name and isinstance(value, dict) else ():
+                    if inner not in allowed:
+                        raise ConfigError(f"{where}unknown key {inner!r} in {name}{nearest(inner, allowed)}")
+            self._check_type(where, key, value)
+
+    def _check_type(self, where: str, key: str, value: Any) -> None:
+        """A value whose kind differs from the default's (text for a number, say) is refused here, not mid-run."""
+        default = self.internal_config_dict.get(key)
+        if default is None or value is None:
+            return
+        number = isinstance(default, int | float) and not isinstance(default, bool)
+        fits = (
+            isinstance(value, int | float) and not isinstance(value, bool)
+            if number
+            else isinstance(value, bool)
+            if isinstance(default, bool)
+            else isinstance(value, dict)
+            if isinstance(default, dict)
+            else True
+        )
+        if not fits:
+            raise ConfigError(f"{where}{key} is {value!r}, but must be like its default, {default!r}")
+
+    def _check_values(self) -> None:
+        choices = getattr(self.model_class, "choices", {})
+        for key, allowed in choices.items():
+            if self[key] not in allowed:
+                raise ConfigError(
+                    f"{key} is {self[key]!r}, but must be one of {', '.join(map(repr, allowed))}"
+                    f"{nearest(str(self[key]), map(str, allowed))}"
+                )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every setting as plain values that JSON, YAML and weights-only checkpoints can hold."""
+        return {key: _plain(value) for key, value in sorted(self.final_config_dict.items())}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    return str(value)

@@ -1,0 +1,198 @@
+"""The bipartite user-item graph, its normalised adjacency, edge dropout, and the graph encoders over it.
+
+Nodes are numbered users first: user u is node u, item v is node ``n_users + v``.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Above this many cells, a users x items table of known pairs gives way to a binary search (one byte a cell).
+KNOWN_TABLE_CELLS = 64 * 2**20
+
+
+class _SymmetricProduct(torch.autograd.Function):
+    """A x for a symmetric sparse A: the gradient A' g is A g, so no transpose is ever built."""
+
+    @staticmethod
+    def forward(ctx: Any, adjacency: Tensor, x: Tensor) -> Tensor:
+        ctx.adjacency = adjacency
+        return adjacency @ x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, ctx.adjacency @ grad.contiguous()
+
+
+def propagate(adjacency: Tensor, x: Tensor) -> Tensor:
+    """One propagation step.
+
+    Args:
+        adjacency: [n_nodes, n_nodes] sparse CSR, symmetric; it gets no gradient.
+        x: [n_nodes, d] node vectors.
+
+    Returns:
+        [n_nodes, d]
+    """
+    return _SymmetricProduct.apply(adjacency, x)
+
+
+class BipartiteGraph(nn.Module):
+    """Training interactions as an undirected graph, held in one fixed CSR pattern that moves with the module.
+
+    A pair that occurs more than once is one edge.
+    """
+
+    crow: Tensor
+    column: Tensor
+    edge_of_entry: Tensor
+    row_of_entry: Tensor
+    full_values: Tensor
+    pair_keys: Tensor
+    known_table: Tensor | None
+
+    def __init__(self, users: Tensor, items: Tensor, n_users: int, n_items: int) -> None:
+        """Args:
+        users, items: [n_interactions] long, the training interactions.
+        n_users, n_items: sizes of the id spaces, padding included.
+        """
+        super().__init__()
+        self.n_users, self.n_items, self.n_nodes = n_users, n_items, n_users + n_items
+        keys = torch.unique(users.long() * n_items + items.long())  # sorted
+        user, item = keys // n_items, keys % n_items + n_users
+        edge = torch.arange(len(keys))
+        row, column = torch.cat([user, item]), torch.cat([item, user])
+        order = torch.argsort(row * self.n_nodes + column)
+        buffers = {
+            "crow": F.pad(torch.bincount(row, minlength=self.n_nodes).cumsum(0), (1, 0)),
+            "column": column[order],
+            "row_of_entry": row[order],
+            "edge_of_entry": torch.cat([edge, edge])[order],
+            "pair_keys": keys,
+            "known_table": self._known_table(keys),
+        }
+        for name, tensor in buffers.items():
+            self.register_buffer(name, tensor, persistent=False)
+        self.register_buffer("full_values", self._normalised(torch.ones(len(keys))), persistent=False)
+
+    @property
+    def n_edges(self) -> int:
+        return len(self.pair_keys)
+
+    def adjacency(self) -> Tensor:
+        """The symmetrically normalised adjacency D^-1/2 A D^-1/2, [n_nodes, n_nodes] sparse CSR."""
+        return self._csr(self.full_values)
+
+    def dropped_adjacency(self, ratio: float) -> Tensor:
+        """A view with each undirected edge dropped with probability ``ratio``, degrees counted anew.
+
+        Both directions of an edge go together, so the view stays symmetric; the draw is made on the graph's device.
+        """
+        keep = torch.rand(self.n_edges, device=self.full_values.device) >= ratio
+        return self._csr(self._normalised(keep.to(self.full_values.dtype)))
+
+    def known_pairs(self, users: Tensor, items: Tensor) -> Tensor:
+        """The mask of eq. (3).
+
+        Args:
+            users, items: [B] long.
+
+        Returns:
+            [B, B] bool; ``[i, j]`` is true when (users[i], items[j]) is a training interaction.
+        """
+        if self.known_table is not None:
+            return self.known_table[users].index_select(1, items)
+        keys = users[:, None] * self.n_items + items[None, :]
+        place = torch.searchsorted(self.pair_keys, keys).clamp_(max=self.n_edges - 1)
+        return self.pair_keys[place] == keys
+
+    def _known_table(self, keys: Tensor) -> Tensor | None:
+        if self.n_users * self.n_items > KNOWN_TABLE_CELLS:
+            return None
+        table = torch.zeros(self.n_users * self.n_items, dtype=torch.bool)
+        table[keys] = True
+        return table.view(self.n_users, self.n_items)
+
+    def _normalised(self, weight: Tensor) -> Tensor:
+        """Entry values for edge weights [n_edges] of 0 or 1: w_e / sqrt(degree(row) degree(column))."""
+        entry = weight[self.edge_of_entry]
+        degree = torch.zeros(self.n_nodes, dtype=entry.dtype, device=entry.device)
+        degree.index_add_(0, self.row_of_entry, entry)
+        scale = degree.clamp(min=1).rsqrt()  # an isolated node has no entry that could read its scale
+        return entry * scale[self.row_of_entry] * scale[self.column]
+
+    def _csr(self, values: Tensor) -> Tensor:
+        size = (self.n_nodes, self.n_nodes)
+        return torch.sparse_csr_tensor(self.crow, self.column, values, size, check_invariants=False)
+
+
+class LightGCN(nn.Module):
+    """LightGCN (He et al., SIGIR 2020): eq. (1), the mean over K + 1 layers of linear propagation."""
+
+    def __init__(self, n_users: int, n_items: int, embedding_size: int, n_layers: int) -> None:
+        super().__init__()
+        self.n_users, self.n_layers = n_users, n_layers
+        self.width = embedding_size
+        self.embedding = _node_embedding(n_users, n_items, embedding_size)
+
+    def forward(self, adjacency: Tensor) -> tuple[Tensor, Tensor]:
+        """Args:
+            adjacency: [n_nodes, n_nodes] normalised, sparse CSR.
+
+        Returns:
+            User vectors [n_users, width] and item vectors [n_items, width].
+        """
+        layer = total = self.embedding.weight
+        for _ in range(self.n_layers):
+            layer = propagate(adjacency, layer)
+            total = total + layer
+        users, items = (total / (self.n_layers + 1)).tensor_split([self.n_users])
+        return users, items
+
+
+class NGCF(nn.Module):
+    """NGCF (Wang et al., SIGIR 2019): non-linear propagation; the layers' outputs are concatenated."""
+
+    def __init__(
+        self, n_users: int, n_items: int, embedding_size: int, n_layers: int, message_dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.n_users = n_users
+        self.width = embedding_size * (n_layers + 1)
+        self.embedding = _node_embedding(n_users, n_items, embedding_size)
+        self.neighbours = nn.ModuleList(nn.Linear(embedding_size, embedding_size) for _ in range(n_layers))
+        self.interactions = nn.ModuleList(nn.Linear(embedding_size, embedding_size) for _ in range(n_layers))
+        self.dropout = nn.Dropout(message_dropout)
+        for linear in (*self.neighbours, *self.interactions):
+            nn.init.xavier_normal_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, adjacency: Tensor) -> tuple[Tensor, Tensor]:
+        """Args:
+            adjacency: [n_nodes, n_nodes] normalised, sparse CSR.
+
+        Returns:
+            User vectors [n_users, width] and item vectors [n_items, width].
+        """
+        layer = self.embedding.weight
+        layers = [layer]
+        for neighbour, interaction in zip(self.neighbours, self.interactions, strict=True):
+            side = propagate(adjacency, layer)
+            message = neighbour(side + layer) + interaction(side * layer)
+            layer = F.normalize(self.dropout(F.leaky_relu(message, 0.2)), dim=1)
+            layers.append(layer)
+        users, items = torch.cat(layers, dim=1).tensor_split([self.n_users])
+        return users, items
+
+
+def _node_embedding(n_users: int, n_items: int, size: int) -> nn.Embedding:
+    """One table for all nodes, users and items each initialised as a Xavier-uniform matrix of their own."""
+    embedding = nn.Embedding(n_users + n_items, size)
+    for part in embedding.weight.data.tensor_split([n_users]):
+        nn.init.xavier_uniform_(part)
+    return embedding
+
+
+GRAPH_ENCODERS = {"LightGCN": LightGCN, "NGCF": NGCF}
