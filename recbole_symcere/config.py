@@ -58,7 +58,7 @@ def parse_value(text: str) -> Any:
     if text == "None":
         return None
     try:
-        return yaml.load(text, Loader=_SafeLoader)  # noqa: S506 - a subclass of SafeLoader
+        return yaml.load(text, Loader=_SafeLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"cannot read the value {text!r} as YAML: {_yaml_problem(error)}") from error
 
@@ -70,7 +70,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, is not valid YAML, repeats a key's type wrongly, or holds no mapping.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_SafeLoader)  # noqa: S506
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_SafeLoader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such property file") from None
     except yaml.YAMLError as error:
@@ -202,6 +202,9 @@ class Config(RecBoleConfig):
             given, base = self.external_config_dict.get(key), self.internal_config_dict.get(key)
             if isinstance(given, dict) and isinstance(base, dict):
                 final[key] = base | given
+        # What rebuilds this configuration, before RecBole adds what it derives: checkpoints and results hold it.
+        self.settings = _plain({key: value for key, value in final.items() if key != "MODEL_TYPE"})
+        self.settings |= {"model": self.model, "dataset": self.dataset}
         return final
 
     def compatibility_settings(self) -> None:
@@ -247,10 +250,6 @@ class Config(RecBoleConfig):
                     f"{key} is {self[key]!r}, but must be one of {', '.join(map(repr, allowed))}"
                     f"{nearest(str(self[key]), map(str, allowed))}"
                 )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Every setting as plain values that JSON, YAML and weights-only checkpoints can hold."""
-        return {key: _plain(value) for key, value in sorted(self.final_config_dict.items())}
 
 
 def _plain(value: Any) -> Any:

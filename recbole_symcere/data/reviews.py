@@ -60,15 +60,15 @@ def read_reviews(path: Path, review_ids: Sequence[str], *, allow_empty: bool = F
         raise _repeated_id(path, repeated["review_id"][0])
     wanted = pl.DataFrame({"review_id": pl.Series(review_ids, dtype=pl.String)})
     texts = wanted.join(reviews, on="review_id", how="left", maintain_order="left")
-    for fault, found in (
-        ("is not in the file", pl.col("review").is_null()),
-        ("has an empty review", pl.lit(not allow_empty) & (pl.col("review").str.strip_chars() == "")),
-    ):
+    faults = [("is not in the file", pl.col("review").is_null(), "")]
+    if not allow_empty:
+        faults.append(("has no text", pl.col("review").str.strip_chars() == "", " with `--missing-text drop`"))
+    for fault, found, mend in faults:
         faulty = texts.filter(found)["review_id"]
         if len(faulty):
             raise ReviewFileError(
-                f"{path}: review_id {faulty[0]!r} {fault} (as {len(faulty):,} of {len(texts):,} do): "
-                "run `python -m dataset_prep` again, with `--missing-text drop` for empty reviews"
+                f"{path}: review_id {faulty[0]!r} {fault} ({len(faulty):,} of {len(texts):,} wanted): "
+                f"run `python -m dataset_prep` again{mend}"
             )
     return texts["review"].to_list()
 
@@ -187,8 +187,9 @@ def _words(text: str, encoding: Encoding) -> np.ndarray:
     """The word that each token belongs to, int32 [tokens]; special tokens are ``SPECIAL``.
 
     A word begins at a new pre-token (as in BERT's whole-word masking), and, since a pre-token may be a whole sentence
-    (SentencePiece; text without spaces), also after whitespace and at each piece on either side of a Chinese or
-    Japanese character. A piece that begins inside the piece before it is a byte of the same character: never a new word.
+    (SentencePiece; text without spaces), also at whitespace and at each piece on either side of a character of a script
+    that puts none between words. A piece that begins inside the piece before it is a byte of the same character, and
+    one after mere whitespace is what that leads up to (``Ġ`` ``gui`` ``tar``): neither begins a word.
     """
     if not len(encoding):
         return np.zeros(0, np.int32)
@@ -196,20 +197,30 @@ def _words(text: str, encoding: Encoding) -> np.ndarray:
     special = (pre_token == -1) | np.array(encoding.special_tokens_mask, bool)
     start, stop = np.array(encoding.offsets).T
     characters = np.frombuffer((text + " ").encode("utf-32-le"), np.uint32)
-    space = np.isin(characters, _SPACES)
-    counts = np.concatenate([[0], np.cumsum(_is_cjk(characters))])
-    cjk = counts[stop] > counts[start]
-    begins = space[start] | space[np.maximum(start - 1, 0)] | cjk | np.roll(cjk, 1)
+    space = _IS_SPACE[np.minimum(characters, len(_IS_SPACE) - 1)]
+    unspaced = _count(_is_unspaced(characters), start, stop) > 0
+    blank = ~special & (_count(space, start, stop) == stop - start)  # RoBERTa's offsets leave the whitespace out
+    begins = space[start] | space[np.maximum(start - 1, 0)] | unspaced | np.roll(unspaced, 1)
     begins &= start >= np.roll(stop, 1)
     begins |= pre_token != np.roll(pre_token, 1)
+    begins &= ~np.roll(blank, 1)
     begins[0] = True
     begins &= ~special
     return np.where(special, SPECIAL, np.cumsum(begins) - 1).astype(np.int32)
 
 
-_SPACES = np.array([ord(c) for c in map(chr, range(0x3001)) if c.isspace()], np.uint32)
-_CJK_BLOCKS = np.array(
+def _count(found: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """How many of ``found[start:stop]`` are true, for each of many ranges."""
+    counts = np.concatenate([[0], np.cumsum(found)])
+    return counts[stop] - counts[start]
+
+
+_IS_SPACE = np.array([chr(code).isspace() for code in range(0x3002)])  # the last space is U+3000
+_UNSPACED_BLOCKS = np.array(
     [
+        (0x0E00, 0x0F00),  # Thai, Lao
+        (0x1000, 0x10A0),  # Burmese
+        (0x1780, 0x1800),  # Khmer
         (0x2E80, 0x2FE0),  # radicals
         (0x3001, 0x3130),  # punctuation, hiragana, katakana, bopomofo
         (0x3190, 0x4DC0),  # strokes, enclosed letters, ideographs A
@@ -222,9 +233,9 @@ _CJK_BLOCKS = np.array(
 ).ravel()
 
 
-def _is_cjk(characters: np.ndarray) -> np.ndarray:
+def _is_unspaced(characters: np.ndarray) -> np.ndarray:
     # The blocks do not touch: an odd place among their sorted bounds is inside one.
-    return np.searchsorted(_CJK_BLOCKS, characters, side="right") % 2 == 1
+    return np.searchsorted(_UNSPACED_BLOCKS, characters, side="right") % 2 == 1
 
 
 class Embedder(Protocol):

@@ -3,14 +3,16 @@
 Nodes are numbered users first: user u is node u, item v is node ``n_users + v``.
 """
 
+import warnings
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Above this many cells, a users x items table of known pairs gives way to a binary search (one byte a cell).
-KNOWN_TABLE_CELLS = 64 * 2**20
+with warnings.catch_warnings():  # PyTorch says once a process, at the first CSR tensor, that CSR is in beta: said here
+    warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+    torch.sparse_csr_tensor([0], [], [], (0, 0), check_invariants=False)
 
 
 class _SymmetricProduct(torch.autograd.Function):
@@ -23,11 +25,11 @@ class _SymmetricProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        return None, ctx.adjacency @ grad.contiguous()
+        return None, _SymmetricProduct.apply(ctx.adjacency, grad)
 
 
 def propagate(adjacency: Tensor, x: Tensor) -> Tensor:
-    """One propagation step.
+    """One propagation step, in the adjacency's precision: sparse products know no autocast.
 
     Args:
         adjacency: [n_nodes, n_nodes] sparse CSR, symmetric; it gets no gradient.
@@ -36,7 +38,8 @@ def propagate(adjacency: Tensor, x: Tensor) -> Tensor:
     Returns:
         [n_nodes, d]
     """
-    return _SymmetricProduct.apply(adjacency, x)
+    with torch.autocast(x.device.type, enabled=False):
+        return _SymmetricProduct.apply(adjacency, x.to(adjacency.dtype))
 
 
 class BipartiteGraph(nn.Module):
@@ -47,22 +50,26 @@ class BipartiteGraph(nn.Module):
 
     crow: Tensor
     column: Tensor
-    edge_of_entry: Tensor
     row_of_entry: Tensor
+    edge_of_entry: Tensor
     full_values: Tensor
-    pair_keys: Tensor
-    known_table: Tensor | None
 
     def __init__(self, users: Tensor, items: Tensor, n_users: int, n_items: int) -> None:
         """Args:
-        users, items: [n_interactions] long, the training interactions.
-        n_users, n_items: sizes of the id spaces, padding included.
+            users, items: [n_interactions] long, the training interactions.
+            n_users, n_items: sizes of the id spaces, padding included.
+
+        Raises:
+            ValueError: an id lies outside its space.
         """
         super().__init__()
+        _check_ids("user", users, n_users)
+        _check_ids("item", items, n_items)
         self.n_users, self.n_items, self.n_nodes = n_users, n_items, n_users + n_items
-        keys = torch.unique(users.long() * n_items + items.long())  # sorted
-        user, item = keys // n_items, keys % n_items + n_users
-        edge = torch.arange(len(keys))
+        pairs = torch.unique(users.long() * n_items + items.long())
+        self.n_edges = len(pairs)
+        user, item = pairs // n_items, pairs % n_items + n_users
+        edge = torch.arange(self.n_edges, device=pairs.device)
         row, column = torch.cat([user, item]), torch.cat([item, user])
         order = torch.argsort(row * self.n_nodes + column)
         buffers = {
@@ -70,16 +77,11 @@ class BipartiteGraph(nn.Module):
             "column": column[order],
             "row_of_entry": row[order],
             "edge_of_entry": torch.cat([edge, edge])[order],
-            "pair_keys": keys,
-            "known_table": self._known_table(keys),
         }
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor, persistent=False)
-        self.register_buffer("full_values", self._normalised(torch.ones(len(keys))), persistent=False)
-
-    @property
-    def n_edges(self) -> int:
-        return len(self.pair_keys)
+        weight = torch.ones(self.n_edges, device=pairs.device)
+        self.register_buffer("full_values", self._normalised(weight), persistent=False)
 
     def adjacency(self) -> Tensor:
         """The symmetrically normalised adjacency D^-1/2 A D^-1/2, [n_nodes, n_nodes] sparse CSR."""
@@ -94,7 +96,7 @@ class BipartiteGraph(nn.Module):
         return self._csr(self._normalised(keep.to(self.full_values.dtype)))
 
     def known_pairs(self, users: Tensor, items: Tensor) -> Tensor:
-        """The mask of eq. (3).
+        """The mask of eq. (3), found through the histories of the batch's users: no users x items table is made.
 
         Args:
             users, items: [B] long.
@@ -102,18 +104,22 @@ class BipartiteGraph(nn.Module):
         Returns:
             [B, B] bool; ``[i, j]`` is true when (users[i], items[j]) is a training interaction.
         """
-        if self.known_table is not None:
-            return self.known_table[users].index_select(1, items)
-        keys = users[:, None] * self.n_items + items[None, :]
-        place = torch.searchsorted(self.pair_keys, keys).clamp_(max=self.n_edges - 1)
-        return self.pair_keys[place] == keys
+        user, row = torch.unique(users, return_inverse=True)
+        item, column = torch.unique(items, return_inverse=True)
+        owner, history = self._histories(user)
+        place = torch.full((self.n_items,), len(item), device=items.device)  # outside the batch: one last column
+        place[item] = torch.arange(len(item), device=items.device)
+        known = torch.zeros(len(user), len(item) + 1, dtype=torch.bool, device=items.device)
+        known[owner, place[history]] = True
+        return known[row].gather(1, column.expand(len(users), -1))
 
-    def _known_table(self, keys: Tensor) -> Tensor | None:
-        if self.n_users * self.n_items > KNOWN_TABLE_CELLS:
-            return None
-        table = torch.zeros(self.n_users * self.n_items, dtype=torch.bool)
-        table[keys] = True
-        return table.view(self.n_users, self.n_items)
+    def _histories(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """All training items of the given users, one after the other: [n] positions in ``users``, [n] items."""
+        end = self.crow[users + 1]
+        degree = end - self.crow[users]
+        owner = torch.repeat_interleave(degree)
+        entry = torch.arange(len(owner), device=users.device) + (end - degree.cumsum(0))[owner]
+        return owner, self.column[entry] - self.n_users
 
     def _normalised(self, weight: Tensor) -> Tensor:
         """Entry values for edge weights [n_edges] of 0 or 1: w_e / sqrt(degree(row) degree(column))."""
@@ -195,4 +201,7 @@ def _node_embedding(n_users: int, n_items: int, size: int) -> nn.Embedding:
     return embedding
 
 
-GRAPH_ENCODERS = {"LightGCN": LightGCN, "NGCF": NGCF}
+def _check_ids(kind: str, ids: Tensor, n: int) -> None:
+    low, high = map(int, ids.aminmax()) if len(ids) else (0, 0)
+    if low < 0 or high >= n:
+        raise ValueError(f"{kind} ids of the training interactions run from {low} to {high}, outside 0 to {n - 1}")

@@ -1,4 +1,8 @@
-"""The losses of the paper, as pure functions of tensors."""
+"""The losses of the paper, as pure functions of tensors.
+
+They compute in float32 or better even where autocast is on: next to 16, bfloat16 numbers lie 0.125 apart, and
+cosines over a temperature of 0.05 reach 20.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -23,17 +27,16 @@ def symmetric_nce(graph: Tensor, text: Tensor, known: Tensor | None, temperature
     Returns:
         The scalar of eq. (5).
     """
-    similarity = graph @ text.T / temperature
-    own = similarity.diagonal()
-    if known is None:
-        from_graph, from_text = similarity, similarity
-    else:
+    similarity = _similarity(graph, text, temperature)  # row: graph anchor, column: text anchor
+    from_graph = from_text = similarity
+    if known is not None:
         excluded = known.clone().fill_diagonal_(False)
         from_graph = similarity.masked_fill(excluded, -torch.inf)
-        from_text = similarity.masked_fill(excluded.T, -torch.inf)
-    graph_to_text = torch.logsumexp(from_graph, dim=1) - own
-    text_to_graph = torch.logsumexp(from_text, dim=0) - own
-    return (graph_to_text + text_to_graph).mean() / 2
+        # the copy pays: to mask through a transposed view takes three times as long
+        from_text = similarity.masked_fill(excluded.T.contiguous(), -torch.inf)
+    graph_to_text = from_graph.log_softmax(dim=1).diagonal()
+    text_to_graph = from_text.log_softmax(dim=0).diagonal()
+    return -(graph_to_text + text_to_graph).mean() / 2
 
 
 def info_nce(view: Tensor, other_view: Tensor, temperature: float) -> Tensor:
@@ -47,8 +50,7 @@ def info_nce(view: Tensor, other_view: Tensor, temperature: float) -> Tensor:
     Returns:
         The mean over the batch, a scalar.
     """
-    similarity = view @ other_view.T / temperature
-    return (torch.logsumexp(similarity, dim=1) - similarity.diagonal()).mean()
+    return -_similarity(view, other_view, temperature).log_softmax(dim=1).diagonal().mean()
 
 
 def bpr(positive: Tensor, negative: Tensor) -> Tensor:
@@ -61,4 +63,14 @@ def bpr(positive: Tensor, negative: Tensor) -> Tensor:
     Returns:
         A scalar.
     """
-    return F.softplus(negative - positive).mean()
+    return -F.logsigmoid(_full_precision(positive) - _full_precision(negative)).mean()
+
+
+def _similarity(anchors: Tensor, others: Tensor, temperature: float) -> Tensor:
+    """Dot products of all pairs over the temperature, [B, B]: row i is anchor i's."""
+    with torch.autocast(anchors.device.type, enabled=False):
+        return (_full_precision(anchors) / temperature) @ _full_precision(others).T
+
+
+def _full_precision(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

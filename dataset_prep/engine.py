@@ -1,0 +1,101 @@
+"""DuckDB with a memory limit: it spills to disk, shows progress, and stops at once when the user asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import duckdb
+from tqdm import tqdm
+
+from dataset_prep.errors import PreparationError
+
+POLL_SECONDS = 0.1
+PROGRESS_DELAY_SECONDS = 2  # quicker steps show no bar
+
+
+def literal(text: str) -> str:
+    """``text`` as an SQL string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    """``name`` as an SQL column name."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+class Engine:
+    """One DuckDB database in ``folder``.
+
+    Tables and whatever doesn't fit in memory go to files there; the caller removes the folder.
+
+    Args:
+        folder: an existing folder with room for about twice the uncompressed input.
+        memory: DuckDB's own limit, such as ``"1GB"``; the process as a whole takes a few hundred MB more.
+
+    Raises:
+        PreparationError: ``memory`` isn't a size, or a statement ran out of memory or disk.
+    """
+
+    def __init__(self, folder: Path, memory: str) -> None:
+        try:
+            self._connection = duckdb.connect(
+                folder / "tables.duckdb",
+                config={
+                    "memory_limit": memory,
+                    "temp_directory": str(folder / "spill"),
+                    "autoinstall_known_extensions": False,  # never reach for the network
+                    "enable_progress_bar": True,
+                    "enable_progress_bar_print": False,
+                },
+            )
+        except duckdb.Error as error:
+            raise PreparationError(f"memory limit {memory!r}: {_first_line(error)}; give a size such as 1GB") from error
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def execute(self, sql: str, parameters: Sequence[Any] = (), *, task: str = "") -> list[tuple[Any, ...]]:
+        """Rows of one statement; ``task`` labels its progress bar.
+
+        The statement runs in a thread of its own, since DuckDB looks at the main thread's signals too seldom: Ctrl-C
+        would wait for minutes.
+        """
+        with (
+            ThreadPoolExecutor(max_workers=1) as pool,
+            tqdm(total=100, desc=task, unit="%", leave=False, delay=PROGRESS_DELAY_SECONDS, disable=not task) as bar,
+        ):
+            running = pool.submit(self._rows, sql, parameters)
+            try:
+                while True:
+                    try:
+                        return running.result(timeout=POLL_SECONDS)
+                    except NotYet:
+                        bar.update(max(0.0, self._connection.query_progress() - bar.n))
+            except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+                raise PreparationError(
+                    f"{task or 'preparation'}: {_first_line(error)}; free disk space or raise --memory"
+                ) from error
+            except BaseException:
+                self._connection.interrupt()
+                raise
+
+    def value(self, sql: str, parameters: Sequence[Any] = (), *, task: str = "") -> Any:
+        """The only value of a statement's only row."""
+        return self.execute(sql, parameters, task=task)[0][0]
+
+    def _rows(self, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        return self._connection.execute(sql, parameters).fetchall()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0]

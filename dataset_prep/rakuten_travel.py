@@ -1,0 +1,56 @@
+"""Rakuten Travel user reviews (Japanese): tab-separated files, with or without a line of field names."""
+
+from dataset_prep.formats import Delimited
+from dataset_prep.source import Layout, Source
+
+# The order and the names of the release's manual. Other releases differ: change them here, or name the five columns
+# that matter on the command line.
+USER, TIME, ITEM, RATING, TEXT = "投稿者ID", "投稿日時", "施設ID", "評価７（総合）", "ユーザ投稿本文"
+FIELDS = (
+    USER,
+    TIME,
+    ITEM,
+    "プランID",
+    "プランタイトル",
+    "部屋種類",
+    "部屋名前",
+    "目的",
+    "同伴者",
+    "評価１（立地）",
+    "評価２（部屋）",
+    "評価３（食事）",
+    "評価４（風呂）",
+    "評価５（サービス）",
+    "評価６（設備）",
+    RATING,
+    TEXT,
+    "施設回答本文",
+)
+TIME_FORMATS = ("%Y-%m-%d %H:%M:%S", "%Y/%m/%d %H:%M:%S", "%Y-%m-%d", "%Y/%m/%d")
+
+ABOUT = """\
+Rakuten Travel reviews of the Rakuten Data Release: the unpacked review files (such as 01_Travel_Review.2019.tsv; plain,
+.gz or .zst), UTF-8 unless --encoding says cp932 (Shift-JIS) or euc_jp. An overall rating of 0 means "not rated".
+Apply at https://rit.rakuten.com/data_release/ or https://www.nii.ac.jp/dsc/idr/rakuten/.
+Terms: given to researchers of universities and public institutes who sign Rakuten's agreement; no redistribution."""
+
+
+def source(
+    user: str = USER,
+    item: str = ITEM,
+    text: str = TEXT,
+    time: str = TIME,
+    rating: str | None = RATING,
+    encoding: str | None = None,
+) -> Source:
+    """The source for a release whose columns are named so; quotes in its texts are text."""
+    return Source(
+        name="rakuten-travel",
+        about=ABOUT,
+        layouts=(Layout(user=user, item=item, text=text, time=time, rating=rating, time_formats=TIME_FORMATS),),
+        format=Delimited("\t", quote="", names=FIELDS),
+        encoding=encoding,
+    )
+
+
+SOURCE = source()

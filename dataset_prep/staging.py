@@ -1,0 +1,217 @@
+"""A raw file as a plain UTF-8 file that the engine can read, with its fingerprint, in one pass over its bytes.
+
+DuckDB reads gzip itself, but without its checksum, and knows neither tar nor the Japanese encodings.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import hashlib
+import io
+import logging
+import sys
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+from tqdm import tqdm
+
+from dataset_prep.engine import PROGRESS_DELAY_SECONDS
+from dataset_prep.errors import PreparationError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+logger = logging.getLogger(__name__)
+
+CHUNK_BYTES = 1 << 20
+LONGEST_LINE = 16 << 20  # characters; no review comes near it, a decompression bomb does
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+TAR_MAGIC = b"ustar"
+TAR_MAGIC_AT = 257
+TAR_BLOCK = 512
+DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError, tarfile.TarError)
+
+UNDECODABLE = "\ufdd0"  # stands for bytes outside the encoding; Unicode keeps this code point out of any text
+codecs.register_error("dataset_prep.mark", lambda error: (UNDECODABLE, cast(UnicodeDecodeError, error).end))
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A raw file, ready for the engine.
+
+    Attributes:
+        source: the raw file, as the user named it.
+        path: the plain UTF-8 file with its content; the raw file itself where nothing had to be changed.
+        size: bytes of the raw file.
+        sha256: of the raw file, in hexadecimal.
+    """
+
+    source: Path
+    path: Path
+    size: int
+    sha256: str
+
+
+def stage(
+    source: Path, target: Path, *, encoding: str | None, member: str | None = None, skip_broken: bool = False
+) -> Staged:
+    """Unpack (gzip, zstd, a member of a tar) and decode ``source``; the file's first bytes tell which.
+
+    Args:
+        target: the plain file to write; left unwritten if ``source`` is plain UTF-8 already.
+        encoding: of the text; None for a binary file, which is fingerprinted only.
+        member: name of the wanted file inside a tar.
+        skip_broken: mark undecodable bytes with ``UNDECODABLE`` and end at damage, instead of raising.
+
+    Raises:
+        PreparationError: ``source`` can't be read, is truncated or damaged, isn't in ``encoding``, lacks the member, or
+            has a line over 16 Mi characters.
+    """
+    try:
+        with (
+            source.open("rb") as file,
+            tqdm(
+                total=source.stat().st_size,
+                desc=f"reading {source.name}",
+                unit="B",
+                unit_scale=True,
+                leave=False,
+                delay=PROGRESS_DELAY_SECONDS,
+            ) as bar,
+        ):
+            raw = _Fingerprinted(file, bar)
+            stream = io.BufferedReader(raw, CHUNK_BYTES)
+            if encoding is None:
+                path = source
+            else:
+                path = _unpack(stream, source, target, _codec(encoding), member, skip_broken)
+            while stream.read(CHUNK_BYTES):  # what follows a tar's member belongs to the fingerprint
+                pass
+    except OSError as error:
+        where = error.filename or f"{source}, unpacking to {target.parent}"
+        raise PreparationError(f"{where}: {error.strerror or error}") from error
+    return Staged(source, path, raw.size, raw.digest.hexdigest())
+
+
+class _Fingerprinted(io.RawIOBase):
+    """A file that hashes and counts what is read from it."""
+
+    def __init__(self, file: BinaryIO, bar: tqdm) -> None:
+        self._file = file
+        self._bar = bar
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        chunk = self._file.read(len(buffer))
+        buffer[: len(chunk)] = chunk
+        self.digest.update(chunk)
+        self.size += len(chunk)
+        self._bar.update(len(chunk))
+        return len(chunk)
+
+
+def _codec(encoding: str) -> str:
+    try:
+        name = codecs.lookup(encoding).name
+    except LookupError as error:
+        raise PreparationError(f"encoding {encoding!r} is unknown; try utf-8, cp932, euc_jp or latin-1") from error
+    return "utf-8-sig" if name == "utf-8" else name  # a byte-order mark is no text
+
+
+def _unpack(
+    stream: io.BufferedReader, source: Path, target: Path, codec: str, member: str | None, skip_broken: bool
+) -> Path:
+    magic = stream.peek(TAR_BLOCK)
+    plain = _decompressed(stream, magic)
+    lines = _Lines(source, codec, "dataset_prep.mark" if skip_broken else "strict")
+    try:
+        is_tar = member is not None and plain.peek(TAR_BLOCK)[TAR_MAGIC_AT:].startswith(TAR_MAGIC)
+        unchanged = not is_tar and not magic.startswith((GZIP_MAGIC, ZSTD_MAGIC, codecs.BOM_UTF8))
+        content = _tar_member(plain, source, cast(str, member)) if is_tar else plain
+        if unchanged and codec == "utf-8-sig" and not skip_broken:
+            for _ in lines.of(content):  # valid as it stands: no copy
+                pass
+            return source
+        with target.open("w", encoding="utf-8", newline="") as file:
+            file.writelines(lines.of(content))
+    except DAMAGE as error:
+        if not skip_broken:
+            raise PreparationError(
+                f"{source}, after line {lines.ended:,}: truncated or damaged ({error}); get the file again, "
+                "or take what can be read with --on-error skip"
+            ) from error
+        logger.warning("%s: truncated or damaged after line %s (%s); the rest is left out", source, lines.ended, error)
+    return target
+
+
+def _decompressed(stream: io.BufferedReader, magic: bytes) -> io.BufferedReader:
+    if magic.startswith(GZIP_MAGIC):
+        return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=stream)), CHUNK_BYTES)
+    if magic.startswith(ZSTD_MAGIC):
+        return io.BufferedReader(cast(io.RawIOBase, zstd.ZstdFile(stream)), CHUNK_BYTES)
+    return stream
+
+
+def _tar_member(stream: IO[bytes], source: Path, name: str) -> IO[bytes]:
+    """The member's content; nothing is unpacked to disk, so no name inside the tar can reach a folder."""
+    archive = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115 (the stream closes it)
+    for entry in archive:
+        if entry.isfile() and Path(entry.name).name == name:
+            return cast(IO[bytes], archive.extractfile(entry))
+    raise PreparationError(f"{source}: the tar holds no {name}; give the tar that does, or the unpacked file")
+
+
+class _Lines:
+    """Decoded text of a file, chunk by chunk, with the number of lines that have ended so far."""
+
+    def __init__(self, source: Path, codec: str, errors: str) -> None:
+        self._source = source
+        self._codec = codec
+        self._decoder = codecs.getincrementaldecoder(codec)(errors)
+        self._open = 0  # characters of the line that hasn't ended yet
+        self.ended = 0
+
+    def of(self, content: IO[bytes]) -> Iterator[str]:
+        final = False
+        while not final:
+            chunk = content.read(CHUNK_BYTES)
+            final = not chunk
+            with self._naming_the_line():
+                text = self._decoder.decode(chunk, final)
+            self._count(text)
+            yield text
+
+    @contextmanager
+    def _naming_the_line(self) -> Iterator[None]:
+        try:
+            yield
+        except UnicodeDecodeError as error:
+            line = self.ended + error.object[: error.start].count(b"\n") + 1
+            codec = self._codec.removesuffix("-sig")
+            raise PreparationError(
+                f"{self._source}, line {line:,}: not {codec} ({error.reason}); name the file's own with --encoding "
+                "(such as cp932, euc_jp, latin-1), or leave such lines out with --on-error skip"
+            ) from error
+
+    def _count(self, text: str) -> None:
+        first = text.find("\n")
+        if self._open + (first if first >= 0 else len(text)) > LONGEST_LINE:
+            raise PreparationError(
+                f"{self._source}, line {self.ended + 1:,}: longer than {LONGEST_LINE:,} characters; "
+                "this is no file of reviews, a row a line"
+            )
+        self._open = self._open + len(text) if first < 0 else len(text) - text.rfind("\n") - 1
+        self.ended += text.count("\n")

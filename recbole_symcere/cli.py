@@ -1,0 +1,65 @@
+"""The command: ``--model --dataset --config_files --protocol`` and every RecBole key as ``--key=value``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from recbole_symcere.config import ConfigError, parse_value
+
+EXAMPLE = """examples:
+  %(prog)s --model=SymCERE --dataset=demo
+  %(prog)s --model=LightGCN --dataset=yelp --protocol=paper --learning_rate=0.002
+  %(prog)s --model=SymCERE --dataset=yelp --checkpoint_file=saved/run.pth   (again, to resume)
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Train a recommender and rank all items for the test part.",
+        epilog=EXAMPLE + "\nAny other RecBole or SymCERE setting is given as --key=value; values are read as YAML.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("-m", "--model", help="SymCERE, or a RecBole general recommender such as LightGCN")
+    add("-d", "--dataset", help="a folder of atomic files below data_path (dataset/); demo is made on first use")
+    add("--config_files", nargs="+", default=[], metavar="YAML", help="later files win over earlier ones")
+    add("--protocol", help="strict (default), paper or temporal")
+    add("--checkpoint_file", metavar="PATH", help="where the best epoch is kept; given again, the run resumes")
+    add("--result_file", metavar="PATH", help="write settings, versions and metrics there as JSON")
+    return parser
+
+
+def parse_settings(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Configuration files and settings from the command line.
+
+    Raises:
+        ConfigError: an argument is not of the form ``--key=value``, stands twice, or holds a value that is not YAML.
+    """
+    known, rest = _parser().parse_known_args(arguments)
+    settings = {key: value for key, value in vars(known).items() if value is not None}
+    files = [name for entry in settings.pop("config_files") for name in entry.split(",")]
+    for argument in rest:
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if not (argument.startswith("--") and key and equals):
+            raise ConfigError(f"cannot read the argument {argument!r}: settings are given as --key=value")
+        if key in settings:
+            raise ConfigError(f"--{key} is given twice")
+        settings[key] = parse_value(value)
+    return files, settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status: 0, or 2 for settings or files that can't be used."""
+    try:
+        files, settings = parse_settings(sys.argv[1:] if arguments is None else arguments)
+        from recbole_symcere.quick_start import run_recbole_symcere  # after parsing: --help needs no torch
+
+        run_recbole_symcere(config_file_list=files, config_dict=settings)
+    except ValueError as error:
+        if not type(error).__module__.startswith(("recbole_symcere.", "dataset_prep.")):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,95 @@
+"""Leakage and duplicate checks on the split that is about to be trained on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recbole_symcere.data.dataset import ReviewDataset
+
+
+class LeakError(ValueError):
+    """Held-out interactions reach training; the message says which check failed and the mend."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Counts of what should not be.
+
+    Attributes:
+        test_pairs: (user, item) pairs of the test part.
+        recurring_pairs: those that stand in training or validation too. RecBole does not mask them in the ranking.
+        reachable_texts: reviews of held-out interactions that the text encoder is given.
+        time_inversions: users with a training interaction later than one of their held-out ones; with one cut in time
+            for everybody, held-out interactions earlier than the last one that trains.
+    """
+
+    test_pairs: int
+    recurring_pairs: int
+    reachable_texts: int
+    time_inversions: int
+
+    @property
+    def leaks(self) -> bool:
+        return bool(self.recurring_pairs or self.reachable_texts or self.time_inversions)
+
+    def __str__(self) -> str:
+        share = self.recurring_pairs / max(self.test_pairs, 1)
+        return (
+            f"audit: {self.recurring_pairs:,} of {self.test_pairs:,} test pairs recur from training ({share:.1%}), "
+            f"{self.reachable_texts:,} held-out texts reachable by the encoder, "
+            f"{self.time_inversions:,} time inversions"
+        )
+
+    def check(self) -> None:
+        """Raises:
+        LeakError: any count but ``test_pairs`` is above 0.
+        """
+        if self.leaks:
+            raise LeakError(
+                f"{self}. Mend: rm_dup_inter: first removes recurring pairs, eval_args order: TO time inversions; "
+                "audit: warn trains all the same"
+            )
+
+
+def audit(train: ReviewDataset, valid: ReviewDataset, test: ReviewDataset) -> Audit:
+    """Checks the three parts of one split."""
+    held_out_part = [part for part in (valid, test) if len(part)]
+    earlier = np.concatenate([_pairs(part) for part in (train, valid) if len(part)])
+    test_pairs = np.unique(_pairs(test)) if len(test) else np.empty(0, np.int64)
+    return Audit(
+        test_pairs=len(test_pairs),
+        recurring_pairs=int(np.isin(test_pairs, earlier).sum()),
+        reachable_texts=sum(_reachable_texts(train, part) for part in held_out_part),
+        time_inversions=_time_inversions(train, held_out_part),
+    )
+
+
+def _pairs(part: ReviewDataset) -> np.ndarray:
+    """User and item of each interaction as one number."""
+    return _column(part, part.uid_field) * part.item_num + _column(part, part.iid_field)
+
+
+def _column(part: ReviewDataset, field: str) -> np.ndarray:
+    return part.inter_feat[field].numpy()
+
+
+def _reachable_texts(train: ReviewDataset, held_out: ReviewDataset) -> int:
+    if not train.has_reviews:
+        return 0
+    rows = train.review_rows()[held_out.inter_feat[train.review_field]]
+    return int((rows >= 0).sum())
+
+
+def _time_inversions(train: ReviewDataset, held_out: list[ReviewDataset]) -> int:
+    if train.time_field not in train.inter_feat or not held_out:
+        return 0
+    time, user = train.time_field, train.uid_field
+    if train.config["eval_args"]["group_by"] == "user":
+        last_trained = np.full(train.user_num, -np.inf)
+        np.maximum.at(last_trained, _column(train, user), _column(train, time))
+        first_held_out = np.full(train.user_num, np.inf)
+        for part in held_out:
+            np.minimum.at(first_held_out, _column(part, user), _column(part, time))
+        return int((last_trained > first_held_out).sum())
+    cut = _column(train, time).max()
+    return int(sum((_column(part, time) < cut).sum() for part in held_out))

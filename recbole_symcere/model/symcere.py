@@ -1,0 +1,189 @@
+"""SymCERE: Symmetric Contrastive Learning for Robust Review-Enhanced Recommendation (Suzumura et al., 2025).
+
+Equation numbers are the paper's; what it leaves open is decided in ``properties/model/SymCERE.yaml``.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from recbole.config import Config
+from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import GeneralRecommender
+from recbole.utils import InputType
+from torch import Tensor, nn
+
+from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.model.graph import NGCF, BipartiteGraph, LightGCN
+from recbole_symcere.model.loss import bpr, info_nce, symmetric_nce
+from recbole_symcere.model.review_views import KeptVectors, TrainedEncoder, projection, review_views
+
+GRAPH_ENCODERS: dict[str, Callable[[Config, int, int], LightGCN | NGCF]] = {
+    "LightGCN": lambda config, users, items: LightGCN(users, items, config["embedding_size"], config["n_layers"]),
+    "NGCF": lambda config, users, items: NGCF(
+        users, items, config["embedding_size"], config["n_layers"], config["message_dropout"]
+    ),
+}
+
+
+class SymCERE(GeneralRecommender):
+    """Aligns graph vectors of interactions with the vectors of their reviews; ranks by the graph alone.
+
+    Args:
+        config: see ``properties/model/SymCERE.yaml``.
+        dataset: the interactions that train; no other review is read.
+
+    Raises:
+        DatasetError, ReviewFileError, EncoderError: the reviews or their encoder can't be had.
+    """
+
+    input_type = InputType.PAIRWISE
+    choices: ClassVar = {
+        "graph_encoder": tuple(GRAPH_ENCODERS),
+        "text_train": ("lora", "frozen", "full"),
+        "text_pooling": ("auto", "cls", "mean", "last"),
+        "text_precision": ("auto", "fp32", "bf16"),
+        "projection": ("linear", "mlp"),
+        "contrast": ("sincere", "infonce"),
+    }
+
+    def __init__(self, config: Config, dataset: ReviewDataset) -> None:
+        super().__init__(config, dataset)
+        self.cross_weight, self.alpha, self.beta = config["cross_weight"], config["alpha"], config["beta"]
+        self.reg_weight = config["reg_weight"]
+        self.tau_cross, self.tau_intra = config["tau_cross"], config["tau_intra"]
+        self.edge_dropout = config["edge_dropout"]
+
+        # Table 3's ablations: eq. (2) or nothing, eq. (3) or every other pair a negative
+        self.unit = partial(F.normalize, dim=-1) if config["normalize"] else nn.Identity()
+        users, items = dataset.inter_feat[self.USER_ID], dataset.inter_feat[self.ITEM_ID]
+        self.graph = BipartiteGraph(users, items, self.n_users, self.n_items)
+        self.known_pairs = self.graph.known_pairs if config["contrast"] == "sincere" else _no_known_pairs
+        self.score_norm = config["score_norm"]
+        if self.score_norm is None:
+            self.score_norm = 0.0 if config["normalize"] else 1.0
+
+        self.graph_encoder = GRAPH_ENCODERS[config["graph_encoder"]](config, self.n_users, self.n_items)
+        self.text_encoder: KeptVectors | TrainedEncoder | None = None
+        if self.cross_weight or self.alpha:
+            self.review_field = dataset.review_field
+            self.register_buffer("review_rows", dataset.review_rows(), persistent=False)
+            self.text_encoder = review_views(config, dataset)
+            self.projection = projection(config["projection"], self.text_encoder.width, self.graph_encoder.width)
+        self.text_learning_rate, self.text_warmup_steps = config["text_learning_rate"], config["text_warmup_steps"]
+        self._ranking_vectors: tuple[Tensor, Tensor] | None = None
+
+    # Section 3.1: modality encoders
+
+    def forward(self, adjacency: Tensor) -> tuple[Tensor, Tensor]:
+        """Graph vectors of all users [n_users, d] and all items [n_items, d]: eq. (1)."""
+        return self.graph_encoder(adjacency)
+
+    def interaction_vectors(self, nodes: tuple[Tensor, Tensor], users: Tensor, items: Tensor) -> Tensor:
+        """Unit vectors of g_uv = (g_u + g_v) / 2, [B, d]: section 3.1.1 and eq. (2)."""
+        user_vectors, item_vectors = nodes
+        return self.unit((user_vectors[users] + item_vectors[items]) / 2)
+
+    def review_vectors(self, review_ids: Tensor, masked: bool) -> tuple[Tensor, Tensor]:
+        """Unit vectors t_uv of the interactions' reviews, [B, d]: section 3.1.2 and eq. (2).
+
+        Returns:
+            The clean view, and a word-masked one where ``masked``, else the clean view again.
+        """
+        assert self.text_encoder is not None
+        clean, other = self.text_encoder(self.review_rows[review_ids], masked)
+        clean = self.unit(self.projection(clean))
+        return clean, clean if other is None else self.unit(self.projection(other))
+
+    # Sections 3.2 and 3.3: objective
+
+    def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
+        """The weighted terms of eq. (8), named by ``loss_names``; a term of weight 0 is neither computed nor returned.
+
+        Args:
+            interaction: B interactions with their review ids and one sampled negative item each.
+        """
+        users, items = interaction[self.USER_ID], interaction[self.ITEM_ID]
+        nodes = self(self.graph.adjacency())
+        terms: dict[str, Tensor] = {}
+        if self.text_encoder is not None:
+            graph = self.interaction_vectors(nodes, users, items)
+            text, masked_text = self.review_vectors(interaction[self.review_field], masked=bool(self.alpha))
+            if self.cross_weight:
+                known = self.known_pairs(users, items)
+                terms["cross_modal"] = self.cross_weight * symmetric_nce(graph, text, known, self.tau_cross)
+            if self.alpha:
+                dropped = self(self.graph.dropped_adjacency(self.edge_dropout))
+                dropped_graph = self.interaction_vectors(dropped, users, items)
+                terms["intra_graph"] = self.alpha * info_nce(graph, dropped_graph, self.tau_intra)
+                terms["intra_text"] = self.alpha * info_nce(text, masked_text, self.tau_intra)
+        if self.beta:
+            terms["bpr"] = self.beta * self._ranking_loss(nodes, users, items, interaction[self.NEG_ITEM_ID])
+        if self.reg_weight:
+            squares = [parameter.square().sum() for parameter in self.parameters() if parameter.requires_grad]
+            terms["l2"] = self.reg_weight * sum(squares[1:], squares[0])
+        self.loss_names = tuple(terms)
+        return tuple(terms.values())
+
+    def _ranking_loss(
+        self, nodes: tuple[Tensor, Tensor], users: Tensor, positives: Tensor, negatives: Tensor
+    ) -> Tensor:
+        """Eq. (7) over a batch of (user, observed item, sampled item)."""
+        user, item = self.unit(nodes[0][users]), nodes[1]
+        return bpr((user * self.unit(item[positives])).sum(-1), (user * self.unit(item[negatives])).sum(-1))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser trains: everything at ``learning_rate``, the language model at a rate of its own."""
+        language_model = self.text_encoder.parameters() if self.text_encoder is not None else ()
+        text = [parameter for parameter in language_model if parameter.requires_grad]
+        in_text = set(map(id, text))
+        rest = [
+            parameter for parameter in self.parameters() if parameter.requires_grad and id(parameter) not in in_text
+        ]
+        groups: list[dict[str, Any]] = [{"params": rest}]
+        if text:
+            groups.append({"params": text, "lr": self.text_learning_rate, "warmup_steps": self.text_warmup_steps})
+        return groups
+
+    def save_adapter(self, folder: Path) -> None:
+        """Writes the LoRA adapter in PEFT's format, where there is one."""
+        if isinstance(self.text_encoder, TrainedEncoder):
+            self.text_encoder.encoder.save_adapter(folder)
+
+    # Ranking: the graph only
+
+    def train(self, mode: bool = True) -> "SymCERE":
+        self._ranking_vectors = None  # propagated anew after every change of the weights
+        return super().train(mode)
+
+    def ranking_vectors(self) -> tuple[Tensor, Tensor]:
+        """Users [n_users, d] and items [n_items, d] whose dot products are the scores.
+
+        Users have unit length, items the ``score_norm``-th power of their graph vector's: cosine at 0, and at 1 what
+        ranks as the dot product.
+        """
+        if self._ranking_vectors is None:
+            users, items = self(self.graph.adjacency())
+            length = items.norm(dim=-1, keepdim=True)
+            items = F.normalize(items, dim=-1) * length**self.score_norm
+            vectors = F.normalize(users, dim=-1), items
+            if self.training:
+                return vectors
+            self._ranking_vectors = vectors
+        return self._ranking_vectors
+
+    def predict(self, interaction: Interaction) -> Tensor:
+        """Scores [B] of the given (user, item) pairs."""
+        users, items = self.ranking_vectors()
+        return (users[interaction[self.USER_ID]] * items[interaction[self.ITEM_ID]]).sum(-1)
+
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """Scores of all items for the given users, [B * n_items]."""
+        users, items = self.ranking_vectors()
+        return (users[interaction[self.USER_ID]] @ items.T).flatten()
+
+
+def _no_known_pairs(users: Tensor, items: Tensor) -> None:
+    """The InfoNCE ablation: every other sample of the batch is a negative."""

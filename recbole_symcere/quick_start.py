@@ -1,0 +1,276 @@
+"""From a configuration to a ranked result: RecBole's quick start, for this package's models, data and checkpoints."""
+
+import json
+import logging
+import pickle
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from logging import getLogger
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import recbole
+from recbole.data.dataloader import AbstractDataLoader
+from recbole.data.utils import create_samplers, get_dataloader
+from recbole.utils import init_logger, init_seed
+from recbole.utils.case_study import full_sort_topk
+from torch import nn
+
+from recbole_symcere import __version__
+from recbole_symcere.config import Config, get_model
+from recbole_symcere.data.audit import audit
+from recbole_symcere.data.dataset import ReviewDataset, source_fingerprint
+from recbole_symcere.trainer import Trainer, get_trainer, load_checkpoint, resume_path
+
+DETAIL = {"detail": True}  # for the log file, not for the screen
+DataLoaders = tuple[AbstractDataLoader, AbstractDataLoader, AbstractDataLoader]
+
+
+def run_recbole_symcere(
+    model: str | type | None = None,
+    dataset: str | None = None,
+    config_file_list: Sequence[str | Path] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    saved: bool = True,
+) -> dict[str, Any]:
+    """Trains a model, stops on validation, and ranks the test part once.
+
+    With a ``checkpoint_file`` whose run was interrupted, goes on with it.
+
+    Args:
+        model, dataset: names; may stand in a file or the dictionary.
+        config_file_list: YAML files, later ones over earlier ones.
+        config_dict: settings over the files'.
+        saved: keep the best epoch in ``checkpoint_file`` and test that one; else test the last.
+
+    Returns:
+        RecBole's dictionary: best_valid_score, valid_score_bigger, best_valid_result, test_result.
+
+    Raises:
+        ConfigError, DatasetError, ReviewFileError, EncoderError, LeakError, CheckpointError: before training begins.
+    """
+    config = Config(model, dataset, config_file_list, config_dict)
+    _start_logging(config)
+    logger = getLogger()
+    logger.info(config, extra=DETAIL)
+    data = create_dataset(config)
+    logger.info(data)
+    train_data, valid_data, test_data = data_preparation(config, data)
+    trainer = _build_trainer(config, train_data)
+    logger.info(trainer.model, extra=DETAIL)
+    logger.info(f"checkpoint, also to resume from: --checkpoint_file={trainer.saved_model_file}")
+    if saved and resume_path(trainer.saved_model_file).is_file():
+        trainer.resume_checkpoint(trainer.saved_model_file)
+
+    show = bool(config["show_progress"])
+    best_valid_score, best_valid_result = trainer.fit(train_data, valid_data, saved=saved, show_progress=show)
+    started = perf_counter()
+    test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=show)
+    result = {
+        "best_valid_score": best_valid_score,
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": best_valid_result,
+        "test_result": test_result,
+    }
+    logger.info(f"{trainer.epochs_run} epochs in {trainer.seconds:.1f} s; the best was number {trainer.best_epoch}")
+    logger.info(_table({"valid": best_valid_result, "test": test_result}))
+    if config["result_file"]:
+        _write_result(Path(config["result_file"]), config, trainer, result, perf_counter() - started)
+    return result
+
+
+def objective_function(
+    config_dict: Mapping[str, Any] | None = None,
+    config_file_list: Sequence[str | Path] | None = None,
+    saved: bool = False,
+) -> dict[str, Any]:
+    """One trial of a hyper-parameter search, as RecBole's ``HyperTuning`` calls it: a run without progress bars.
+
+    Returns:
+        What ``run_recbole_symcere`` does, and the model's name.
+    """
+    quiet = {"show_progress": False, "state": "ERROR"} | dict(config_dict or {})
+    result = run_recbole_symcere(config_file_list=config_file_list, config_dict=quiet, saved=saved)
+    return {"model": quiet.get("model")} | result
+
+
+def load_data_and_model(
+    model_file: str | Path, config_dict: Mapping[str, Any] | None = None
+) -> tuple[Config, nn.Module, ReviewDataset, AbstractDataLoader, AbstractDataLoader, AbstractDataLoader]:
+    """What a checkpoint was trained with, and its model at the best epoch, ready to rank.
+
+    Args:
+        model_file: a checkpoint of this package.
+        config_dict: settings to change, such as ``data_path`` on another machine.
+
+    Returns:
+        As RecBole's: config, model, dataset, train_data, valid_data, test_data.
+
+    Raises:
+        CheckpointError: the file can't be read.
+    """
+    checkpoint = load_checkpoint(model_file)
+    config = Config(config_dict=checkpoint["config"] | dict(config_dict or {}))
+    _start_logging(config)
+    dataset = create_dataset(config)
+    train_data, valid_data, test_data = data_preparation(config, dataset)
+    model = _build_model(config, train_data)
+    model.load_state_dict(checkpoint["state_dict"])
+    model.load_other_parameter(checkpoint["other_parameter"])
+    return config, model.eval(), dataset, train_data, valid_data, test_data
+
+
+def recommend(model_file: str | Path, users: Sequence[str], k: int = 10) -> dict[str, list[tuple[str, float]]]:
+    """The best items for each user that they have not met in training or validation.
+
+    Args:
+        model_file: a checkpoint of this package.
+        users: user tokens, as in the ``.inter`` file.
+        k: how many items.
+
+    Returns:
+        For each user, k pairs of item token and score, best first.
+
+    Raises:
+        CheckpointError: the file can't be read.
+        ValueError: a user is not in the dataset, or was not in its test part.
+    """
+    config, model, dataset, _, _, test_data = load_data_and_model(model_file, {"show_progress": False})
+    user_ids = dataset.token2id(dataset.uid_field, list(users))
+    scores, items = full_sort_topk(user_ids, model, test_data, k, config["device"])
+    tokens = dataset.id2token(dataset.iid_field, items.cpu())
+    rows = zip(users, tokens, scores.tolist(), strict=True)
+    return {user: list(zip(map(str, names), values, strict=True)) for user, names, values in rows}
+
+
+def create_dataset(config: Config) -> ReviewDataset:
+    """The filtered dataset of ``config``; the demo's files are made if they are not there.
+
+    RecBole loads a pickle whenever one lies in ``checkpoint_dir``, stale or not. Here one is loaded only from an
+    explicit ``dataset_save_path``, and only while files, settings and version are those it was made from.
+    """
+    saved = config["dataset_save_path"]
+    if saved:
+        with Path(saved).open("rb") as file:
+            dataset = pickle.load(file)  # noqa: S301 - RecBole's format, from a path that the user names
+        if getattr(dataset, "source", None) == source_fingerprint(config):
+            return dataset
+        getLogger().warning(f"{saved} was made from other files or settings: building the dataset anew")
+    _make_demo_data(config)
+    dataset = ReviewDataset(config)
+    if config["save_dataset"]:
+        dataset.save()
+    return dataset
+
+
+def _make_demo_data(config: Config) -> None:
+    folder = Path(config["data_path"])
+    if config["dataset"] == "demo" and not folder.exists():
+        from dataset_prep.demo import write_demo
+
+        getLogger().info(f"generating the demo data in {folder}")
+        write_demo(folder)
+
+
+def data_preparation(config: Config, dataset: ReviewDataset) -> DataLoaders:
+    """Splits, audits, and makes RecBole's dataloaders, with the same negatives for every model.
+
+    Raises:
+        LeakError: held-out interactions reach training and ``audit`` is ``error``.
+    """
+    parts = dataset.build()
+    found = audit(*parts)
+    getLogger().info(str(found))
+    if config["audit"] == "error":
+        found.check()
+    samplers = create_samplers(config, dataset, parts)
+    phases = ("train", "valid", "test")
+    train_data, valid_data, test_data = (
+        get_dataloader(config, phase)(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
+        for phase, part, sampler in zip(phases, parts, samplers, strict=True)
+    )
+    return train_data, valid_data, test_data
+
+
+def _build_model(config: Config, train_data: AbstractDataLoader) -> nn.Module:
+    init_seed(config["seed"], config["reproducibility"])
+    return get_model(config["model"])(config, train_data._dataset).to(config["device"])
+
+
+def _build_trainer(config: Config, train_data: AbstractDataLoader) -> Trainer:
+    model = _build_model(config, train_data)
+    return get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+
+
+def _start_logging(config: Config) -> None:
+    """RecBole's logger, with a file of its own for every run of the process."""
+    init_seed(config["seed"], config["reproducibility"])
+    for handler in list(getLogger().handlers):
+        getLogger().removeHandler(handler)
+        handler.close()
+    init_logger(config)
+    for handler in getLogger().handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.addFilter(lambda record: not getattr(record, "detail", False))
+    logging.captureWarnings(True)
+
+
+def _write_result(path: Path, config: Config, trainer: Trainer, result: Mapping[str, Any], test_seconds: float) -> None:
+    record = {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "protocol": config["protocol"],
+        "seed": config["seed"],
+        "epochs": trainer.epochs_run,
+        "best_epoch": trainer.best_epoch,
+        "seconds": {"fit": round(trainer.seconds, 3), "test": round(test_seconds, 3)},
+        "best_valid_result": _floats(result["best_valid_result"]),
+        "test_result": _floats(result["test_result"]),
+        "config": config.settings,
+        "versions": versions(),
+        "commit": commit(),
+        "device": str(config["device"]),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Metrics as rows, parts as columns."""
+    rows = [f"{'':22}" + "".join(f"{part:>12}" for part in results)]
+    rows += (
+        f"{metric:22}" + "".join(f"{result[metric]:12.4f}" for result in results.values())
+        for metric in next(iter(results.values()))
+    )
+    return "results\n" + "\n".join(rows)
+
+
+def _floats(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    return {name: float(value) for name, value in (metrics or {}).items()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result."""
+    names = ("numpy", "pandas", "scipy", "torch", "transformers", "tokenizers", "peft", "polars")
+    found = {name: metadata.version(name) for name in names}
+    return {"recbole_symcere": __version__, "recbole": recbole.__version__, "python": platform.python_version()} | found
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this package runs from, ``+`` appended if it was changed; None for a wheel."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

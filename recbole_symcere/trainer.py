@@ -1,0 +1,336 @@
+"""What RecBole's Trainer lacks: runs that resume, checkpoints that hold no code, learning rates by part of a model."""
+
+import logging
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from logging import getLogger
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import recbole.utils
+import torch
+from recbole.config import Config
+from recbole.data.dataloader import AbstractDataLoader
+from recbole.trainer import Trainer as RecBoleTrainer
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+CHECKPOINT_FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that can't be used; the message names the file and the mend."""
+
+
+def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Reads a checkpoint of this package; nothing in it is executed.
+
+    Raises:
+        CheckpointError: there is no such file, or it is damaged or of another kind.
+    """
+    try:
+        checkpoint = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except Exception as error:  # torch raises whatever its unpickler meets in a damaged or foreign file
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint of recbole_symcere ({type(error).__name__}); it is cut short, or was "
+            "written by another program. Train again, or delete it to start anew under this name"
+        ) from error
+    if not isinstance(checkpoint, dict) or checkpoint.get("format") != CHECKPOINT_FORMAT:
+        raise CheckpointError(f"{path}: not a checkpoint of this version of recbole_symcere; train again")
+    return checkpoint
+
+
+def resume_path(checkpoint: str | Path) -> Path:
+    """Where the state of an unfinished run stands: beside the checkpoint of its best epoch."""
+    checkpoint = Path(checkpoint)
+    return checkpoint.with_name(f"{checkpoint.stem}.resume{checkpoint.suffix}")
+
+
+class Trainer(RecBoleTrainer):
+    """Adds to RecBole's trainers: checkpoints that hold no code, a state to resume from after every epoch, learning
+    rates of a model's own ``parameter_groups``, and one progress bar for the run.
+
+    ``saved_model_file`` holds the best epoch, as in RecBole. The file at ``resume_path`` beside it holds the newest
+    epoch, with all that decides how the run goes on: optimiser, random generators, early stopping.
+
+    Attributes:
+        seconds: training and validation time, of a run's earlier parts too.
+    """
+
+    def __init__(self, config: Config, model: nn.Module) -> None:
+        self._warmup: LambdaLR | None = None
+        super().__init__(config, model)
+        name = f"{config['model']}-{config['dataset']}-{recbole.utils.get_local_time()}-{os.getpid()}.pth"
+        self.saved_model_file = str(config["checkpoint_file"] or Path(self.checkpoint_dir) / name)
+        Path(self.saved_model_file).parent.mkdir(parents=True, exist_ok=True)
+        self.seconds = 0.0
+        self._saves_resume_state = False
+        self._resumed: dict[str, Any] | None = None
+        self._bar: tqdm | None = None
+
+    @property
+    def epochs_run(self) -> int:
+        """Epochs trained, of a run's earlier parts too."""
+        return self.start_epoch + len(self.train_loss_dict)
+
+    @property
+    def best_epoch(self) -> int:
+        """Number of the epoch with the best validation score, from 0."""
+        newest_validated = self.epochs_run // self.eval_step * self.eval_step - 1
+        return newest_validated - self.cur_step * self.eval_step
+
+    def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
+        """RecBole's optimiser over the model's ``parameter_groups``, if it has any.
+
+        A group may have its own ``lr``; its ``warmup_steps`` raise that linearly from 0.
+        """
+        groups = getattr(self.model, "parameter_groups", None)
+        if groups is None:
+            return super()._build_optimizer(**kwargs)
+        optimizer = super()._build_optimizer(params=groups(), **kwargs)
+        ramps = [partial(_ramp, steps=group.setdefault("warmup_steps", 0)) for group in optimizer.param_groups]
+        warmup = self._warmup = LambdaLR(optimizer, ramps)
+        optimizer.register_step_post_hook(lambda *_: warmup.step())
+        return optimizer
+
+    def fit(
+        self,
+        train_data: AbstractDataLoader,
+        valid_data: AbstractDataLoader | None = None,
+        verbose: bool = True,
+        saved: bool = True,
+        show_progress: bool = False,
+        callback_fn: Callable[[int, float], None] | None = None,
+    ) -> tuple[float, Mapping[str, float]]:
+        """As RecBole's; goes on where a resumed run stopped."""
+        self._saves_resume_state = saved
+        if self._resumed:
+            train_data.generator.set_state(self._resumed["random"]["train_data"].cpu())
+            _set_random_state(self._resumed["random"])
+            if self.start_epoch >= self.epochs or self.cur_step > self.stopping_step:
+                self.eval_collector.data_collect(train_data)
+                return self.best_valid_score, self.best_valid_result
+        self._started = perf_counter() - self.seconds
+        with self._progress(show_progress):
+            result = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        self._save_resume_state(self.epochs_run - 1, train_data)
+        return result
+
+    @contextmanager
+    def _progress(self, shown: bool) -> Iterator[None]:
+        if not shown:
+            yield
+            return
+        bar = tqdm(total=self.epochs, initial=self.start_epoch, desc="training", unit="epoch", dynamic_ncols=True)
+        with logging_redirect_tqdm(), _quiet_console(), bar as self._bar:
+            yield
+        self._bar = None
+
+    # Training
+
+    def _train_epoch(
+        self,
+        train_data: AbstractDataLoader,
+        epoch_idx: int,
+        loss_func: Callable | None = None,
+        show_progress: bool = False,
+    ) -> float | tuple[float, ...]:
+        """As RecBole's for one device, but losses are summed on the device and read once an epoch."""
+        if epoch_idx > self.start_epoch:
+            self._save_resume_state(epoch_idx - 1, train_data)
+        self.model.train()
+        loss_func = loss_func or self.model.calculate_loss
+        total: Tensor | None = None
+        batches = tqdm(
+            train_data, desc=f"epoch {epoch_idx}", unit="batch", leave=False, delay=5, disable=not show_progress
+        )
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
+        for interaction in batches:
+            self.optimizer.zero_grad()
+            with torch.autocast(self.device.type, enabled=self.enable_amp):
+                losses = loss_func(interaction.to(self.device))
+            terms = losses if isinstance(losses, tuple) else (losses,)
+            scaler.scale(sum(terms[1:], terms[0])).backward()
+            if self.clip_grad_norm:
+                scaler.unscale_(self.optimizer)
+                nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+            scaler.step(self.optimizer)
+            scaler.update()
+            step = torch.stack([term.detach().reshape(()) for term in terms])
+            total = step if total is None else total + step
+        if total is None:
+            raise ValueError("the training part has no batch: are there interactions left after filtering?")
+        self._check_nan(total.sum())
+        sums = tuple(total.tolist())
+        return sums if isinstance(losses, tuple) else sums[0]
+
+    def _loss_names(self, losses: float | tuple[float, ...]) -> dict[str, float]:
+        """The epoch's losses by the model's names for them, else by RecBole's."""
+        if not isinstance(losses, tuple):
+            return {"train loss": losses}
+        names = getattr(self.model, "loss_names", None) or [f"train_loss{n}" for n in range(1, len(losses) + 1)]
+        return dict(zip(names, losses, strict=True))
+
+    def _generate_train_loss_output(
+        self, epoch_idx: int, s_time: float, e_time: float, losses: float | tuple[float, ...]
+    ) -> str:
+        places = self.config["loss_decimal_place"] or 4
+        terms = ", ".join(f"{name}: {loss:.{places}f}" for name, loss in self._loss_names(losses).items())
+        return f"epoch {epoch_idx} training [time: {e_time - s_time:.2f}s, {terms}]"
+
+    def _add_train_loss_to_tensorboard(
+        self, epoch_idx: int, losses: float | tuple[float, ...], tag: str = "Loss/Train"
+    ) -> None:
+        for name, loss in self._loss_names(losses).items():
+            self.tensorboard.add_scalar(f"{tag}/{name}", loss, epoch_idx)
+
+    def _valid_epoch(self, valid_data: AbstractDataLoader, show_progress: bool = False) -> tuple[float, Mapping]:
+        score, result = super()._valid_epoch(valid_data, show_progress=False)
+        if self._bar is not None:
+            best = (max if self.valid_metric_bigger else min)(score, self.best_valid_score)
+            self._bar.set_postfix_str(f"{self.config['valid_metric']} {score:.4f}, best {best:.4f}")
+            self._bar.update(self.epochs_run - self._bar.n)
+        return score, result
+
+    # Checkpoints
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        """The best epoch's weights, with what rebuilds the model; SymCERE's LoRA adapter stands beside it."""
+        path = Path(kwargs.get("saved_model_file", self.saved_model_file))
+        _save(self._state(epoch), path)
+        if hasattr(self.model, "save_adapter"):
+            self.model.save_adapter(path.with_suffix(".adapter"))
+        if verbose:
+            self.logger.info(f"Saving current: {path}")
+
+    def _state(self, epoch: int) -> dict[str, Any]:
+        return {
+            "format": CHECKPOINT_FORMAT,
+            "config": self.config.settings,
+            "epoch": epoch,
+            "cur_step": self.cur_step,
+            "best_valid_score": float(self.best_valid_score),
+            "state_dict": self.model.state_dict(),
+            "other_parameter": self.model.other_parameter(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def _save_resume_state(self, epoch: int, train_data: AbstractDataLoader) -> None:
+        if not self._saves_resume_state:
+            return
+        self.seconds = perf_counter() - self._started
+        further = {
+            "best_valid_result": self.best_valid_result and _plain_result(self.best_valid_result),
+            "warmup": None if self._warmup is None else self._warmup.state_dict(),
+            "random": _random_state() | {"train_data": train_data.generator.get_state()},
+            "seconds": self.seconds,
+        }
+        _save(self._state(epoch) | further, resume_path(self.saved_model_file))
+
+    def resume_checkpoint(self, resume_file: str | Path) -> None:
+        """Makes ``fit`` go on from the newest epoch of the run whose checkpoint is ``resume_file``.
+
+        Raises:
+            CheckpointError: it can't be read, or belongs to a run with other settings.
+        """
+        self.saved_model_file = str(resume_file)
+        state = load_checkpoint(resume_path(resume_file), self.device)
+        _check_same_settings(resume_file, state["config"], self.config.settings)
+        self.start_epoch = state["epoch"] + 1
+        self.cur_step = state["cur_step"]
+        self.best_valid_score = state["best_valid_score"]
+        self.best_valid_result = state["best_valid_result"]
+        self.seconds = state["seconds"]
+        self.model.load_state_dict(state["state_dict"])
+        self.model.load_other_parameter(state["other_parameter"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self._warmup is not None:
+            self._warmup.load_state_dict(state["warmup"])
+        self._resumed = state
+        self.logger.info(f"Resuming {resume_file} after epoch {state['epoch']}")
+
+
+def get_trainer(model_type: Any, model: str) -> type[Trainer]:
+    """RecBole's trainer for the model, with what ``Trainer`` adds."""
+    base = recbole.utils.get_trainer(model_type, model)
+    return Trainer if base is RecBoleTrainer else type(base.__name__, (Trainer, base), {})
+
+
+@contextmanager
+def _quiet_console() -> Iterator[None]:
+    """Leaves RecBole's lines of every epoch to the log file, while a bar shows them."""
+    consoles = [handler for handler in getLogger().handlers if not isinstance(handler, logging.FileHandler)]
+    levels = [handler.level for handler in consoles]
+    try:
+        for handler in consoles:
+            handler.setLevel(max(handler.level, logging.WARNING))
+        yield
+    finally:
+        for handler, level in zip(consoles, levels, strict=True):
+            handler.setLevel(level)
+
+
+def _plain_result(result: Mapping[str, Any]) -> dict[str, float]:
+    return {metric: float(value) for metric, value in result.items()}  # RecBole's are NumPy numbers
+
+
+def _ramp(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / (steps + 1))
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    """Under a temporary name first: an interrupted save leaves the older file whole."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(state, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# What a resumed run may change: where it reads and writes, how it shows itself, and when it ends.
+FREE_SETTINGS = frozenset({
+    "checkpoint_file", "checkpoint_dir", "result_file", "config_files", "data_path", "text_cache_dir", "gpu_id",
+    "use_gpu", "state", "show_progress", "epochs", "stopping_step", "log_wandb", "wandb_project", "audit", "worker",
+})  # fmt: skip
+
+
+def _check_same_settings(path: str | Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    keys = sorted((before.keys() | now.keys()) - FREE_SETTINGS)
+    changed = [
+        f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise CheckpointError(
+            f"{path}: the run was started with other settings ({'; '.join(changed)}); "
+            "use the same, or another --checkpoint_file"
+        )
+
+
+def _random_state() -> dict[str, Any]:
+    """The state of every global generator, as tensors and plain values."""
+    _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # RecBole's samplers draw from it
+    return {
+        "python": list(random.getstate()[1]),
+        "numpy": (torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),
+    }
+
+
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    random.setstate((3, tuple(state["python"]), None))
+    keys, *rest = state["numpy"]
+    np.random.set_state(("MT19937", keys.cpu().numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([device.cpu() for device in state["cuda"]])
