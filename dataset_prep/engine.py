@@ -49,12 +49,11 @@ class Engine:
                     "memory_limit": memory,
                     "temp_directory": str(folder / "spill"),
                     "autoinstall_known_extensions": False,  # never reach for the network
-                    "enable_progress_bar": True,
-                    "enable_progress_bar_print": False,
                 },
             )
-        except duckdb.Error as error:
+        except duckdb.InvalidInputException as error:
             raise PreparationError(f"memory limit {memory!r}: {_first_line(error)}; give a size such as 1GB") from error
+        self._connection.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
 
     def __enter__(self) -> Engine:
         return self

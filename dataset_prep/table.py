@@ -1,6 +1,5 @@
 """Any table of reviews: CSV, TSV, JSON lines or Parquet, with its columns named by the user."""
 
-from dataset_prep.formats import Delimited, Format
 from dataset_prep.source import SECONDS, Layout, Source
 
 ABOUT = """\
@@ -18,23 +17,15 @@ def source(
     rating: str | None = None,
     time_format: str = SECONDS,
     encoding: str | None = None,
-    delimiter: str | None = None,
-    quotes: bool = True,
 ) -> Source:
     """The source for a table with these columns.
 
     Args:
         time_format: ``seconds``, ``milliseconds``, or a strptime format such as ``%d %B %Y``.
-        delimiter: read the file as delimited text, whatever its suffix says.
-        quotes: false if a double quote at the start of a field is text.
     """
-    table: Format | None = None
-    if delimiter is not None:
-        table = Delimited(delimiter, quote='"' if quotes else "")
     return Source(
         name="table",
         about=ABOUT,
         layouts=(Layout(user=user, item=item, text=text, time=time, rating=rating, time_formats=(time_format,)),),
-        format=table,
         encoding=encoding,
     )

@@ -62,7 +62,7 @@ def run_recbole_symcere(
     trainer = _build_trainer(config, train_data)
     logger.info(trainer.model, extra=DETAIL)
     logger.info(f"checkpoint, also to resume from: --checkpoint_file={trainer.saved_model_file}")
-    if saved and resume_path(trainer.saved_model_file).is_file():
+    if saved and config["checkpoint_file"] and resume_path(trainer.saved_model_file).is_file():
         trainer.resume_checkpoint(trainer.saved_model_file)
 
     show = bool(config["show_progress"])

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from logging import getLogger
 from pathlib import Path
+from secrets import token_hex
 from time import perf_counter
 from typing import Any
 
@@ -69,7 +70,7 @@ class Trainer(RecBoleTrainer):
     def __init__(self, config: Config, model: nn.Module) -> None:
         self._warmup: LambdaLR | None = None
         super().__init__(config, model)
-        name = f"{config['model']}-{config['dataset']}-{recbole.utils.get_local_time()}-{os.getpid()}.pth"
+        name = f"{config['model']}-{config['dataset']}-{recbole.utils.get_local_time()}-{token_hex(3)}.pth"
         self.saved_model_file = str(config["checkpoint_file"] or Path(self.checkpoint_dir) / name)
         Path(self.saved_model_file).parent.mkdir(parents=True, exist_ok=True)
         self.seconds = 0.0

@@ -114,5 +114,5 @@ def for_model(settings: dict[str, Any]) -> dict[str, Any]:
     """``settings`` without SymCERE's keys, if the model is another."""
     if settings["model"] == "SymCERE":
         return settings
-    own = ("text_encoder", "text_train", "text_precision", "text_max_length", "text_cache_dir", "n_layers")
+    own = {key for key in settings if key.startswith("text_")} | {"embedding_size", "n_layers"}
     return {key: value for key, value in settings.items() if key not in own}

@@ -12,8 +12,18 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 def wordpiece() -> Tokenizer:
     """BERT's: whole words ``the`` and ``good``, else letters; kana in runs, ideographs alone."""
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "good", *LETTERS, *"0123456789.,!'-éяホテルと良い駅"]
-    pieces += [f"##{piece}" for piece in ["ing", *LETTERS, *"0123456789éяホテルとい"]]
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "the",
+        "good",
+        *LETTERS,
+        *"0123456789.,!'-éяホテルとてもですい。良駅",
+    ]
+    pieces += [f"##{piece}" for piece in ["ing", *LETTERS, *"0123456789éяホテルとてもですい"]]
     tokenizer = Tokenizer(WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

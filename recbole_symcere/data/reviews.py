@@ -269,9 +269,9 @@ def cached_embeddings(
     shard of reviews it was at.
     """
     encoder_and_texts = _key(encoder.fingerprint(), _digest_texts(texts))
-    paths = [cache_dir / f"{_key('clean', encoder_and_texts)}.npy"]
-    for view in range(1, 1 + views):
-        paths.append(cache_dir / f"{_key('masked', encoder_and_texts, view, mask_ratio, seed)}.npy")
+    keys = [_key("clean", encoder_and_texts)]
+    keys += [_key("masked", encoder_and_texts, view, mask_ratio, seed) for view in range(1, 1 + views)]
+    paths = [cache_dir / f"{key}.npy" for key in keys]
     arrays = [_load(path) for path in paths]
     missing = [view for view, array in enumerate(arrays) if array is None]
     if missing:

@@ -1,0 +1,7 @@
+"""Raw review dumps to RecBole's atomic files, with the review texts beside them."""
+
+from dataset_prep.conversion import prepare
+from dataset_prep.errors import PreparationError
+from dataset_prep.pipeline import Filters
+
+__all__ = ["Filters", "PreparationError", "prepare"]

@@ -1,0 +1,232 @@
+"""SymCERE against slow loops written from section 3 of the paper."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from recbole.data.interaction import Interaction
+from recbole.utils.case_study import full_sort_scores
+from torch import Tensor
+
+from recbole_symcere.config import Config
+from recbole_symcere.model import symcere as module
+from recbole_symcere.model.symcere import SymCERE
+from recbole_symcere.quick_start import create_dataset, data_preparation
+
+MakeConfig = Callable[..., Config]
+
+
+def build(config: Config) -> tuple[SymCERE, Interaction, Any]:
+    """A model, a training batch, and the test dataloader."""
+    train_data, _, test_data = data_preparation(config, create_dataset(config))
+    torch.manual_seed(0)
+    model = SymCERE(config, train_data._dataset)
+    return model, next(iter(train_data)), test_data
+
+
+def loss_of(model: SymCERE, batch: Interaction, seed: int = 1) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    terms = model.calculate_loss(batch)
+    return dict(zip(model.loss_names, terms, strict=True))
+
+
+def slow_contrast(anchors: Tensor, others: Tensor, keeps: Callable[[int, int], bool], tau: float) -> Tensor:
+    """The mean over i of -[a_i b_i / tau - log sum_k exp(a_i b_k / tau)], k in {i} and where ``keeps(i, k)``."""
+    total = torch.zeros((), dtype=anchors.dtype)
+    for i in range(len(anchors)):
+        kept = [k for k in range(len(anchors)) if k == i or keeps(i, k)]
+        scores = [float(anchors[i] @ others[k]) / tau for k in kept]
+        highest = max(scores)
+        log_sum = highest + math.log(sum(math.exp(score - highest) for score in scores))
+        total += log_sum - float(anchors[i] @ others[i]) / tau
+    return total / len(anchors)
+
+
+@pytest.mark.parametrize("graph_encoder", ["LightGCN", "NGCF"])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("contrast", ["sincere", "infonce"])
+def test_the_objective_is_equation_8(
+    make_config: MakeConfig, graph_encoder: str, normalize: bool, contrast: str
+) -> None:
+    config = make_config(
+        graph_encoder=graph_encoder, normalize=normalize, contrast=contrast, text_views=1, edge_dropout=0.0,
+        message_dropout=0.0, tau_cross=0.3, tau_intra=0.4, alpha=0.7, beta=0.2, cross_weight=0.9, reg_weight=0.01,
+    )  # fmt: skip
+    model, batch, _ = build(config)
+    part = create_dataset(config).build()[0]
+    found = loss_of(model, batch)
+
+    with torch.no_grad():
+        unit = (lambda x: x / x.norm()) if normalize else (lambda x: x)
+        users, items = model.graph_encoder(model.graph.adjacency())
+        u, v, n, r = (batch[key].tolist() for key in ("user_id", "item_id", "neg_item_id", "review_id"))
+        g = torch.stack([unit((users[a] + items[b]) / 2) for a, b in zip(u, v, strict=True)])
+        clean, masked = model.text_encoder.get_buffer("view0"), model.text_encoder.get_buffer("view1")
+        rows = [int(model.review_rows[review]) for review in r]
+        t = torch.stack([unit(model.projection(clean[row])) for row in rows])
+        t_masked = torch.stack([unit(model.projection(masked[row])) for row in rows])
+        feat = part.inter_feat
+        train = set(zip(feat["user_id"].tolist(), feat["item_id"].tolist(), strict=True))
+
+        def true_negative(i: int, k: int) -> bool:
+            return contrast == "infonce" or (u[i], v[k]) not in train
+
+        everything = lambda i, k: True  # noqa: E731
+        cross = (slow_contrast(g, t, true_negative, 0.3) + slow_contrast(t, g, true_negative, 0.3)) / 2
+        margins = [float(unit(users[a]) @ unit(items[b]) - unit(users[a]) @ unit(items[c])) for a, b, c in zip(u, v, n, strict=True)]
+        expected = {
+            "cross_modal": 0.9 * cross,
+            "intra_graph": 0.7 * slow_contrast(g, g, everything, 0.4),  # no edge is dropped: both views are one
+            "intra_text": 0.7 * slow_contrast(t, t_masked, everything, 0.4),
+            "bpr": 0.2 * sum(-math.log(1 / (1 + math.exp(-margin))) for margin in margins) / len(margins),
+            "l2": 0.01 * sum(float((p**2).sum()) for p in model.parameters()),
+        }
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert float(found[name]) == pytest.approx(float(value), rel=1e-5), name
+
+
+def model_pairs(model: SymCERE) -> set[tuple[int, int]]:
+    """Every pair that the mask of eq. (3) would drop."""
+    known = model.known_pairs(torch.arange(model.n_users), torch.arange(model.n_items))
+    return {(user, item) for user, item in known.nonzero().tolist()}
+
+
+def test_known_pairs_are_those_that_train_and_no_others(make_config: MakeConfig) -> None:
+    config = make_config()
+    train_data, valid_data, test_data = data_preparation(config, create_dataset(config))
+    model = SymCERE(config, train_data._dataset)
+    pairs = [
+        set(zip(data._dataset.inter_feat["user_id"].tolist(), data._dataset.inter_feat["item_id"].tolist(), strict=True))
+        for data in (train_data, valid_data, test_data)
+    ]
+    assert model_pairs(model) == pairs[0]
+    assert pairs[1] and pairs[2] and not model_pairs(model) & (pairs[1] | pairs[2])
+
+
+@pytest.mark.parametrize(
+    ("weights", "names"),
+    [
+        ({"alpha": 0}, ("cross_modal", "bpr", "l2")),
+        ({"cross_weight": 0}, ("intra_graph", "intra_text", "bpr", "l2")),
+        ({"beta": 0}, ("cross_modal", "intra_graph", "intra_text", "l2")),
+        ({"reg_weight": 0}, ("cross_modal", "intra_graph", "intra_text", "bpr")),
+        ({"alpha": 0, "cross_weight": 0}, ("bpr", "l2")),
+    ],
+)
+def test_a_term_of_weight_0_costs_nothing(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, weights: dict[str, float], names: tuple[str, ...]
+) -> None:
+    """What a term needs is not called when its weight is 0."""
+    calls: list[str] = []
+
+    def counted(name: str, function: Callable) -> Callable:
+        return lambda *args, **kwargs: calls.append(name) or function(*args, **kwargs)
+
+    for name in ("symmetric_nce", "info_nce", "bpr", "review_views"):
+        monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
+    monkeypatch.setattr(
+        module.BipartiteGraph, "dropped_adjacency", counted("dropped", module.BipartiteGraph.dropped_adjacency)
+    )
+    model, batch, _ = build(make_config(**weights))
+    assert tuple(loss_of(model, batch)) == names
+    assert ("symmetric_nce" in calls) == bool(weights.get("cross_weight", 1))
+    assert ("info_nce" in calls) == ("dropped" in calls) == bool(weights.get("alpha", 1))
+    assert ("bpr" in calls) == bool(weights.get("beta", 1))
+    assert ("review_views" in calls) == (model.text_encoder is not None)
+
+
+@pytest.mark.parametrize("text_train", ["frozen", "lora", "full"])
+def test_one_step_trains_what_it_should(make_config: MakeConfig, text_train: str) -> None:
+    model, batch, _ = build(make_config(text_train=text_train))
+    sum(loss_of(model, batch).values()).backward()
+    assert model.graph_encoder.embedding.weight.grad.abs().sum() > 0
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model.projection.parameters() if parameter.ndim > 1)
+    language_model = dict(model.text_encoder.named_parameters())
+    trained = {name for name, parameter in language_model.items() if parameter.requires_grad}
+    assert {"frozen": not language_model, "lora": all("lora_" in name for name in trained), "full": True}[text_train]
+    groups = model.parameter_groups()
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
+    assert len(groups) == (1 if text_train == "frozen" else 2)
+    if trained:
+        assert sum(float(language_model[name].grad.abs().sum()) for name in trained) > 0
+
+
+@pytest.mark.parametrize("changes", [{}, {"score_norm": 0.5}, {"score_norm": 1.0}, {"normalize": False}])
+def test_predict_and_full_ranking_agree(make_config: MakeConfig, changes: dict[str, Any]) -> None:
+    model, _, _ = build(make_config(**changes))
+    model.eval()
+    with torch.no_grad():
+        users = torch.arange(1, model.n_users)
+        full = model.full_sort_predict(Interaction({"user_id": users})).view(len(users), model.n_items)
+        pairs = {"user_id": users.repeat_interleave(model.n_items), "item_id": torch.arange(model.n_items).repeat(len(users))}
+        single = model.predict(Interaction(pairs)).view_as(full)
+        torch.testing.assert_close(full, single)
+        graph_users, graph_items = model(model.graph.adjacency())
+        power = changes.get("score_norm", 0.0 if changes.get("normalize", True) else 1.0)
+        cosine = F.normalize(graph_users[users], dim=1) @ F.normalize(graph_items, dim=1).T
+        torch.testing.assert_close(full, cosine * graph_items.norm(dim=1) ** power)
+
+
+def test_score_norm_1_ranks_as_the_dot_product(make_config: MakeConfig) -> None:
+    model, _, _ = build(make_config(score_norm=1))
+    model.eval()
+    with torch.no_grad():
+        scores = model.full_sort_predict(Interaction({"user_id": torch.tensor([3])}))
+        users, items = model(model.graph.adjacency())
+    assert torch.equal(scores.argsort(), (items @ users[3]).argsort())
+
+
+def test_ranking_follows_the_weights(make_config: MakeConfig) -> None:
+    """The cached vectors are dropped when training goes on."""
+    model, batch, test_data = build(make_config())
+
+    def scores() -> Tensor:
+        model.eval()
+        return full_sort_scores(torch.tensor([1, 2]), model, test_data).clone()
+
+    before = scores()
+    assert torch.equal(before, scores())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    model.train()
+    sum(model.calculate_loss(batch)).backward()
+    optimizer.step()
+    assert not torch.allclose(before, scores())
+
+
+def test_ranking_needs_no_text(make_config: MakeConfig) -> None:
+    model, _, test_data = build(make_config(text_train="lora"))
+    model.text_encoder = None
+    model.eval()
+    assert torch.isfinite(full_sort_scores(torch.tensor([1]), model, test_data)[:, 1:]).any()
+
+
+def test_edge_dropout_and_word_masking_make_views(make_config: MakeConfig) -> None:
+    model, batch, _ = build(make_config(edge_dropout=0.5, text_views=2, word_masking=0.5))
+    first, again, other = loss_of(model, batch, seed=1), loss_of(model, batch, seed=1), loss_of(model, batch, seed=2)
+    for name in ("intra_graph", "intra_text"):
+        assert torch.equal(first[name], again[name])
+    assert not torch.equal(first["intra_graph"], other["intra_graph"])
+    view0, view1, view2 = (model.text_encoder.get_buffer(f"view{number}") for number in range(3))
+    assert not torch.equal(view0, view1) and not torch.equal(view1, view2)
+
+
+@pytest.mark.parametrize("projection", ["linear", "mlp"])
+def test_projections_reach_the_graphs_width(make_config: MakeConfig, projection: str) -> None:
+    model, _, _ = build(make_config(projection=projection, graph_encoder="NGCF"))
+    out = model.projection(torch.randn(3, model.text_encoder.width))
+    assert out.shape == (3, model.graph_encoder.width) == (3, 8 * 3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_loss_on_cuda_is_that_of_the_cpu(make_config: MakeConfig) -> None:
+    model, batch, _ = build(make_config(edge_dropout=0.0, text_views=1))
+    on_cpu = loss_of(model, batch)
+    on_cuda = loss_of(model.cuda(), batch.to(torch.device("cuda")))
+    for name, value in on_cpu.items():
+        assert float(on_cuda[name]) == pytest.approx(float(value), rel=1e-4), name

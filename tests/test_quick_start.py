@@ -1,0 +1,246 @@
+"""A run from configuration to result: repeatable, resumable, reloadable, for every model."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from recbole.utils.case_study import full_sort_topk
+from transformers import AutoModel
+
+from recbole_symcere.config import Config
+from recbole_symcere.quick_start import load_data_and_model, objective_function, recommend, run_recbole_symcere
+from recbole_symcere.trainer import CheckpointError, Trainer, load_checkpoint, resume_path
+from tests.conftest import for_model
+
+MODELS = ("SymCERE", "NeuMF", "NGCF", "LightGCN", "SGL", "BPR", "Pop")
+METRICS = {
+    f"{metric}@{k}"
+    for metric in ("hit", "ndcg", "recall", "mrr", "itemcoverage", "averagepopularity", "giniindex")
+    for k in (10, 20)
+}
+Settings = dict[str, Any]
+
+
+def run(settings: Settings, **changes: Any) -> dict[str, Any]:
+    return run_recbole_symcere(config_dict=for_model(settings | changes))
+
+
+class Killed(Exception):
+    """Stands for the signal that ends a run."""
+
+
+def run_killed_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int, settings: Settings, **changes: Any) -> None:
+    """A run that ends in the middle of an epoch."""
+    original = Trainer._train_epoch
+
+    def train_epoch(self: Trainer, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, train_data, epoch_idx, *args, **kwargs)
+        if epoch_idx == epoch:
+            raise Killed
+        return result
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Trainer, "_train_epoch", train_epoch)
+        run(settings, **changes)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_trains_saves_reloads_and_ranks_alike(settings: Settings, tmp_path: Path, model: str) -> None:
+    file = tmp_path / "run.pth"
+    result = run(settings, model=model, checkpoint_file=str(file), epochs=2)
+    assert result["test_result"].keys() == result["best_valid_result"].keys() == METRICS
+    config, reloaded, _, _, _, test_data = load_data_and_model(file)
+    assert not reloaded.training
+    again = Trainer(config, reloaded)
+    again.eval_collector.data_collect(load_data_and_model(file)[3])
+    assert again.evaluate(test_data, load_best_model=False) == result["test_result"]
+
+
+@pytest.mark.parametrize("text_train", ["frozen", "lora"])
+def test_the_same_seed_gives_the_same_result_to_the_last_digit(settings: Settings, text_train: str) -> None:
+    first, again = run(settings, text_train=text_train), run(settings, text_train=text_train)
+    assert first == again
+    assert run(settings, text_train=text_train, seed=1) != first
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("SymCERE", {}),
+        ("SymCERE", {"text_train": "lora", "text_warmup_steps": 12}),
+        ("SymCERE", {"graph_encoder": "NGCF"}),
+        ("NeuMF", {}),
+        ("NGCF", {}),
+        ("LightGCN", {}),
+        ("SGL", {}),
+    ],
+)
+def test_a_killed_run_resumes_to_the_result_it_would_have_had(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, changes: Settings
+) -> None:
+    changes = changes | {"model": model, "epochs": 5}
+    unbroken = run(settings, checkpoint_file=str(tmp_path / "unbroken.pth"), **changes)
+    file = tmp_path / "killed.pth"
+    run_killed_in_epoch(monkeypatch, 3, settings, checkpoint_file=str(file), **changes)
+    assert run(settings, checkpoint_file=str(file), **changes) == unbroken
+    weights, expected = (load_checkpoint(path)["state_dict"] for path in (file, tmp_path / "unbroken.pth"))
+    for name, tensor in expected.items():
+        assert torch.equal(weights[name], tensor), name
+
+
+def test_early_stopping_goes_on_where_it_was(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"epochs": 60, "stopping_step": 2, "learning_rate": 0.05, "beta": 1.0}
+    results = [tmp_path / f"{name}.json" for name in ("unbroken", "killed")]
+    run(settings, checkpoint_file=str(tmp_path / "unbroken.pth"), result_file=str(results[0]), **changes)
+    unbroken = json.loads(results[0].read_text())
+    assert 2 < unbroken["epochs"] < 60
+    file = tmp_path / "killed.pth"
+    run_killed_in_epoch(monkeypatch, unbroken["epochs"] - 1, settings, checkpoint_file=str(file), **changes)
+    for _ in range(2):  # the second time the run is over, and only the test is made again
+        run(settings, checkpoint_file=str(file), result_file=str(results[1]), **changes)
+        killed = json.loads(results[1].read_text())
+        for key in ("epochs", "best_epoch", "best_valid_result", "test_result"):
+            assert killed[key] == unbroken[key], key
+
+
+def test_a_process_that_is_killed_twice_resumes_by_the_same_command(settings: Settings, tmp_path: Path) -> None:
+    def command(name: str) -> list[str]:
+        files = {"checkpoint_file": str(tmp_path / f"{name}.pth"), "result_file": str(tmp_path / f"{name}.json")}
+        arguments = settings | files | {"epochs": 60}
+        return [sys.executable, "-m", "recbole_symcere.cli", *(f"--{key}={value}" for key, value in arguments.items())]
+
+    run(settings, epochs=60, checkpoint_file=str(tmp_path / "whole.pth"), result_file=str(tmp_path / "whole.json"))
+    state = resume_path(tmp_path / "killed.pth")
+    for signal_number in (signal.SIGKILL, signal.SIGTERM):
+        before = state.stat().st_mtime_ns if state.exists() else None
+        process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not state.exists() or state.stat().st_mtime_ns == before:  # until it has finished an epoch
+            assert process.poll() is None
+            time.sleep(0.002)
+        process.send_signal(signal_number)
+        assert process.wait() == -signal_number
+    subprocess.run(command("killed"), check=True, capture_output=True)
+    whole, killed = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("whole", "killed"))
+    for key in ("epochs", "best_epoch", "best_valid_result", "test_result"):
+        assert killed[key] == whole[key], key
+
+
+def test_other_settings_do_not_continue_a_run(settings: Settings, tmp_path: Path) -> None:
+    file = str(tmp_path / "run.pth")
+    run(settings, checkpoint_file=file, epochs=1)
+    with pytest.raises(CheckpointError, match=r"run\.pth.*learning_rate was 0\.001, now 0\.1"):
+        run(settings, checkpoint_file=file, learning_rate=0.1)
+    run(settings, checkpoint_file=file, epochs=2)  # how long it goes on may change
+
+
+@pytest.mark.parametrize("damage", ["cut", "foreign"])
+def test_an_unreadable_checkpoint_is_one_clear_error(settings: Settings, tmp_path: Path, damage: str) -> None:
+    file = tmp_path / "run.pth"
+    run(settings, checkpoint_file=str(file), epochs=1)
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:1000])
+    else:
+        torch.save({"config": Path("a pickled object")}, file)
+    with pytest.raises(CheckpointError, match=r"run\.pth: not a readable checkpoint"):
+        load_data_and_model(file)
+    with pytest.raises(CheckpointError, match=r"nothing\.pth: no such checkpoint"):
+        load_data_and_model(tmp_path / "nothing.pth")
+
+
+def test_a_checkpoint_holds_no_code(settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "run.pth"
+    run(settings, checkpoint_file=str(file), epochs=1)
+    for path in (file, resume_path(file)):
+        torch.load(path, weights_only=True)
+
+
+def test_the_adapter_beside_the_checkpoint_is_a_peft_adapter(settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "run.pth"
+    run(settings, checkpoint_file=str(file), text_train="lora", text_learning_rate=0.01)
+    _, model, _, train_data, _, _ = load_data_and_model(file)
+    encoder = model.text_encoder.encoder
+    adapted = PeftModel.from_pretrained(AutoModel.from_pretrained(settings["text_encoder"]), file.with_suffix(".adapter"))
+    reviews = train_data._dataset.tokenised_reviews(encoder)
+    token_ids = torch.from_numpy(reviews.token_ids[: reviews.offsets[1]].astype("int64"))[None]
+    expected = adapted.eval()(input_ids=token_ids).last_hidden_state[:, 0]
+    found = encoder(reviews, torch.tensor([0]))
+    torch.testing.assert_close(found, expected)
+    plain = AutoModel.from_pretrained(settings["text_encoder"]).eval()(input_ids=token_ids).last_hidden_state[:, 0]
+    assert not torch.allclose(found, plain), "the adapter does nothing"
+
+
+def test_warm_up_raises_the_rate_of_the_text_alone(make_config: Callable[..., Config]) -> None:
+    from recbole_symcere.quick_start import _build_trainer, create_dataset, data_preparation
+
+    config = make_config(text_train="lora", text_learning_rate=0.5, text_warmup_steps=4, learning_rate=0.01)
+    train_data, _, _ = data_preparation(config, create_dataset(config))
+    trainer = _build_trainer(config, train_data)
+    rates = []
+    for _ in range(7):
+        rates.append([group["lr"] for group in trainer.optimizer.param_groups])
+        for group in trainer.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+        trainer.optimizer.step()
+    graph, text = zip(*rates, strict=True)
+    assert set(graph) == {0.01}
+    assert text == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5])
+
+
+def test_recommendations_are_full_rankings_tokens_without_history(settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "run.pth"
+    run(settings, checkpoint_file=str(file), epochs=2)
+    config, model, dataset, train_data, valid_data, test_data = load_data_and_model(file)
+    users = ["u3", "u11"]
+    found = recommend(file, users, k=5)
+    _, items = full_sort_topk(dataset.token2id("user_id", users), model, test_data, 5, config["device"])
+    assert [[token for token, _ in found[user]] for user in users] == dataset.id2token("item_id", items).tolist()
+    for user in users:
+        scores = [score for _, score in found[user]]
+        assert scores == sorted(scores, reverse=True)
+        for loader in (train_data, valid_data):
+            feat = loader._dataset.inter_feat
+            met = feat["item_id"][feat["user_id"] == dataset.token2id("user_id", user)]
+            assert not {token for token, _ in found[user]} & set(dataset.id2token("item_id", met.numpy()))
+    with pytest.raises(ValueError, match="nobody"):
+        recommend(file, ["nobody"])
+
+
+def test_the_result_file_names_all_that_decides_a_result(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "results" / "run.json"
+    result = run(settings, result_file=str(path))
+    record = json.loads(path.read_text())
+    assert (record["model"], record["dataset"], record["protocol"], record["seed"]) == ("SymCERE", "tiny", "strict", 2020)
+    assert record["test_result"] == result["test_result"]
+    assert record["best_valid_result"] == result["best_valid_result"]
+    assert 0 <= record["best_epoch"] < record["epochs"] <= 4
+    assert record["seconds"]["fit"] > 0
+    assert {"torch", "recbole", "recbole_symcere", "python", "peft", "transformers"} <= record["versions"].keys()
+    assert "commit" in record and record["config"]["tau_cross"] == 0.1
+    assert run_recbole_symcere(config_dict=record["config"] | {"result_file": None}) == result, "it can be run again"
+
+
+def test_the_objective_function_is_a_silent_run(settings: Settings, capfd: pytest.CaptureFixture[str]) -> None:
+    quiet = {key: value for key, value in settings.items() if key not in ("show_progress", "state")}
+    result = objective_function(quiet)
+    assert result["model"] == "SymCERE" and result["valid_score_bigger"] is True
+    assert result["best_valid_score"] == result["best_valid_result"]["ndcg@10"]
+    assert capfd.readouterr().out == ""
+
+
+def test_each_loss_term_is_logged_by_name(settings: Settings, tmp_path: Path) -> None:
+    run(settings, state="INFO", epochs=1, show_progress=True)
+    (log,) = (tmp_path / "log" / "SymCERE").iterdir()
+    assert all(f"{term}: " in log.read_text() for term in ("cross_modal", "intra_graph", "intra_text", "bpr", "l2"))
+    (events,) = (tmp_path / "log_tensorboard").glob("*/events*")
+    assert b"Loss/Train/cross_modal" in events.read_bytes()
