@@ -54,6 +54,8 @@ class Engine:
         except duckdb.InvalidInputException as error:
             raise PreparationError(f"memory limit {memory!r}: {_first_line(error)}; give a size such as 1GB") from error
         self._connection.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
+        # The tables live for one run: compressing them costs more than writing them plainly.
+        self._connection.execute("SET force_compression = 'uncompressed'")
 
     def __enter__(self) -> Engine:
         return self

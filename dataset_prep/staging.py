@@ -145,8 +145,8 @@ def _unpack(
             for _ in lines.of(content):  # valid as it stands: no copy
                 pass
             return source
-        with target.open("w", encoding="utf-8", newline="") as file:
-            file.writelines(lines.of(content))
+        with target.open("wb") as file:
+            file.writelines(text.encode() for text in lines.of(content))
     except DAMAGE as error:
         if not skip_broken:
             raise PreparationError(

@@ -30,8 +30,12 @@ UNSAFE_CHARACTERS = {chr(code): f"%{code:02X}" for code in (*range(0x20), 0x7F, 
 
 
 def words(text: str) -> str:
-    """The number of runs of characters between white space."""
-    return f"len(regexp_extract_all({text}, {literal(WORD)}))"
+    """The number of runs of characters between white space.
+
+    A text of printable ASCII is split at its spaces, which takes a third of the time.
+    """
+    spaced = f"len([word FOR word IN string_split({text}, ' ') IF word <> ''])"
+    return f"CASE WHEN regexp_matches({text}, '[^ -~]') THEN len(regexp_extract_all({text}, {literal(WORD)})) ELSE {spaced} END"
 
 
 def without_html(text: str, entities: Mapping[str, str]) -> str:

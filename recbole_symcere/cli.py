@@ -54,15 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, or 2 for settings or files that can't be used."""
     try:
         files, settings = parse_settings(sys.argv[1:] if arguments is None else arguments)
-        from recbole_symcere.quick_start import run_recbole_symcere  # after parsing: --help needs no torch
-
-        run_recbole_symcere(config_file_list=files, config_dict=settings)
-    except ValueError as error:
-        if not type(error).__module__.startswith(("recbole_symcere.", "dataset_prep.")):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        from recbole_symcere import quick_start  # after parsing: --help needs no torch
+    except ConfigError as error:
+        return _refuse(error)
+    try:
+        quick_start.run_recbole_symcere(config_file_list=files, config_dict=settings)
+    except quick_start.USER_ERRORS as error:
+        return _refuse(error)
     return 0
+
+
+def _refuse(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -11,9 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import recbole.trainer
 import recbole.utils
 import yaml
 from recbole.config import Config as RecBoleConfig
+from recbole.evaluator import metric_types
+from recbole.utils import ModelType
 from recbole.utils.argument_list import (
     dataset_arguments,
     evaluation_arguments,
@@ -103,18 +106,26 @@ def our_models() -> dict[str, type]:
 
 
 def get_model(name: str) -> type:
-    """A model class: ours, or RecBole's by the same name.
+    """A general recommender by its class's name: ours, or RecBole's.
 
     Raises:
-        ConfigError: there is no such model.
+        ConfigError: there is no such model, or it is of a kind that needs other data.
     """
     if name in our_models():
         return our_models()[name]
+    known = {path.stem for path in (RECBOLE_PROPERTIES / "model").glob("*.yaml")}
+    if name not in known:
+        raise ConfigError(f"there is no model {name!r}{nearest(name, known | set(our_models()))}")
     try:
-        return recbole.utils.get_model(name)
-    except ValueError:
-        known = {path.stem for path in (RECBOLE_PROPERTIES / "model").glob("*.yaml")} | set(our_models())
-        raise ConfigError(f"there is no model {name!r}{nearest(name, known)}") from None
+        model = recbole.utils.get_model(name)
+    except ImportError as error:
+        raise ConfigError(f"the model {name} can't be imported: {error}") from error
+    if model.type not in (ModelType.GENERAL, ModelType.TRADITIONAL):
+        raise ConfigError(f"{name} is a {model.type.name.lower()} recommender; only general ones run on this data")
+    trainer = recbole.utils.get_trainer(model.type, name)
+    if trainer not in (recbole.trainer.Trainer, recbole.trainer.TraditionalTrainer):
+        raise ConfigError(f"{name} is trained by RecBole's {trainer.__name__}, whose runs can't be resumed or compared")
+    return model
 
 
 class Config(RecBoleConfig):
@@ -202,6 +213,7 @@ class Config(RecBoleConfig):
             given, base = self.external_config_dict.get(key), self.internal_config_dict.get(key)
             if isinstance(given, dict) and isinstance(base, dict):
                 final[key] = base | given
+        self._check_evaluation(final)
         # What rebuilds this configuration, before RecBole adds what it derives: checkpoints and results hold it.
         self.settings = _plain({key: value for key, value in final.items() if key != "MODEL_TYPE"})
         self.settings |= {"model": self.model, "dataset": self.dataset}
@@ -217,7 +229,9 @@ class Config(RecBoleConfig):
         for key, value in self.external_config_dict.items():
             where = f"{self._origin[key]}: " if key in self._origin else ""
             if key not in known:
-                raise ConfigError(f"{where}unknown key {key!r}{nearest(key, known)}")
+                owner = _model_with_key(key)
+                hint = f": it is {owner}'s, and {self.model} does not read it" if owner else nearest(key, known)
+                raise ConfigError(f"{where}unknown key {key!r}{hint}")
             for name, allowed in (("eval_args", EVAL_ARGS_KEYS), ("train_neg_sample_args", NEGATIVE_SAMPLING_KEYS)):
                 for inner in value if key == name and isinstance(value, dict) else ():
                     if inner not in allowed:
@@ -227,29 +241,56 @@ class Config(RecBoleConfig):
     def _check_type(self, where: str, key: str, value: Any) -> None:
         """A value whose kind differs from the default's (text for a number, say) is refused here, not mid-run."""
         default = self.internal_config_dict.get(key)
-        if default is None or value is None:
+        kind = next((kind for kind in (bool, int | float, dict) if isinstance(default, kind)), None)
+        if kind is None or value is None:
             return
-        number = isinstance(default, int | float) and not isinstance(default, bool)
-        fits = (
-            isinstance(value, int | float) and not isinstance(value, bool)
-            if number
-            else isinstance(value, bool)
-            if isinstance(default, bool)
-            else isinstance(value, dict)
-            if isinstance(default, dict)
-            else True
-        )
-        if not fits:
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
             raise ConfigError(f"{where}{key} is {value!r}, but must be like its default, {default!r}")
 
     def _check_values(self) -> None:
-        choices = getattr(self.model_class, "choices", {})
-        for key, allowed in choices.items():
+        """What can be known to fail later, mid-run, fails here.
+
+        A model class may declare ``choices`` (allowed values by key) and ``bounds`` (lowest and highest by key; a
+        lowest of None: above 0).
+        """
+        for key, allowed in getattr(self.model_class, "choices", {}).items():
             if self[key] not in allowed:
+                names = [str(value) for value in allowed]
                 raise ConfigError(
                     f"{key} is {self[key]!r}, but must be one of {', '.join(map(repr, allowed))}"
-                    f"{nearest(str(self[key]), map(str, allowed))}"
+                    f"{nearest(str(self[key]), names)}"
                 )
+        for key, (lowest, highest) in getattr(self.model_class, "bounds", {}).items():
+            if self[key] is None:
+                continue
+            if lowest is None and self[key] <= 0:
+                raise ConfigError(f"{key} is {self[key]!r}, but must be above 0")
+            if lowest is not None and not lowest <= self[key] <= highest:
+                raise ConfigError(f"{key} is {self[key]!r}, but must be between {lowest} and {highest}")
+        metric, _, k = self["valid_metric"].partition("@")
+        if metric.lower() not in map(str.lower, self["metrics"]):
+            raise ConfigError(f"valid_metric is {self['valid_metric']!r}, but metrics are {self['metrics']}")
+        if k not in map(str, self["topk"]):
+            raise ConfigError(f"valid_metric is {self['valid_metric']!r}, but topk is {self['topk']}")
+
+    def _check_evaluation(self, settings: Mapping[str, Any]) -> None:
+        """Before RecBole reads them: its own messages come late or name nothing."""
+        metrics = settings["metrics"]
+        for metric in [metrics] if isinstance(metrics, str) else metrics:
+            if str(metric).lower() not in metric_types:
+                raise ConfigError(f"there is no metric {metric!r}{nearest(str(metric), metric_types)}")
+        split = settings["eval_args"].get("split")
+        shares = split.get("RS") if isinstance(split, dict) else None
+        if shares is not None and not (isinstance(shares, list) and len(shares) == 3):
+            raise ConfigError(f"eval_args split is {split!r}, but RS needs three parts: training, validation, test")
+
+
+def _model_with_key(key: str) -> str | None:
+    """One of this package's models whose property file has the key."""
+    for model in our_models():
+        if key in load_yaml(properties_folder() / "model" / f"{model}.yaml"):
+            return model
+    return None
 
 
 def _plain(value: Any) -> Any:

@@ -15,16 +15,20 @@ from typing import Any
 import recbole
 from recbole.data.dataloader import AbstractDataLoader
 from recbole.data.utils import create_samplers, get_dataloader
+from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import init_logger, init_seed
 from recbole.utils.case_study import full_sort_topk
-from torch import nn
 
 from recbole_symcere import __version__
-from recbole_symcere.config import Config, get_model
-from recbole_symcere.data.audit import audit
-from recbole_symcere.data.dataset import ReviewDataset, source_fingerprint
-from recbole_symcere.trainer import Trainer, get_trainer, load_checkpoint, resume_path
+from recbole_symcere.config import Config, ConfigError, get_model
+from recbole_symcere.data.audit import LeakError, audit
+from recbole_symcere.data.dataset import DatasetError, ReviewDataset, source_fingerprint
+from recbole_symcere.data.reviews import ReviewFileError
+from recbole_symcere.model.text import EncoderError
+from recbole_symcere.trainer import CheckpointError, Trainer, get_trainer, load_checkpoint, resume_path
 
+# What a user can mend: the message is all they need.
+USER_ERRORS = (ConfigError, DatasetError, ReviewFileError, EncoderError, LeakError, CheckpointError)
 DETAIL = {"detail": True}  # for the log file, not for the screen
 DataLoaders = tuple[AbstractDataLoader, AbstractDataLoader, AbstractDataLoader]
 
@@ -99,7 +103,7 @@ def objective_function(
 
 def load_data_and_model(
     model_file: str | Path, config_dict: Mapping[str, Any] | None = None
-) -> tuple[Config, nn.Module, ReviewDataset, AbstractDataLoader, AbstractDataLoader, AbstractDataLoader]:
+) -> tuple[Config, AbstractRecommender, ReviewDataset, AbstractDataLoader, AbstractDataLoader, AbstractDataLoader]:
     """What a checkpoint was trained with, and its model at the best epoch, ready to rank.
 
     Args:
@@ -195,9 +199,10 @@ def data_preparation(config: Config, dataset: ReviewDataset) -> DataLoaders:
     return train_data, valid_data, test_data
 
 
-def _build_model(config: Config, train_data: AbstractDataLoader) -> nn.Module:
+def _build_model(config: Config, train_data: AbstractDataLoader) -> AbstractRecommender:
     init_seed(config["seed"], config["reproducibility"])
-    return get_model(config["model"])(config, train_data._dataset).to(config["device"])
+    model: AbstractRecommender = get_model(config["model"])(config, train_data._dataset)
+    return model.to(config["device"])
 
 
 def _build_trainer(config: Config, train_data: AbstractDataLoader) -> Trainer:

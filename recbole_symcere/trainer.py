@@ -98,7 +98,9 @@ class Trainer(RecBoleTrainer):
         if groups is None:
             return super()._build_optimizer(**kwargs)
         optimizer = super()._build_optimizer(params=groups(), **kwargs)
-        ramps = [partial(_ramp, steps=group.setdefault("warmup_steps", 0)) for group in optimizer.param_groups]
+        ramps: list[Callable[[int], float]] = [
+            partial(_ramp, steps=group.setdefault("warmup_steps", 0)) for group in optimizer.param_groups
+        ]
         warmup = self._warmup = LambdaLR(optimizer, ramps)
         optimizer.register_step_post_hook(lambda *_: warmup.step())
         return optimizer
@@ -160,7 +162,7 @@ class Trainer(RecBoleTrainer):
             with torch.autocast(self.device.type, enabled=self.enable_amp):
                 losses = loss_func(interaction.to(self.device))
             terms = losses if isinstance(losses, tuple) else (losses,)
-            scaler.scale(sum(terms[1:], terms[0])).backward()
+            scaler.scale(torch.stack([term.reshape(()) for term in terms]).sum()).backward()
             if self.clip_grad_norm:
                 scaler.unscale_(self.optimizer)
                 nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
@@ -261,7 +263,7 @@ class Trainer(RecBoleTrainer):
 
 
 def get_trainer(model_type: Any, model: str) -> type[Trainer]:
-    """RecBole's trainer for the model, with what ``Trainer`` adds."""
+    """``Trainer`` over what RecBole trains the model with."""
     base = recbole.utils.get_trainer(model_type, model)
     return Trainer if base is RecBoleTrainer else type(base.__name__, (Trainer, base), {})
 
@@ -319,7 +321,8 @@ def _check_same_settings(path: str | Path, before: Mapping[str, Any], now: Mappi
 
 def _random_state() -> dict[str, Any]:
     """The state of every global generator, as tensors and plain values."""
-    _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # RecBole's samplers draw from it
+    numpy: Any = np.random.get_state(legacy=True)  # RecBole's samplers draw from it
+    _, keys, position, has_gauss, gauss = numpy
     return {
         "python": list(random.getstate()[1]),
         "numpy": (torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),

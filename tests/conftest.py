@@ -41,11 +41,15 @@ def tiny_rows(n_users: int = 40, n_items: int = 30, seed: int = 0) -> list[Row]:
     rows: list[Row] = []
     for user in range(n_users):
         taste = np.arange(n_items) % 2 == user % 2
-        items = rng.choice(n_items, size=rng.integers(5, 12), replace=False, p=np.where(taste, 9.0, 1.0) / (5 * n_items))
+        items = rng.choice(
+            n_items, size=rng.integers(5, 12), replace=False, p=np.where(taste, 9.0, 1.0) / (5 * n_items)
+        )
         for item in items:
             number = len(rows)
             words = " ".join(rng.choice(WORDS, size=rng.integers(3, 9)))
-            rows.append((f"u{user}", f"i{item}", 4.0, float(START + number // 2), f"r{number}", f"u{user} i{item} {words}"))
+            rows.append(
+                (f"u{user}", f"i{item}", 4.0, float(START + number // 2), f"r{number}", f"u{user} i{item} {words}")
+            )
     return rows
 
 
@@ -70,7 +74,13 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
     tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    special = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     torch.manual_seed(0)
     size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}

@@ -169,7 +169,9 @@ def test_the_adapter_beside_the_checkpoint_is_a_peft_adapter(settings: Settings,
     run(settings, checkpoint_file=str(file), text_train="lora", text_learning_rate=0.01)
     _, model, _, train_data, _, _ = load_data_and_model(file)
     encoder = model.text_encoder.encoder
-    adapted = PeftModel.from_pretrained(AutoModel.from_pretrained(settings["text_encoder"]), file.with_suffix(".adapter"))
+    adapted = PeftModel.from_pretrained(
+        AutoModel.from_pretrained(settings["text_encoder"]), file.with_suffix(".adapter")
+    )
     reviews = train_data._dataset.tokenised_reviews(encoder)
     token_ids = torch.from_numpy(reviews.token_ids[: reviews.offsets[1]].astype("int64"))[None]
     expected = adapted.eval()(input_ids=token_ids).last_hidden_state[:, 0]
@@ -220,7 +222,12 @@ def test_the_result_file_names_all_that_decides_a_result(settings: Settings, tmp
     path = tmp_path / "results" / "run.json"
     result = run(settings, result_file=str(path))
     record = json.loads(path.read_text())
-    assert (record["model"], record["dataset"], record["protocol"], record["seed"]) == ("SymCERE", "tiny", "strict", 2020)
+    assert (record["model"], record["dataset"], record["protocol"], record["seed"]) == (
+        "SymCERE",
+        "tiny",
+        "strict",
+        2020,
+    )
     assert record["test_result"] == result["test_result"]
     assert record["best_valid_result"] == result["best_valid_result"]
     assert 0 <= record["best_epoch"] < record["epochs"] <= 4

@@ -5,6 +5,7 @@ Equation numbers are the paper's; what it leaves open is decided in ``properties
 
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,6 +48,13 @@ class SymCERE(GeneralRecommender):
         "text_precision": ("auto", "fp32", "bf16"),
         "projection": ("linear", "mlp"),
         "contrast": ("sincere", "infonce"),
+    }
+    bounds: ClassVar = {
+        **dict.fromkeys(("tau_cross", "tau_intra"), (None, inf)),
+        **dict.fromkeys(("cross_weight", "alpha", "beta", "reg_weight", "n_layers", "text_warmup_steps"), (0, inf)),
+        **dict.fromkeys(("edge_dropout", "word_masking", "message_dropout", "lora_dropout"), (0, 1)),
+        **dict.fromkeys(("text_views", "embedding_size", "text_max_length", "text_tokens_per_batch"), (1, inf)),
+        "lora_r": (1, inf),
     }
 
     def __init__(self, config: Config, dataset: ReviewDataset) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -217,9 +218,10 @@ class ReviewEncoder(nn.Module):
         settings = [self.pooling, self.max_length, self._autocast(), self.mask_token, self.lora_scale]
         digest = hashlib.sha256(json.dumps([config, settings], sort_keys=True, default=str).encode())
         digest.update(self.fast_tokenizer.to_str().encode())
-        for key, weight in self.model.state_dict().items():
-            digest.update(f"{key} {weight.dtype} {tuple(weight.shape)}".encode())
-            digest.update(weight.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        weights = self.model.state_dict()
+        with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter free
+            for key, weight_digest in zip(weights, pool.map(_digest, weights.values()), strict=True):
+                digest.update(key.encode() + weight_digest)
         return digest.hexdigest()
 
     def save_adapter(self, folder: Path) -> None:
@@ -347,6 +349,12 @@ def computes_in_bf16(device: torch.device) -> bool:
         return False
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older torch
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _digest(weight: Tensor) -> bytes:
+    digest = hashlib.sha256(f"{weight.dtype} {tuple(weight.shape)}".encode())
+    digest.update(weight.cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.digest()
 
 
 def _pad(token_ids: Tensor, starts: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, Tensor]:

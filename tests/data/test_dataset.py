@@ -60,7 +60,12 @@ def as_rows(drawn: list[tuple[int, int, int, int, str]]) -> list[Row]:
     drawn=rows_of_any_kind,
     keep=st.sampled_from([None, "first", "last"]),
     filters=st.sampled_from(
-        [{}, {"user_inter_num_interval": "[2,inf)"}, {"val_interval": {"rating": "[2,inf)"}}, {"unused_col": {"inter": ["rating"]}}]
+        [
+            {},
+            {"user_inter_num_interval": "[2,inf)"},
+            {"val_interval": {"rating": "[2,inf)"}},
+            {"unused_col": {"inter": ["rating"]}},
+        ]
     ),
     split=st.sampled_from([{"RS": [0.7, 0.1, 0.2]}, {"LS": "valid_and_test"}]),
 )
@@ -82,7 +87,8 @@ def test_reviews_follow_their_interactions_through_filtering_sorting_and_splitti
         assert "empty" in str(error)
         return
     parts = dataset.build()
-    for part in (*parts, copy.copy(parts[0]), pickle.loads(pickle.dumps(parts[0]))):
+    pickled = pickle.loads(pickle.dumps(parts[0]))  # noqa: S301 - our own
+    for part in (*parts, copy.copy(parts[0]), pickled):
         if len(part):
             assert_reviews_belong(part)
     ids = np.concatenate([part.inter_feat["review_id"].numpy() for part in parts])
@@ -141,7 +147,9 @@ def test_a_saved_dataset_is_read_only_where_the_user_says_so(make_config: MakeCo
     data_preparation(config, create_dataset(config))
 
 
-def test_events_seconds_apart_stay_in_order_and_ties_keep_the_file_order(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_events_seconds_apart_stay_in_order_and_ties_keep_the_file_order(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(0)
     seconds = rng.permutation(np.repeat(np.arange(30), 2))  # each moment twice
     rows = [
@@ -164,9 +172,7 @@ def test_only_the_texts_of_the_part_are_read(make_config: MakeConfig, monkeypatc
     monkeypatch.setattr(module, "read_reviews", lambda path, ids: asked.extend(ids) or original(path, ids))
     train, valid, test = ReviewDataset(make_config()).build()
     train.review_texts()
-    held_out = {
-        token for part in (valid, test) for token in part.id2token("review_id", part.inter_feat["review_id"])
-    }
+    held_out = {token for part in (valid, test) for token in part.id2token("review_id", part.inter_feat["review_id"])}
     assert asked and held_out and not held_out & set(asked)
     assert (train.review_rows()[valid.inter_feat["review_id"]] == -1).all()
     assert (train.review_rows()[test.inter_feat["review_id"]] == -1).all()
@@ -210,7 +216,11 @@ def _inter_lines(config: Config) -> list[str]:
         (3, "u0\ti1\t4.0\t\tr999", r"own\.inter, line 4: no timestamp"),
         (3, "u0\ti1\t4.0\tyesterday\tr999", r"own\.inter, line 4: timestamp:float is 'yesterday', not a number"),
         (3, '"u0\ti1\t4.0\t1.0\tr999', r"own\.inter, line 4: user_id:token begins with a quotation mark"),
-        (0, "user_id:token\titem_id:token\trating:float\twhen:float\treview_id:token", r"own\.inter, line 1: .*timestamp"),
+        (
+            0,
+            "user_id:token\titem_id:token\trating:float\twhen:float\treview_id:token",
+            r"own\.inter, line 1: .*timestamp",
+        ),
         (0, "user_id\titem_id\trating\ttimestamp\treview_id", r"own\.inter, line 1: .*name:type"),
     ],
 )

@@ -417,7 +417,7 @@ def test_a_run_killed_while_writing_leaves_nothing_that_is_taken_for_whole(cache
 
 def test_runs_that_share_a_folder_at_once_make_the_files_of_one(tmp_path: Path) -> None:
     folders = [tmp_path / f"shared{number}" for number in range(20)]
-    barrier = SPAWN.Barrier(2)
+    barrier = SPAWN.Barrier(2, timeout=60)  # where one has failed, the other must not wait for ever
     for process in [start(_embed_together, folders, barrier) for _ in range(2)]:
         process.join()
         assert process.exitcode == 0

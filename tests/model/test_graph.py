@@ -353,6 +353,14 @@ def test_users_and_items_start_as_xavier_matrices_of_their_own(encoder_class):
         assert 0.95 * bound < part.abs().max() <= bound
 
 
+def test_ngcf_starts_with_xavier_normal_weights_and_no_bias():
+    torch.manual_seed(0)
+    encoder = NGCF(2, 2, 64, 2)
+    for linear in (*encoder.neighbours, *encoder.interactions):
+        assert linear.weight.std().item() == pytest.approx((2 / (64 + 64)) ** 0.5, rel=0.05)
+        assert not linear.bias.any()
+
+
 @pytest.mark.parametrize("encoder_class", [LightGCN, NGCF])
 def test_encoders_train_under_autocast(encoder_class):
     torch.manual_seed(0)

@@ -76,7 +76,10 @@ def test_the_objective_is_equation_8(
 
         everything = lambda i, k: True  # noqa: E731
         cross = (slow_contrast(g, t, true_negative, 0.3) + slow_contrast(t, g, true_negative, 0.3)) / 2
-        margins = [float(unit(users[a]) @ unit(items[b]) - unit(users[a]) @ unit(items[c])) for a, b, c in zip(u, v, n, strict=True)]
+        margins = [
+            float(unit(users[a]) @ unit(items[b]) - unit(users[a]) @ unit(items[c]))
+            for a, b, c in zip(u, v, n, strict=True)
+        ]
         expected = {
             "cross_modal": 0.9 * cross,
             "intra_graph": 0.7 * slow_contrast(g, g, everything, 0.4),  # no edge is dropped: both views are one
@@ -100,7 +103,9 @@ def test_known_pairs_are_those_that_train_and_no_others(make_config: MakeConfig)
     train_data, valid_data, test_data = data_preparation(config, create_dataset(config))
     model = SymCERE(config, train_data._dataset)
     pairs = [
-        set(zip(data._dataset.inter_feat["user_id"].tolist(), data._dataset.inter_feat["item_id"].tolist(), strict=True))
+        set(
+            zip(data._dataset.inter_feat["user_id"].tolist(), data._dataset.inter_feat["item_id"].tolist(), strict=True)
+        )
         for data in (train_data, valid_data, test_data)
     ]
     assert model_pairs(model) == pairs[0]
@@ -163,7 +168,10 @@ def test_predict_and_full_ranking_agree(make_config: MakeConfig, changes: dict[s
     with torch.no_grad():
         users = torch.arange(1, model.n_users)
         full = model.full_sort_predict(Interaction({"user_id": users})).view(len(users), model.n_items)
-        pairs = {"user_id": users.repeat_interleave(model.n_items), "item_id": torch.arange(model.n_items).repeat(len(users))}
+        pairs = {
+            "user_id": users.repeat_interleave(model.n_items),
+            "item_id": torch.arange(model.n_items).repeat(len(users)),
+        }
         single = model.predict(Interaction(pairs)).view_as(full)
         torch.testing.assert_close(full, single)
         graph_users, graph_items = model(model.graph.adjacency())
