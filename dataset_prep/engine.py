@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,6 +25,11 @@ def literal(text: str) -> str:
 def identifier(name: str) -> str:
     """``name`` as an SQL column name."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def progress(task: str, total: int, **options: Any) -> tqdm:
+    """A bar on the terminal, if there is one, for a task that takes seconds."""
+    return tqdm(total=total, desc=task, **{"leave": False, "delay": PROGRESS_DELAY_SECONDS, "disable": None} | options)
 
 
 class Engine:
@@ -73,15 +77,15 @@ class Engine:
         """
         with (
             ThreadPoolExecutor(max_workers=1) as pool,
-            tqdm(total=100, desc=task, unit="%", leave=False, delay=PROGRESS_DELAY_SECONDS, disable=not task) as bar,
+            progress(
+                task, 100, disable=None if task else True, bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}"
+            ) as bar,
         ):
             running = pool.submit(self._rows, sql, parameters)
             try:
-                while True:
-                    try:
-                        return running.result(timeout=POLL_SECONDS)
-                    except NotYet:
-                        bar.update(max(0.0, self._connection.query_progress() - bar.n))
+                while not wait([running], timeout=POLL_SECONDS).done:
+                    bar.update(max(0.0, self._connection.query_progress() - bar.n))
+                return running.result()
             except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
                 raise PreparationError(
                     f"{task or 'preparation'}: {_first_line(error)}; free disk space or raise --memory"

@@ -108,24 +108,27 @@ class Delimited:
 
     def broken_rows(self, engine: Engine, file: Staged) -> list[tuple[int, str]]:
         found = engine.execute(
-            f"SELECT min(line_byte_position), any_value(error_message) FROM {self._rejects(file)} GROUP BY line ORDER BY 1"
+            f"SELECT min(line_byte_position), any_value(error_message) FROM {self._rejects(file)} "
+            "GROUP BY line ORDER BY 1"
         )
         return [(_line_at(file.path, byte), message) for byte, message in found]
 
     def place(self, engine: Engine, file: Staged, record: int) -> str:
         names, has_header = self._read_fields(file)
         breaks = " + ".join(f"coalesce(len(c{n}) - len(replace(c{n}, chr(10), '')), 0)" for n in range(len(names)))
-        before = engine.value(
-            f"SELECT coalesce(sum({breaks}), 0) FROM (FROM {self._rows(file)} LIMIT {record - 1})"
-        )
+        before = engine.value(f"SELECT coalesce(sum({breaks}), 0) FROM (FROM {self._rows(file)} LIMIT {record - 1})")
         header = 1 + sum(name.count("\n") for name in names) if has_header else 0
         return f"line {int(before) + header + record:,}"
 
     def _read_fields(self, file: Staged) -> tuple[list[str], bool]:
         """Names of the fields, and whether the first line gave them."""
         with file.path.open(encoding="utf-8", newline="") as lines:
-            quoting = csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE
-            reader = csv.reader(lines, delimiter=self.delimiter, quotechar=self.quote or None, quoting=quoting)
+            reader = csv.reader(
+                lines,
+                delimiter=self.delimiter,
+                quotechar=self.quote or None,
+                quoting=csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE,
+            )
             first = next(reader, None)
         if first is None:
             raise PreparationError(f"{file.source}: the file is empty")
@@ -158,7 +161,9 @@ class Parquet:
 
     def relation(self, engine: Engine, file: Staged, columns: Mapping[str, str | None]) -> str:
         types = self._types(engine, file)
-        picked = [f"{_as_string(field, types[field]) if field else 'NULL'} AS {name}" for name, field in columns.items()]
+        picked = [
+            f"{_as_string(field, types[field]) if field else 'NULL'} AS {name}" for name, field in columns.items()
+        ]
         return f"""
             SELECT file_row_number + 1 AS record, NULL AS broken, {", ".join(picked)}
             FROM read_parquet({self._path(file)}, file_row_number = true)"""
@@ -170,10 +175,8 @@ class Parquet:
         return f"row {record:,}"
 
     def _types(self, engine: Engine, file: Staged) -> dict[str, str]:
-        found = engine.execute(
-            f"SELECT column_name, column_type FROM (DESCRIBE FROM read_parquet({self._path(file)}))"
-        )
-        return dict(found)  # type: ignore[arg-type]
+        found = engine.execute(f"SELECT column_name, column_type FROM (DESCRIBE FROM read_parquet({self._path(file)}))")
+        return dict(found)
 
     @staticmethod
     def _path(file: Staged) -> str:

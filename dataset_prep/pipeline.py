@@ -229,7 +229,7 @@ def filter_rows(engine: Engine, filters: Filters) -> list[Step]:
             FROM reviews)""",
         task="cleaning texts",
     )
-    dropped: dict[int | None, int] = dict(engine.execute("SELECT dropped, count(*) FROM judged GROUP BY dropped"))  # type: ignore[arg-type]
+    dropped: dict[int | None, int] = dict(engine.execute("SELECT dropped, count(*) FROM judged GROUP BY dropped"))
     steps, left = [], sum(dropped.values())
     for place, (name, _) in enumerate(drop):
         steps.append(Step(name, left, left - dropped.get(place, 0)))
@@ -280,7 +280,8 @@ def _sample_users(engine: Engine, users: int, seed: int) -> Step:
     before = _count(engine)
     engine.execute(
         f"""DELETE FROM kept WHERE user_id NOT IN (
-            SELECT user_id FROM (SELECT DISTINCT user_id FROM kept) ORDER BY md5('{seed}:' || user_id) LIMIT {users})""",
+            SELECT user_id FROM (SELECT DISTINCT user_id FROM kept)
+            ORDER BY md5('{seed}:' || user_id) LIMIT {users})""",
         task="drawing users",
     )
     return Step(f"at most {users} users", before, _count(engine))
@@ -355,4 +356,6 @@ def _percentiles(engine: Engine, column: str) -> dict[str, float]:
     values, mean = engine.execute(
         f"SELECT quantile_disc({column}, {list(shares)}), avg({column}) FROM interactions", task="counting"
     )[0]
-    return {"mean": round(mean, 2)} | {f"p{share:.0%}".rstrip("%"): value for share, value in zip(shares, values, strict=True)}
+    return {"mean": round(mean, 2)} | {
+        f"p{share:.0%}".rstrip("%"): value for share, value in zip(shares, values, strict=True)
+    }

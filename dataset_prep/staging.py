@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from tqdm import tqdm
 
-from dataset_prep.engine import PROGRESS_DELAY_SECONDS
+from dataset_prep.engine import progress
 from dataset_prep.errors import PreparationError
 
 if sys.version_info >= (3, 14):
@@ -79,17 +79,10 @@ def stage(
     try:
         with (
             source.open("rb") as file,
-            tqdm(
-                total=source.stat().st_size,
-                desc=f"reading {source.name}",
-                unit="B",
-                unit_scale=True,
-                leave=False,
-                delay=PROGRESS_DELAY_SECONDS,
-            ) as bar,
+            progress(f"reading {source.name}", source.stat().st_size, unit="B", unit_scale=True) as bar,
         ):
             raw = _Fingerprinted(file, bar)
-            stream = io.BufferedReader(raw, CHUNK_BYTES)
+            stream = _buffered(raw)
             if encoding is None:
                 path = source
             else:
@@ -139,10 +132,10 @@ def _unpack(
     lines = _Lines(source, codec, "dataset_prep.mark" if skip_broken else "strict")
     try:
         is_tar = member is not None and plain.peek(TAR_BLOCK)[TAR_MAGIC_AT:].startswith(TAR_MAGIC)
-        unchanged = not is_tar and not magic.startswith((GZIP_MAGIC, ZSTD_MAGIC, codecs.BOM_UTF8))
         content = _tar_member(plain, source, cast(str, member)) if is_tar else plain
-        if unchanged and codec == "utf-8-sig" and not skip_broken:
-            for _ in lines.of(content):  # valid as it stands: no copy
+        as_it_stands = content is stream and codec == "utf-8-sig" and not magic.startswith(codecs.BOM_UTF8)
+        if as_it_stands and not skip_broken:
+            for _ in lines.of(content):  # only to see that it is valid
                 pass
             return source
         with target.open("wb") as file:
@@ -159,10 +152,14 @@ def _unpack(
 
 def _decompressed(stream: io.BufferedReader, magic: bytes) -> io.BufferedReader:
     if magic.startswith(GZIP_MAGIC):
-        return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=stream)), CHUNK_BYTES)
+        return _buffered(gzip.GzipFile(fileobj=stream))
     if magic.startswith(ZSTD_MAGIC):
-        return io.BufferedReader(cast(io.RawIOBase, zstd.ZstdFile(stream)), CHUNK_BYTES)
+        return _buffered(zstd.ZstdFile(stream))
     return stream
+
+
+def _buffered(raw: Any) -> io.BufferedReader:
+    return io.BufferedReader(raw, CHUNK_BYTES)
 
 
 def _tar_member(stream: IO[bytes], source: Path, name: str) -> IO[bytes]:

@@ -35,7 +35,8 @@ def words(text: str) -> str:
     A text of printable ASCII is split at its spaces, which takes a third of the time.
     """
     spaced = f"len([word FOR word IN string_split({text}, ' ') IF word <> ''])"
-    return f"CASE WHEN regexp_matches({text}, '[^ -~]') THEN len(regexp_extract_all({text}, {literal(WORD)})) ELSE {spaced} END"
+    found = f"len(regexp_extract_all({text}, {literal(WORD)}))"
+    return f"CASE WHEN regexp_matches({text}, '[^ -~]') THEN {found} ELSE {spaced} END"
 
 
 def without_html(text: str, entities: Mapping[str, str]) -> str:
@@ -69,11 +70,11 @@ def token(value: str) -> str:
     special = ", ".join(map(literal, (*MISSING_WORDS, *RESERVED_TOKENS)))
     first = f"'%' || upper(hex({value}[1])) || {value}[2:]"
     return f"""CASE WHEN {value} IN ({special}) THEN {first}
-        WHEN regexp_matches({value}, {literal(f'[{unsafe}]')}) THEN {encoded} ELSE {value} END"""
+        WHEN regexp_matches({value}, {literal(f"[{unsafe}]")}) THEN {encoded} ELSE {value} END"""
 
 
 def _replaced(value: str, pattern: str, start: str, replacements: Mapping[str, str]) -> str:
-    """Each match of ``pattern``, whose matches begin with a character of ``start``, by its replacement, if it has one."""
+    """Matches of ``pattern``, which begin with a character of ``start``, by their replacements, where they have one."""
     pieces = f"regexp_extract_all({value}, {literal(f'{pattern}|[^{start}]+|[{start}]')})"
     keys = ", ".join(map(literal, replacements))
     values = ", ".join(map(literal, replacements.values()))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import filecmp
 import json
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +31,9 @@ def new_dataset(output: Path) -> Iterator[Path]:
     _check_output(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent, ignore_cleanup_errors=True) as work:
+        with tempfile.TemporaryDirectory(
+            prefix=f".{output.name}-", dir=output.parent, ignore_cleanup_errors=True
+        ) as work:
             (Path(work) / output.name).mkdir()
             yield Path(work)
             _put_in_place(Path(work) / output.name, output, Path(work) / "replaced")
@@ -59,12 +59,12 @@ def _put_in_place(new: Path, output: Path, replaced: Path) -> None:
     if filecmp.cmpfiles(new, output, names, shallow=False)[0] == names:
         return
     if output.exists():
-        os.replace(output, replaced)
+        output.replace(replaced)
     try:
-        os.replace(new, output)
+        new.replace(output)
     except OSError:
         if replaced.exists():
-            os.replace(replaced, output)
+            replaced.replace(output)
         raise
 
 
@@ -74,23 +74,25 @@ def write_interactions(engine: Engine, folder: Path) -> None:
     Timestamps are seconds since 1970, written so that they read back exactly. A missing rating is an empty field,
     which RecBole reads as NaN.
     """
+    path = literal(str(folder / f"{folder.name}.inter"))
     engine.execute(
         f"""COPY (
             SELECT {token("user_id")} AS "user_id:token", {token("item_id")} AS "item_id:token",
                 rating AS "rating:float", seconds AS "timestamp:float", 'r' || position AS "review_id:token"
             FROM interactions ORDER BY position
-        ) TO {literal(str(folder / f"{folder.name}.inter"))} (FORMAT csv, DELIMITER '\t', HEADER, QUOTE '', ESCAPE '')""",
+        ) TO {path} (FORMAT csv, DELIMITER '\t', HEADER, QUOTE '', ESCAPE '')""",
         task="writing interactions",
     )
 
 
 def write_reviews(engine: Engine, folder: Path) -> None:
     """``folder/NAME.review.jsonl``: ``review_id`` and ``review`` of each interaction, in the same order."""
+    path = literal(str(folder / f"{folder.name}.review.jsonl"))
     engine.execute(
         f"""COPY (
             SELECT 'r' || position AS review_id, review
             FROM interactions JOIN (SELECT row, review FROM reviews) USING (row) ORDER BY position
-        ) TO {literal(str(folder / f"{folder.name}.review.jsonl"))} (FORMAT json)""",
+        ) TO {path} (FORMAT json)""",
         task="writing reviews",
     )
 

@@ -1,6 +1,7 @@
 """One small dataset whose truth is known, one small encoder, and configurations over them."""
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from recbole_symcere.config import Config
+
+# Small tensors lose more than they gain by a second thread; child processes must compute as this one does.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 Row = tuple[str, str, float, float, str, str]  # user, item, rating, timestamp, review_id, review
 

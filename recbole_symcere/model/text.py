@@ -86,6 +86,7 @@ class ReviewEncoder(nn.Module):
         trust_remote_code: run Python code that comes with the encoder.
 
     Attributes:
+        fast_tokenizer: what ``data.reviews.tokenise`` needs.
         hidden_size: width of the vectors.
         pooling: the pooling in use, never ``auto``.
 
@@ -109,20 +110,21 @@ class ReviewEncoder(nn.Module):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
-        _check_choice("train", train, ("lora", "frozen", "full"))
-        _check_choice("pooling", pooling, ("auto", *POOLING))
-        _check_choice("precision", precision, ("auto", "fp32", "bf16"))
+        _check_choice("text_train", train, ("lora", "frozen", "full"))
+        _check_choice("text_pooling", pooling, ("auto", *POOLING))
+        _check_choice("text_precision", precision, ("auto", "fp32", "bf16"))
         if tokens_per_batch < 1:
-            raise EncoderError(f"tokens_per_batch is {tokens_per_batch}, but must be at least 1")
+            raise EncoderError(f"text_tokens_per_batch is {tokens_per_batch}, but must be at least 1")
         self.name, self.training_mode, self.precision = name, train, precision
         self.max_length, self.tokens_per_batch = max_length, tokens_per_batch
         folder = _folder(name)
-        self.tokenizer, self.model = _load(name, folder, trust_remote_code)
+        tokenizer, self.model = _load(name, folder, trust_remote_code)
+        self.fast_tokenizer: Tokenizer = tokenizer.backend_tokenizer
         self.hidden_size: int = self.model.config.hidden_size
         self.lora_scale: float | None = None
         self.pooling = _stored_pooling(folder, self.model.config) if pooling == "auto" else pooling
-        self.mask_token, self.pad_token = _mask_and_pad(name, self.tokenizer)
-        _check_length(name, max_length, self.tokenizer, self.model)
+        self.mask_token, self.pad_token = _mask_and_pad(name, tokenizer)
+        _check_length(name, max_length, tokenizer, self.model)
         if train == "lora":
             self.model = _with_lora(name, self.model, r=lora_r, lora_alpha=lora_alpha, lora_dropout=lora_dropout)
             self.lora_scale = lora_alpha / lora_r
@@ -160,11 +162,6 @@ class ReviewEncoder(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
-
-    @property
-    def fast_tokenizer(self) -> Tokenizer:
-        """The tokenizer that ``data.reviews.tokenise`` needs."""
-        return self.tokenizer.backend_tokenizer
 
     def forward(self, reviews: TokenisedReviews, rows: Tensor | np.ndarray, mask_ratio: float = 0.0) -> Tensor:
         """Vectors of some reviews, with gradients to what is trained.
@@ -313,7 +310,7 @@ def mask_words(
 
     device = generator.device if generator else token_ids.device
     # A random order of the words, then a stable sort by review: a random order within each review.
-    shuffled = torch.rand(len(review_of_word), generator=generator, device=device).argsort()
+    shuffled = torch.rand(len(review_of_word), generator=generator, device=device).argsort(stable=True)
     group = torch.from_numpy(review_of_word).to(device)
     shuffled = shuffled[group[shuffled].argsort(stable=True)]
     hidden = (place < torch.from_numpy(quota[review_of_word])).to(device)
@@ -353,7 +350,7 @@ def computes_in_bf16(device: torch.device) -> bool:
 
 def _digest(weight: Tensor) -> bytes:
     digest = hashlib.sha256(f"{weight.dtype} {tuple(weight.shape)}".encode())
-    digest.update(weight.cpu().reshape(-1).view(torch.uint8).numpy())
+    digest.update(weight.cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.digest()
 
 
@@ -450,6 +447,8 @@ def _load(name: str, folder: Path, trust_remote_code: bool) -> tuple[Any, Any]:
         raise EncoderError(
             f"text_encoder {name!r} has no fast tokenizer (tokenizer.json), which word masking needs; choose another"
         )
+    tokenizer.backend_tokenizer.no_truncation()  # a stored length or padding is no part of what the encoder is
+    tokenizer.backend_tokenizer.no_padding()
     model.config.use_cache = False  # keys and values are only for generating
     return tokenizer, model
 

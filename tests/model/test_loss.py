@@ -149,7 +149,7 @@ def test_a_text_anchor_excludes_what_its_own_user_knows():
 
 
 @both_precisions
-@given(batch=batches(), temperature=temperatures)
+@given(batch=batches(), temperature=st.sampled_from([1e-4, 0.2, 1.0]))
 @quick
 def test_a_batch_where_everything_is_known_gives_exactly_no_loss_and_no_gradient(dtype, batch, temperature):
     known = torch.ones(len(batch.users), len(batch.users), dtype=torch.bool)

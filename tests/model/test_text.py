@@ -17,6 +17,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import (
     AutoModel,
@@ -106,8 +107,9 @@ def test_the_size_of_a_micro_batch_changes_no_vector(folder: Path) -> None:
         torch.testing.assert_close(encoder(tokens_of(encoder), ROWS), whole, rtol=0, atol=1e-10)
 
 
-def test_an_empty_review_has_a_vector_and_leaves_the_others_alone(folder: Path) -> None:
-    encoder = load(folder, train="frozen").double()
+@pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
+def test_an_empty_review_has_a_vector_and_leaves_the_others_alone(folder: Path, pooling: str) -> None:
+    encoder = load(folder, train="frozen", pooling=pooling).double()
     encoder.fast_tokenizer.post_processor = None
     tokens = tokens_of(encoder, ["", "the good", ""])
     assert tokens.lengths.tolist()[::2] == [0, 0]
@@ -134,6 +136,19 @@ def test_bf16_is_close_and_comes_out_as_float32(folder: Path) -> None:
     assert other.dtype == torch.float32
     assert not torch.equal(one, other)
     assert torch.cosine_similarity(one, other).min() > 0.99
+
+
+def test_vectors_are_float32_even_if_the_last_layer_is_not(roberta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = load(roberta, train="frozen", pooling="mean", precision="bf16")
+    forward = encoder.model.forward
+
+    def rounded(**inputs: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(last_hidden_state=forward(**inputs).last_hidden_state.bfloat16())
+
+    monkeypatch.setattr(encoder.model, "forward", rounded)
+    vectors = encoder(tokens_of(encoder), ROWS)
+    assert vectors.dtype == torch.float32
+    assert not torch.equal(vectors, vectors.bfloat16().float())  # the mean is taken in float32 too
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -317,9 +332,7 @@ def test_a_share_that_is_none_is_an_error(ratio: float) -> None:
 
 def test_the_masked_view_is_the_vector_of_the_text_with_mask_tokens(folder: Path) -> None:
     encoder = load(folder, train="frozen").double()
-    assert encoder.tokenizer.convert_ids_to_tokens(encoder.mask_token) == {"roberta": "<mask>"}.get(
-        folder.name, "<unk>"
-    )
+    assert encoder.fast_tokenizer.id_to_token(encoder.mask_token) == {"roberta": "<mask>"}.get(folder.name, "<unk>")
     tokens = tokens_of(encoder, ["the good"])  # one of two words is masked
     either = []
     for word in (0, 1):
@@ -367,6 +380,9 @@ def test_cached_embeddings_are_the_encoders_own(roberta: Path, tmp_path: Path) -
 
 def test_the_fingerprint_is_the_same_in_another_process_and_folder(roberta: Path, tmp_path: Path) -> None:
     shutil.copytree(roberta, tmp_path / "copy")
+    stored = Tokenizer.from_file(str(tmp_path / "copy" / "tokenizer.json"))
+    stored.enable_truncation(5)
+    stored.save(str(tmp_path / "copy" / "tokenizer.json"))
     program = (
         "import sys; from recbole_symcere.model.text import ReviewEncoder; "
         f"print(ReviewEncoder(sys.argv[1], train='frozen', max_length={MAX_LENGTH}, precision='fp32').fingerprint())"
@@ -629,10 +645,10 @@ def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"train": "none"}, "train is 'none'"),
-        ({"pooling": "max"}, "pooling is 'max'"),
-        ({"precision": "fp16"}, "precision is 'fp16'"),
-        ({"tokens_per_batch": 0}, "tokens_per_batch is 0"),
+        ({"train": "none"}, "text_train is 'none'"),
+        ({"pooling": "max"}, "text_pooling is 'max'"),
+        ({"precision": "fp16"}, "text_precision is 'fp16'"),
+        ({"tokens_per_batch": 0}, "text_tokens_per_batch is 0"),
         ({"max_length": 2}, "text_max_length is 2.*the 2 special"),
         ({"max_length": 33}, "text_max_length is 33.*at most the 32"),
         ({"lora_r": 0}, "LoRA can't be added"),
