@@ -55,7 +55,7 @@ class Engine:
                     "autoinstall_known_extensions": False,  # never reach for the network
                 },
             )
-        except duckdb.InvalidInputException as error:
+        except (duckdb.InvalidInputException, duckdb.ParserException) as error:
             raise PreparationError(f"memory limit {memory!r}: {_first_line(error)}; give a size such as 1GB") from error
         self._connection.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
         # The tables live for one run: compressing them costs more than writing them plainly.

@@ -77,7 +77,7 @@ class JsonLines:
 
     def _objects(self, file: Staged) -> str:
         path = literal(escape(str(file.path)))
-        return f"read_ndjson_objects({path}, ignore_errors = true, compression = 'none')"
+        return f"read_ndjson_objects({path}, ignore_errors = true, compression = 'uncompressed')"
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Delimited:
         names, has_header = self._read_fields(file)
         columns = ", ".join(f"c{number}: 'VARCHAR'" for number in range(len(names)))
         rejects = self._rejects(file)
-        return f"""read_csv({literal(escape(str(file.path)))}, auto_detect = false, compression = 'none',
+        return f"""read_csv({literal(escape(str(file.path)))}, auto_detect = false, compression = 'uncompressed',
             header = {str(has_header).lower()}, columns = {{{columns}}}, delim = {literal(self.delimiter)},
             quote = {literal(self.quote)}, escape = {literal(self.quote)}, store_rejects = true,
             rejects_table = {literal(rejects)}, rejects_scan = {literal(f"{rejects}_scan")})"""

@@ -120,6 +120,8 @@ def _parse_file(
     except duckdb.Error as error:
         raise PreparationError(f"{file.source}: {str(error).splitlines()[0]}") from error
     rows = len(rejected) + engine.value(f"SELECT count(*) FROM parsed WHERE row >= {first}")
+    if not rows:
+        raise PreparationError(f"{file.source}: the file has no rows")
     _report_faults(engine, form, file, first, rejected, skip_broken)
     return rows
 
@@ -146,11 +148,11 @@ def _parsed_rows(relation: str, layout: Layout, first: int) -> str:
         SELECT {first} + record - 1 AS row, user_id, item_id, review, seconds, rating_number,
             CASE WHEN broken IS NOT NULL THEN broken
                 WHEN contains(concat(user_id, item_id, review), {literal(UNDECODABLE)}) THEN 'has undecodable bytes'
+                WHEN time IS NULL THEN 'has no time'
                 WHEN seconds IS NULL THEN {literal(f"has a time that isn't in {expected}")}
                 WHEN rating_number IS NULL AND lower(trim(rating)) NOT IN ({missing})
                     THEN 'has a rating that isn''t a number' END AS fault,
-            CASE WHEN broken IS NOT NULL THEN NULL WHEN seconds IS NULL THEN coalesce(time, '')
-                ELSE rating END AS value
+            CASE WHEN broken IS NULL THEN CASE WHEN seconds IS NULL THEN time ELSE rating END END AS value
         FROM (
             SELECT record, broken, review, time, rating,
                 CASE WHEN regexp_matches(user_id, {blank}) THEN user_id END AS user_id,

@@ -14,7 +14,6 @@ import sys
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -82,7 +81,7 @@ def stage(
             progress(f"reading {source.name}", source.stat().st_size, unit="B", unit_scale=True) as bar,
         ):
             raw = _Fingerprinted(file, bar)
-            stream = _buffered(raw)
+            stream = io.BufferedReader(cast(Any, raw), CHUNK_BYTES)
             if encoding is None:
                 path = source
             else:
@@ -150,19 +149,15 @@ def _unpack(
     return target
 
 
-def _decompressed(stream: io.BufferedReader, magic: bytes) -> io.BufferedReader:
+def _decompressed(stream: io.BufferedReader, magic: bytes) -> io.BufferedReader | gzip.GzipFile | zstd.ZstdFile:
     if magic.startswith(GZIP_MAGIC):
-        return _buffered(gzip.GzipFile(fileobj=stream))
+        return gzip.GzipFile(fileobj=stream)
     if magic.startswith(ZSTD_MAGIC):
-        return _buffered(zstd.ZstdFile(stream))
+        return zstd.ZstdFile(stream)
     return stream
 
 
-def _buffered(raw: Any) -> io.BufferedReader:
-    return io.BufferedReader(raw, CHUNK_BYTES)
-
-
-def _tar_member(stream: IO[bytes], source: Path, name: str) -> IO[bytes]:
+def _tar_member(stream: Any, source: Path, name: str) -> IO[bytes]:
     """The member's content; nothing is unpacked to disk, so no name inside the tar can reach a folder."""
     archive = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115 (the stream closes it)
     for entry in archive:
@@ -172,29 +167,33 @@ def _tar_member(stream: IO[bytes], source: Path, name: str) -> IO[bytes]:
 
 
 class _Lines:
-    """Decoded text of a file, chunk by chunk, with the number of lines that have ended so far."""
+    """Decoded text of a file, in pieces of whole lines, with the number of lines that have ended so far."""
 
     def __init__(self, source: Path, codec: str, errors: str) -> None:
         self._source = source
         self._codec = codec
         self._decoder = codecs.getincrementaldecoder(codec)(errors)
-        self._open = 0  # characters of the line that hasn't ended yet
         self.ended = 0
 
-    def of(self, content: IO[bytes]) -> Iterator[str]:
-        final = False
-        while not final:
-            chunk = content.read(CHUNK_BYTES)
-            final = not chunk
-            with self._naming_the_line():
-                text = self._decoder.decode(chunk, final)
-            self._count(text)
-            yield text
+    def of(self, content: Any) -> Iterator[str]:
+        """The lines of an open binary file. Where it turns out damaged, the line that was cut is left out."""
+        begun = ""  # a line whose end hasn't been read yet
+        while chunk := content.read1(CHUNK_BYTES):  # unlike read, it keeps what came before damage
+            text = begun + self._decode(chunk)
+            cut = text.rfind("\n") + 1
+            self.ended += text.count("\n")
+            begun = text[cut:]
+            if len(begun) > LONGEST_LINE:
+                raise PreparationError(
+                    f"{self._source}, line {self.ended + 1:,}: longer than {LONGEST_LINE:,} characters; "
+                    "this is no file of reviews, a row a line"
+                )
+            yield text[:cut]
+        yield begun + self._decode(b"", final=True)
 
-    @contextmanager
-    def _naming_the_line(self) -> Iterator[None]:
+    def _decode(self, chunk: bytes, final: bool = False) -> str:
         try:
-            yield
+            return self._decoder.decode(chunk, final)
         except UnicodeDecodeError as error:
             line = self.ended + error.object[: error.start].count(b"\n") + 1
             codec = self._codec.removesuffix("-sig")
@@ -202,13 +201,3 @@ class _Lines:
                 f"{self._source}, line {line:,}: not {codec} ({error.reason}); name the file's own with --encoding "
                 "(such as cp932, euc_jp, latin-1), or leave such lines out with --on-error skip"
             ) from error
-
-    def _count(self, text: str) -> None:
-        first = text.find("\n")
-        if self._open + (first if first >= 0 else len(text)) > LONGEST_LINE:
-            raise PreparationError(
-                f"{self._source}, line {self.ended + 1:,}: longer than {LONGEST_LINE:,} characters; "
-                "this is no file of reviews, a row a line"
-            )
-        self._open = self._open + len(text) if first < 0 else len(text) - text.rfind("\n") - 1
-        self.ended += text.count("\n")

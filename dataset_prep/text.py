@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html.entities import html5
 
 from dataset_prep.engine import Engine, literal
@@ -26,7 +26,7 @@ MISSING_WORDS = (
     *("N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
 )
 RESERVED_TOKENS = ("[PAD]",)  # RecBole's own token 0
-UNSAFE_CHARACTERS = {chr(code): f"%{code:02X}" for code in (*range(0x20), 0x7F, ord('"'), ord("%"))}
+UNSAFE = r"\x00-\x1F\x7F\"%"  # in a token: control characters, quotes, and the sign that encodes them
 
 
 def words(text: str) -> str:
@@ -45,7 +45,10 @@ def without_html(text: str, entities: Mapping[str, str]) -> str:
     untagged = f"CASE WHEN contains({text}, '<') THEN {untagged} ELSE {text} END"
     if not entities:
         return untagged
-    return f"CASE WHEN contains({text}, '&') THEN {_replaced(untagged, ENTITY, '&', entities)} ELSE {untagged} END"
+    characters = f"MAP([{_literals(entities)}], [{_literals(entities.values())}])"
+    pieces = f"regexp_extract_all({untagged}, {literal(f'{ENTITY}|[^&]+|&')})"
+    replaced = f"array_to_string([coalesce({characters}[piece], piece) FOR piece IN {pieces}], '')"
+    return f"CASE WHEN contains({text}, '&') THEN {replaced} ELSE {untagged} END"
 
 
 def entities_in(engine: Engine, table: str, column: str) -> dict[str, str]:
@@ -65,17 +68,18 @@ def token(value: str) -> str:
     value that means "missing" to pandas (``NA`` becomes ``%4EA``) or padding to RecBole. Different values stay
     different, and ``urllib.parse.unquote`` gives the value back.
     """
-    unsafe = "".join(f"\\x{{{ord(character):X}}}" for character in UNSAFE_CHARACTERS)
-    encoded = _replaced(value, f"[{unsafe}]", unsafe, UNSAFE_CHARACTERS)
-    special = ", ".join(map(literal, (*MISSING_WORDS, *RESERVED_TOKENS)))
-    first = f"'%' || upper(hex({value}[1])) || {value}[2:]"
-    return f"""CASE WHEN {value} IN ({special}) THEN {first}
-        WHEN regexp_matches({value}, {literal(f"[{unsafe}]")}) THEN {encoded} ELSE {value} END"""
+    special = f"{value} IN ({_literals((*MISSING_WORDS, *RESERVED_TOKENS))})"
+    pieces = f"regexp_extract_all({value}, {literal(f'[{UNSAFE}]|[^{UNSAFE}]+')})"
+    encoded = f"CASE WHEN regexp_matches(piece, {literal(f'[{UNSAFE}]')}) THEN {_encoded('piece')} ELSE piece END"
+    return f"""CASE WHEN {special} THEN {_encoded(f"{value}[1]")} || {value}[2:]
+        WHEN regexp_matches({value}, {literal(f"[{UNSAFE}]")})
+            THEN array_to_string([{encoded} FOR piece IN {pieces}], '')
+        ELSE {value} END"""
 
 
-def _replaced(value: str, pattern: str, start: str, replacements: Mapping[str, str]) -> str:
-    """Matches of ``pattern``, which begin with a character of ``start``, by their replacements, where they have one."""
-    pieces = f"regexp_extract_all({value}, {literal(f'{pattern}|[^{start}]+|[{start}]')})"
-    keys = ", ".join(map(literal, replacements))
-    values = ", ".join(map(literal, replacements.values()))
-    return f"array_to_string([coalesce(MAP([{keys}], [{values}])[piece], piece) FOR piece IN {pieces}], '')"
+def _encoded(character: str) -> str:
+    return f"'%' || hex({character})"
+
+
+def _literals(texts: Iterable[str]) -> str:
+    return ", ".join(map(literal, texts))

@@ -1,8 +1,9 @@
 """Repairs that RecBole 1.2.0 and 1.2.1 need on current NumPy, pandas, SciPy and PyTorch.
 
 One function mends one fault and changes nothing where the fault is absent: most look for the fault first, by trying
-it. Numbers (#…) are issues and pull requests of RUCAIBox/RecBole. ``recbole.quick_start`` is never imported: it needs
-ray, whose last usable release needs a ``pkg_resources`` that setuptools no longer has.
+it. Numbers (#…) are issues and pull requests of RUCAIBox/RecBole. Importing this module imports RecBole and PyTorch,
+but never ``recbole.quick_start``: that needs ray, whose last release that RecBole allows needs a ``pkg_resources``
+that setuptools no longer has.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ from scipy.sparse import dok_matrix
 
 @functools.cache
 def apply() -> None:
-    """Mend RecBole, once a process. Takes as long as importing it: about two seconds."""
+    """Mend RecBole, once a process."""
     for repair in REPAIRS:
         repair()
 
@@ -167,6 +168,8 @@ def keep_file_order_of_duplicates() -> None:
 
 def download_without_process_group() -> None:
     """A download ends at a barrier, which raises where no process group was initialised (#2050)."""
+    if not torch.distributed.is_available():
+        return
     barrier = torch.distributed.barrier
 
     def wait(*args: Any, **kwargs: Any) -> None:
@@ -215,7 +218,8 @@ def rank_nan_last() -> None:
 
 
 def _nan_to_minus_inf(scores: torch.Tensor) -> torch.Tensor:
-    return scores.masked_fill(scores.isnan(), -torch.inf)
+    broken = scores.max().isnan()  # a maximum hands NaN on: one cheap pass where there is none
+    return scores.masked_fill(scores.isnan(), -torch.inf) if broken else scores
 
 
 def _bare_collector(needs: str) -> Collector:
@@ -288,7 +292,7 @@ def quiet_known_warnings() -> None:
     for message, module in (
         (r"torch\.sparse\.SparseTensor", r"recbole\.model"),
         ("The given NumPy array is not writable", r"recbole\.data"),
-        ("A value is being set on a copy of a DataFrame", r"recbole\.data"),
+        ("A value is (being|trying to be) set on a copy of a DataFrame", r"recbole\.data"),
     ):
         warnings.filterwarnings("ignore", message, module=module)
 

@@ -129,7 +129,13 @@ class TokenisedReviews:
         return np.diff(self.offsets)
 
     def gather(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Reviews ``rows`` [B], end to end: token ids [T], word index [T] and lengths [B]."""
+        """Reviews ``rows`` [B], end to end: token ids [T], word index [T] and lengths [B].
+
+        Raises:
+            IndexError: there is no such review; -1, which stands for a review of another part, is none either.
+        """
+        if (rows < 0).any():
+            raise IndexError(f"there is no review {rows.min()} among {len(self)}")
         starts = self.offsets[rows]
         lengths = self.offsets[rows + 1] - starts
         ends = np.cumsum(lengths)

@@ -69,9 +69,9 @@ class SymCERE(GeneralRecommender):
         users, items = dataset.inter_feat[self.USER_ID], dataset.inter_feat[self.ITEM_ID]
         self.graph = BipartiteGraph(users, items, self.n_users, self.n_items)
         self.known_pairs = self.graph.known_pairs if config["contrast"] == "sincere" else _no_known_pairs
-        self.score_norm = config["score_norm"]
-        if self.score_norm is None:
-            self.score_norm = 0.0 if config["normalize"] else 1.0
+        geometry = 0.0 if config["normalize"] else 1.0
+        self.bpr_norm = geometry if config["bpr_norm"] is None else config["bpr_norm"]
+        self.score_norm = geometry if config["score_norm"] is None else config["score_norm"]
 
         self.graph_encoder = GRAPH_ENCODERS[config["graph_encoder"]](config, self.n_users, self.n_items)
         self.text_encoder: KeptVectors | TrainedEncoder | None = None
@@ -138,9 +138,12 @@ class SymCERE(GeneralRecommender):
     def _ranking_loss(
         self, nodes: tuple[Tensor, Tensor], users: Tensor, positives: Tensor, negatives: Tensor
     ) -> Tensor:
-        """Eq. (7) over a batch of (user, observed item, sampled item)."""
-        user, item = self.unit(nodes[0][users]), nodes[1]
-        return bpr((user * self.unit(item[positives])).sum(-1), (user * self.unit(item[negatives])).sum(-1))
+        """Eq. (7) over a batch of (user, observed item, sampled item), its scores between cosine and dot product."""
+        user, positive, negative = (
+            _with_length(vectors[ids], self.bpr_norm)
+            for vectors, ids in zip((nodes[0], nodes[1], nodes[1]), (users, positives, negatives), strict=True)
+        )
+        return bpr((user * positive).sum(-1), (user * negative).sum(-1))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimiser trains: everything at ``learning_rate``, the language model at a rate of its own."""
@@ -169,18 +172,15 @@ class SymCERE(GeneralRecommender):
     def ranking_vectors(self) -> tuple[Tensor, Tensor]:
         """Users [n_users, d] and items [n_items, d] whose dot products are the scores.
 
-        Users have unit length, items the ``score_norm``-th power of their graph vector's: cosine at 0, and at 1 what
-        ranks as the dot product.
+        Lengths are the ``score_norm``-th power of the graph vectors': the scores are cosines at 0 and dot products at 1.
+        A user's own length changes no ranking.
         """
-        if self._ranking_vectors is None:
-            users, items = self(self.graph.adjacency())
-            length = items.norm(dim=-1, keepdim=True)
-            items = F.normalize(items, dim=-1) * length**self.score_norm
-            vectors = F.normalize(users, dim=-1), items
-            if self.training:
-                return vectors
-            self._ranking_vectors = vectors
-        return self._ranking_vectors
+        if self._ranking_vectors is not None:
+            return self._ranking_vectors
+        users, items = (_with_length(vectors, self.score_norm) for vectors in self(self.graph.adjacency()))
+        if not self.training:
+            self._ranking_vectors = users, items
+        return users, items
 
     def predict(self, interaction: Interaction) -> Tensor:
         """Scores [B] of the given (user, item) pairs."""
@@ -191,6 +191,11 @@ class SymCERE(GeneralRecommender):
         """Scores of all items for the given users, [B * n_items]."""
         users, items = self.ranking_vectors()
         return (users[interaction[self.USER_ID]] @ items.T).flatten()
+
+
+def _with_length(x: Tensor, power: float) -> Tensor:
+    """Rows of ``x`` with their lengths raised to ``power``."""
+    return F.normalize(x, dim=-1) * x.norm(dim=-1, keepdim=True) ** power
 
 
 def _no_known_pairs(users: Tensor, items: Tensor) -> None:

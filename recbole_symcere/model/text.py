@@ -130,8 +130,9 @@ class ReviewEncoder(nn.Module):
             self.lora_scale = lora_alpha / lora_r
         else:
             self.model.requires_grad_(train == "full")
-        self.register_state_dict_post_hook(_drop_untrained)
-        self.register_load_state_dict_pre_hook(_keep_untrained)
+        if train != "full":
+            self.register_state_dict_post_hook(_drop_untrained)
+            self.register_load_state_dict_pre_hook(_keep_untrained)
         self.train()
 
     @classmethod
@@ -536,8 +537,7 @@ def _untrained(encoder: nn.Module, prefix: str) -> dict[str, Tensor]:
     """Weights that a state dict leaves out, by their keys in it."""
     assert isinstance(encoder, ReviewEncoder)
     state = encoder.model.state_dict(prefix=f"{prefix}model.", keep_vars=True)
-    full = encoder.training_mode == "full"
-    return {key: weight for key, weight in state.items() if not (full or weight.requires_grad)}
+    return {key: weight for key, weight in state.items() if not weight.requires_grad}
 
 
 def _drop_untrained(encoder: nn.Module, state: dict[str, Any], prefix: str, local_metadata: Any) -> None:

@@ -214,6 +214,13 @@ def test_gather_returns_the_asked_reviews_in_order(rows: list[int], tmp_path_fac
     assert lengths.tolist() == list(map(len, wanted))
 
 
+@pytest.mark.parametrize("row", [-1, -2, len(TEXTS)])
+def test_a_review_of_another_part_is_an_error(row: int, cache: Path) -> None:
+    tokens = tokenise(TEXTS, wordpiece(), 8, cache)
+    with pytest.raises(IndexError):
+        tokens.gather(np.array([0, row]))
+
+
 def test_tokens_are_memory_mapped_and_made_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = tokenise(TEXTS, wordpiece(), 8, cache)
     monkeypatch.setattr(reviews, "_write_tokens", None)

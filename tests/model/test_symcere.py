@@ -92,6 +92,22 @@ def test_the_objective_is_equation_8(
         assert float(found[name]) == pytest.approx(float(value), rel=1e-5), name
 
 
+@pytest.mark.parametrize(("bpr_norm", "normalize"), [(0.0, False), (0.5, True), (1.0, True), (None, False)])
+def test_bpr_scores_lie_between_cosine_and_dot_product(
+    make_config: MakeConfig, bpr_norm: float | None, normalize: bool
+) -> None:
+    model, batch, _ = build(make_config(bpr_norm=bpr_norm, normalize=normalize, alpha=0, cross_weight=0, beta=1))
+    found = loss_of(model, batch)["bpr"]
+    power = 1.0 if bpr_norm is None else bpr_norm
+    with torch.no_grad():
+        users, items = model.graph_encoder(model.graph.adjacency())
+    losses = []
+    for u, v, n in zip(*(batch[key].tolist() for key in ("user_id", "item_id", "neg_item_id")), strict=True):
+        score = [float(users[u] @ items[w] / (users[u].norm() * items[w].norm()) ** (1 - power)) for w in (v, n)]
+        losses.append(math.log(1 + math.exp(score[1] - score[0])))
+    assert float(found) == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
 def model_pairs(model: SymCERE) -> set[tuple[int, int]]:
     """Every pair that the mask of eq. (3) would drop."""
     known = model.known_pairs(torch.arange(model.n_users), torch.arange(model.n_items))
@@ -177,7 +193,8 @@ def test_predict_and_full_ranking_agree(make_config: MakeConfig, changes: dict[s
         graph_users, graph_items = model(model.graph.adjacency())
         power = changes.get("score_norm", 0.0 if changes.get("normalize", True) else 1.0)
         cosine = F.normalize(graph_users[users], dim=1) @ F.normalize(graph_items, dim=1).T
-        torch.testing.assert_close(full, cosine * graph_items.norm(dim=1) ** power)
+        lengths = graph_users[users].norm(dim=1)[:, None] * graph_items.norm(dim=1)
+        torch.testing.assert_close(full, cosine * lengths**power)
 
 
 def test_score_norm_1_ranks_as_the_dot_product(make_config: MakeConfig) -> None:

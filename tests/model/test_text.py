@@ -17,6 +17,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import (
@@ -29,6 +30,7 @@ from transformers import (
     MPNetConfig,
     T5Config,
 )
+from transformers.utils import logging as transformers_logging
 
 from recbole_symcere.data.reviews import SPECIAL, TokenisedReviews, cached_embeddings, tokenise
 from recbole_symcere.model import text
@@ -488,6 +490,13 @@ def test_dropout_is_active_in_train_mode_only(folder: Path) -> None:
     assert torch.equal(encoder(tokens, ROWS), encoder(tokens, ROWS))
 
 
+def test_the_state_of_full_training_holds_buffers_too(roberta: Path) -> None:
+    encoder = load(roberta, train="full")
+    encoder.model.register_buffer("running_mean", torch.zeros(1))
+    assert "model.running_mean" in encoder.state_dict()
+    encoder.load_state_dict(encoder.state_dict())
+
+
 def test_full_training_reaches_every_weight(folder: Path) -> None:
     encoder = load(folder, train="full", pooling="mean", tokens_per_batch=40)
     encoder(tokens_of(encoder), ROWS).square().sum().backward()
@@ -542,6 +551,8 @@ def test_the_adapter_loads_with_peft_and_gives_the_same_vectors(folder: Path, tm
     encoder.save_adapter(tmp_path / "adapter")
     names = {path.name for path in (tmp_path / "adapter").iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors"} <= names
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert len(saved) == len(encoder.state_dict())
     adapted = PeftModel.from_pretrained(AutoModel.from_pretrained(folder), tmp_path / "adapter").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for row, one in enumerate(TEXTS):
@@ -593,9 +604,13 @@ def test_a_name_that_the_hub_does_not_know_is_one_error(hub: SimpleNamespace) ->
         ReviewEncoder("no/such")
 
 
-def test_a_cached_encoder_is_used_without_the_hub(hub: SimpleNamespace, roberta: Path) -> None:
+def test_a_cached_encoder_is_used_without_the_hub(hub: SimpleNamespace, roberta: Path, tmp_path: Path) -> None:
     hub.cached = roberta
-    assert ReviewEncoder("some/roberta", max_length=8).hidden_size == 16
+    encoder = ReviewEncoder("some/roberta", max_length=8)
+    assert encoder.hidden_size == 16
+    encoder.save_adapter(tmp_path / "adapter")  # which names the encoder, not a folder of this machine
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "some/roberta"
 
 
 @pytest.mark.parametrize(
@@ -667,6 +682,22 @@ def test_the_longest_allowed_review_is_encoded(folder: Path) -> None:
 def test_what_no_vector_depends_on_is_left_out(tiny_encoder: Path, llama: Path) -> None:
     for path in (tiny_encoder, llama):
         assert not [name for name, _ in load(path).named_parameters() if "pooler" in name or "head" in name]
+
+
+def test_loading_prints_nothing_and_leaves_transformers_logging_as_it_was(
+    tiny_encoder: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = transformers_logging.get_logger("transformers")
+    logger.addHandler(caplog.handler)
+    verbosity = transformers_logging.get_verbosity()
+    try:
+        load(tiny_encoder)  # whose pooler is stored but not used
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert caplog.messages == []
+    assert capsys.readouterr().err == ""
+    assert transformers_logging.get_verbosity() == verbosity
+    assert transformers_logging.is_progress_bar_enabled()
 
 
 def test_the_words_of_a_decoder_without_unknown_token_give_way_to_the_end_token(tmp_path: Path) -> None:
