@@ -91,7 +91,9 @@ class Engine:
                     f"{task or 'preparation'}: {_first_line(error)}; free disk space or raise --memory"
                 ) from error
             except BaseException:
-                self._connection.interrupt()
+                while not running.done():  # asked again, since a statement that is about to begin doesn't hear it
+                    self._connection.interrupt()
+                    wait([running], timeout=POLL_SECONDS)
                 raise
 
     def value(self, sql: str, parameters: Sequence[Any] = (), *, task: str = "") -> Any:
