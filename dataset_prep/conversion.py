@@ -48,7 +48,7 @@ def prepare(
     """
     filters = filters or Filters()
     _check_inputs(inputs)
-    with writer.new_dataset(output) as work, Engine(work, memory) as engine:
+    with writer.new_dataset(output) as (work, folder), Engine(work, memory) as engine:
         for layout in source.layouts:
             pipeline.check_time_formats(engine, layout.time_formats)
         files = [_stage(source, path, work / f"input-{place}", skip_broken) for place, path in enumerate(inputs)]
@@ -57,14 +57,13 @@ def prepare(
         steps += pipeline.filter_rows(engine, filters)
         pipeline.order(engine, steps)
         statistics = {
-            "dataset": output.name,
+            "dataset": folder.name,
             "source": source.name,
             "files": [{"name": file.source.name, "bytes": file.size, "sha256": file.sha256} for file in files],
             "filters": {name: _plain(value) for name, value in dataclasses.asdict(filters).items()},
             "steps": [dataclasses.asdict(step) for step in steps],
             **pipeline.statistics(engine),
         }
-        folder = work / output.name
         writer.write_interactions(engine, folder)
         writer.write_reviews(engine, folder)
         writer.write_statistics(statistics, folder)

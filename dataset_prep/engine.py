@@ -33,13 +33,11 @@ def progress(task: str, total: int, **options: Any) -> tqdm:
 
 
 class Engine:
-    """One DuckDB database in ``folder``.
-
-    Tables and whatever doesn't fit in memory go to files there; the caller removes the folder.
+    """A DuckDB database that keeps in ``folder`` what doesn't fit in memory; the caller removes the folder.
 
     Args:
         folder: an existing folder with room for about twice the uncompressed input.
-        memory: DuckDB's own limit, such as ``"1GB"``; the process as a whole takes a few hundred MB more.
+        memory: DuckDB's own limit, such as ``"1GB"``, at least 200 MB; the process takes some 150 MB more.
 
     Raises:
         PreparationError: ``memory`` isn't a size, or a statement ran out of memory or disk.
@@ -48,7 +46,7 @@ class Engine:
     def __init__(self, folder: Path, memory: str) -> None:
         try:
             self._connection = duckdb.connect(
-                folder / "tables.duckdb",
+                ":memory:",
                 config={
                     "memory_limit": memory,
                     "temp_directory": str(folder / "spill"),
@@ -58,8 +56,6 @@ class Engine:
         except (duckdb.InvalidInputException, duckdb.ParserException) as error:
             raise PreparationError(f"memory limit {memory!r}: {_first_line(error)}; give a size such as 1GB") from error
         self._connection.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
-        # The tables live for one run: compressing them costs more than writing them plainly.
-        self._connection.execute("SET force_compression = 'uncompressed'")
 
     def __enter__(self) -> Engine:
         return self
@@ -86,10 +82,10 @@ class Engine:
                 while not wait([running], timeout=POLL_SECONDS).done:
                     bar.update(max(0.0, self._connection.query_progress() - bar.n))
                 return running.result()
-            except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-                raise PreparationError(
-                    f"{task or 'preparation'}: {_first_line(error)}; free disk space or raise --memory"
-                ) from error
+            except duckdb.OutOfMemoryException as error:
+                raise PreparationError(f"{task}: {_first_line(error)}; raise --memory or free disk space") from error
+            except duckdb.IOException as error:
+                raise PreparationError(f"{task}: {_first_line(error)}; free disk space or mend the disk") from error
             except BaseException:
                 while not running.done():  # asked again, since a statement that is about to begin doesn't hear it
                     self._connection.interrupt()

@@ -129,9 +129,12 @@ class Delimited:
                 quotechar=self.quote or None,
                 quoting=csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE,
             )
-            first = next(reader, None)
-        if first is None:
-            raise PreparationError(f"{file.source}: the file is empty")
+            try:
+                first = next(reader, [])
+            except csv.Error as error:
+                raise PreparationError(f"{file.source}, line 1: not delimited text ({error})") from error
+        if not first:
+            raise PreparationError(f"{file.source}, line 1: no names of fields; the file is empty or starts so")
         if len(first) == len(self.names) and not set(first) & set(self.names):
             return list(self.names), False
         return first, True

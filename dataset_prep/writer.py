@@ -5,7 +5,7 @@ from __future__ import annotations
 import filecmp
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ SUFFIXES = (".inter", ".review.jsonl", ".stats.json")
 
 
 @contextmanager
-def new_dataset(output: Path) -> Iterator[Path]:
-    """A temporary folder beside ``output``; what the body writes to its ``output.name`` becomes ``output`` at its end.
+def new_dataset(output: Path) -> Iterator[tuple[Path, Path]]:
+    """Two temporary folders: one to work in, and one of the name of ``output`` that takes its place in the end.
 
     Whatever ends the body early, ``output`` stays as it was. A dataset that is the same already is left alone; another
     is replaced whole.
@@ -27,45 +27,50 @@ def new_dataset(output: Path) -> Iterator[Path]:
     Raises:
         PreparationError: ``output`` isn't a place for a dataset, or the folder can't be written.
     """
-    output = output.absolute().resolve()
-    _check_output(output)
+    name, place = output.absolute().name, output.resolve()  # a link keeps its name, and what it points to is replaced
+    names = [name + suffix for suffix in SUFFIXES]
+    _check_place(name, place, names)
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f".{output.name}-", dir=output.parent, ignore_cleanup_errors=True
-        ) as work:
-            (Path(work) / output.name).mkdir()
-            yield Path(work)
-            _put_in_place(Path(work) / output.name, output, Path(work) / "replaced")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=place.parent, ignore_cleanup_errors=True) as work:
+            new = Path(work) / "new" / name
+            new.mkdir(parents=True)
+            yield Path(work), new
+            _put_in_place(new, place, names, Path(work) / "replaced")
     except OSError as error:
         raise PreparationError(f"{error.filename or output}: {error.strerror or error}") from error
 
 
-def _check_output(output: Path) -> None:
-    if not output.name:
-        raise PreparationError(f"{output}: give the folder of the dataset, such as dataset/NAME")
-    if output.exists() and not output.is_dir():
-        raise PreparationError(f"{output}: there is a file of this name; choose another --output")
-    foreign = sorted({path.name for path in output.glob("*")} - {output.name + suffix for suffix in SUFFIXES})
+def _check_place(name: str, place: Path, names: Sequence[str]) -> None:
+    if not name:
+        raise PreparationError(f"{place}: give the folder of the dataset, such as dataset/NAME")
+    if place.exists() and not place.is_dir():
+        raise PreparationError(f"{place}: there is a file of this name; choose another --output")
+    foreign = sorted({path.name for path in place.glob("*")} - set(names))
     if foreign:
         raise PreparationError(
-            f"{output}: the folder holds other files ({', '.join(foreign[:3])}), which replacing it would take away; "
+            f"{place}: the folder holds other files ({', '.join(foreign[:3])}), which replacing it would take away; "
             "move them or choose another --output"
         )
 
 
-def _put_in_place(new: Path, output: Path, replaced: Path) -> None:
-    names = [output.name + suffix for suffix in SUFFIXES]
-    if filecmp.cmpfiles(new, output, names, shallow=False)[0] == names:
+def _put_in_place(new: Path, place: Path, names: Sequence[str], replaced: Path) -> None:
+    if _are_the_same(new, place, names):
         return
-    if output.exists():
-        output.replace(replaced)
+    if place.exists():
+        place.replace(replaced)
     try:
-        new.replace(output)
+        new.replace(place)
     except OSError:
         if replaced.exists():
-            replaced.replace(output)
+            replaced.replace(place)
+        elif _are_the_same(new, place, names):
+            return  # made by another run in the meantime
         raise
+
+
+def _are_the_same(new: Path, place: Path, names: Sequence[str]) -> bool:
+    return filecmp.cmpfiles(new, place, names, shallow=False)[0] == names
 
 
 def write_interactions(engine: Engine, folder: Path) -> None:

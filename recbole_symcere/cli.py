@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, or 2 for settings or files that can't be used."""
     try:
         files, settings = parse_settings(sys.argv[1:] if arguments is None else arguments)
-        from recbole_symcere import quick_start  # after parsing: --help needs no torch
+        from recbole_symcere import quick_start  # after parsing: --help does not wait for models
     except ConfigError as error:
         return _refuse(error)
     try:

@@ -23,7 +23,6 @@ from recbole.data.dataset import Dataset, KnowledgeBasedDataset, SequentialDatas
 from recbole.data.interaction import Interaction
 from recbole.evaluator.collector import Collector, DataStruct
 from recbole.model.abstract_recommender import GeneralRecommender
-from recbole.trainer import trainer
 from recbole.utils import FeatureType, InputType, case_study
 from scipy.sparse import dok_matrix
 
@@ -275,14 +274,6 @@ def evaluate_ngcf_without_dropout() -> None:
     _replace(NGCF, "forward", forward)
 
 
-def use_current_amp() -> None:
-    """``torch.cuda.amp`` warns at every epoch that its classes moved to ``torch.amp``."""
-    trainer.amp = types.SimpleNamespace(
-        GradScaler=functools.partial(torch.amp.GradScaler, "cuda"),
-        autocast=functools.partial(torch.autocast, "cuda"),
-    )
-
-
 def quiet_known_warnings() -> None:
     """Three warnings that a user of RecBole's models can do nothing about, and that say nothing of the result.
 
@@ -311,6 +302,5 @@ REPAIRS = (
     count_every_interaction,
     count_no_negatives,
     evaluate_ngcf_without_dropout,
-    use_current_amp,
     quiet_known_warnings,
 )

@@ -219,9 +219,6 @@ class Config(RecBoleConfig):
         self.settings |= {"model": self.model, "dataset": self.dataset}
         return final
 
-    def compatibility_settings(self) -> None:
-        """RecBole sets NumPy aliases here; ``compat`` has done so."""
-
     def _check_keys(self, internal: set[str]) -> None:
         known = internal.union(
             general_arguments, training_arguments, evaluation_arguments, dataset_arguments, FURTHER_KEYS

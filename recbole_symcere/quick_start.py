@@ -25,7 +25,7 @@ from recbole_symcere.data.audit import LeakError, audit
 from recbole_symcere.data.dataset import DatasetError, ReviewDataset, source_fingerprint
 from recbole_symcere.data.reviews import ReviewFileError
 from recbole_symcere.model.text import EncoderError
-from recbole_symcere.trainer import CheckpointError, Trainer, get_trainer, load_checkpoint, resume_path
+from recbole_symcere.trainer import CheckpointError, Trainer, get_trainer, load_checkpoint, restore, resume_path
 
 # What a user can mend: the message is all they need.
 USER_ERRORS = (ConfigError, DatasetError, ReviewFileError, EncoderError, LeakError, CheckpointError)
@@ -122,8 +122,7 @@ def load_data_and_model(
     dataset = create_dataset(config)
     train_data, valid_data, test_data = data_preparation(config, dataset)
     model = _build_model(config, train_data)
-    model.load_state_dict(checkpoint["state_dict"])
-    model.load_other_parameter(checkpoint["other_parameter"])
+    restore(model, checkpoint)
     return config, model.eval(), dataset, train_data, valid_data, test_data
 
 

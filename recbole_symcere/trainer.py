@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import recbole.utils
+import scipy.sparse
 import torch
 from recbole.config import Config
 from recbole.data.dataloader import AbstractDataLoader
+from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.trainer import Trainer as RecBoleTrainer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -50,6 +52,32 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     return checkpoint
 
 
+def restore(model: AbstractRecommender, checkpoint: Mapping[str, Any]) -> None:
+    """Gives ``model`` the weights of a checkpoint."""
+    model.load_state_dict(checkpoint["state_dict"])
+    model.load_other_parameter({name: _restored(value) for name, value in checkpoint["other_parameter"].items()})
+
+
+def _storable(value: Any) -> Any:
+    """Arrays and sparse matrices (ItemKNN and its like keep such) as tensors, since a checkpoint holds no objects."""
+    if isinstance(value, np.ndarray):
+        return {"array": torch.from_numpy(np.asarray(value))}
+    if scipy.sparse.issparse(value):
+        rows = value.tocsr()
+        parts = [torch.from_numpy(part) for part in (rows.data, rows.indices, rows.indptr)]
+        return {"sparse": parts, "shape": list(rows.shape), "format": value.format}
+    return value
+
+
+def _restored(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if "array" in value:
+        return value["array"].cpu().numpy()
+    parts = tuple(part.cpu().numpy() for part in value["sparse"])
+    return scipy.sparse.csr_matrix(parts, value["shape"]).asformat(value["format"])
+
+
 def resume_path(checkpoint: str | Path) -> Path:
     """Where the state of an unfinished run stands: beside the checkpoint of its best epoch."""
     checkpoint = Path(checkpoint)
@@ -67,7 +95,7 @@ class Trainer(RecBoleTrainer):
         seconds: training and validation time, of a run's earlier parts too.
     """
 
-    def __init__(self, config: Config, model: nn.Module) -> None:
+    def __init__(self, config: Config, model: AbstractRecommender) -> None:
         self._warmup: LambdaLR | None = None
         super().__init__(config, model)
         name = f"{config['model']}-{config['dataset']}-{recbole.utils.get_local_time()}-{token_hex(3)}.pth"
@@ -204,6 +232,18 @@ class Trainer(RecBoleTrainer):
             self._bar.update(self.epochs_run - self._bar.n)
         return score, result
 
+    def evaluate(
+        self,
+        eval_data: AbstractDataLoader,
+        load_best_model: bool = True,
+        model_file: str | None = None,
+        show_progress: bool = False,
+    ) -> Mapping[str, float]:
+        """As RecBole's, of the best epoch or of ``model_file``'s."""
+        if load_best_model:
+            restore(self.model, load_checkpoint(model_file or self.saved_model_file, self.device))
+        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+
     # Checkpoints
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
@@ -223,7 +263,7 @@ class Trainer(RecBoleTrainer):
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
             "state_dict": self.model.state_dict(),
-            "other_parameter": self.model.other_parameter(),
+            "other_parameter": {name: _storable(value) for name, value in self.model.other_parameter().items()},
             "optimizer": self.optimizer.state_dict(),
         }
 
@@ -253,8 +293,7 @@ class Trainer(RecBoleTrainer):
         self.best_valid_score = state["best_valid_score"]
         self.best_valid_result = state["best_valid_result"]
         self.seconds = state["seconds"]
-        self.model.load_state_dict(state["state_dict"])
-        self.model.load_other_parameter(state["other_parameter"])
+        restore(self.model, state)
         self.optimizer.load_state_dict(state["optimizer"])
         if self._warmup is not None:
             self._warmup.load_state_dict(state["warmup"])

@@ -23,7 +23,6 @@ from recbole.evaluator.collector import Collector
 from recbole.evaluator.metrics import MRR
 from recbole.model.general_recommender.ngcf import NGCF
 from recbole.model.general_recommender.pop import Pop
-from recbole.trainer import trainer as trainer_module
 from recbole.utils import InputType, case_study
 from scipy.sparse import dok_matrix
 
@@ -365,19 +364,6 @@ def test_ngcf_drops_no_messages_in_evaluation(monkeypatch: pytest.MonkeyPatch) -
 
 
 # Warnings
-
-
-def test_the_gradient_scaler_does_not_warn(monkeypatch: pytest.MonkeyPatch) -> None:
-    def scaler() -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            trainer_module.amp.GradScaler(enabled=False)
-
-    scaler()
-    assert trainer_module.amp.autocast(enabled=False).device == "cuda"
-    monkeypatch.setattr(trainer_module, "amp", torch.cuda.amp)
-    with pytest.raises(FutureWarning):
-        scaler()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from recbole_symcere.quick_start import load_data_and_model, objective_function,
 from recbole_symcere.trainer import CheckpointError, Trainer, load_checkpoint, resume_path
 from tests.conftest import for_model
 
-MODELS = ("SymCERE", "NeuMF", "NGCF", "LightGCN", "SGL", "BPR", "Pop")
+MODELS = ("SymCERE", "NeuMF", "NGCF", "LightGCN", "SGL", "BPR", "Pop", "ItemKNN", "EASE")
 METRICS = {
     f"{metric}@{k}"
     for metric in ("hit", "ndcg", "recall", "mrr", "itemcoverage", "averagepopularity", "giniindex")
@@ -76,6 +76,7 @@ def test_the_same_seed_gives_the_same_result_to_the_last_digit(settings: Setting
     [
         ("SymCERE", {}),
         ("SymCERE", {"text_train": "lora", "text_warmup_steps": 12}),
+        ("SymCERE", {"text_train": "full"}),
         ("SymCERE", {"graph_encoder": "NGCF"}),
         ("NeuMF", {}),
         ("NGCF", {}),

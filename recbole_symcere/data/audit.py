@@ -77,7 +77,7 @@ def _reachable_texts(train: ReviewDataset, held_out: ReviewDataset) -> int:
     if not train.has_reviews:
         return 0
     rows = train.review_rows()[held_out.inter_feat[train.review_field]]
-    return int((rows >= 0).sum())
+    return int((rows < len(train)).sum())
 
 
 def _time_inversions(train: ReviewDataset, held_out: list[ReviewDataset]) -> int:

@@ -114,8 +114,11 @@ class ReviewDataset(Dataset):
         return self._inter_path.with_suffix(".review.jsonl")
 
     def review_rows(self) -> Tensor:
-        """[n_review_ids] long: where a review id's text stands in ``review_texts``; -1 for ids of other parts."""
-        rows = torch.full((self.num(self.review_field),), -1)
+        """[n_review_ids] long: where a review id's text stands in ``review_texts``.
+
+        Ids of other parts get n, one past the last: to look a held-out review up is an index error.
+        """
+        rows = torch.full((self.num(self.review_field),), len(self))
         rows[self.inter_feat[self.review_field]] = torch.arange(len(self))
         return rows
 

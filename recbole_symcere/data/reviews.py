@@ -300,8 +300,8 @@ def _embed_view(
         for start, shard in zip(starts, shards, strict=True):
             rows = np.arange(start, min(start + TEXTS_PER_SHARD, len(reviews)))
             if not path.exists() and _load(shard) is None:
-                shard_seed = np.random.SeedSequence((*seed, start)).generate_state(1, np.uint64)[0] >> 1
-                vectors = encoder.embed(reviews, rows, mask_ratio, int(shard_seed))
+                shard_seed = int(np.random.SeedSequence((*seed, start)).generate_state(1, np.uint64)[0]) >> 1
+                vectors = encoder.embed(reviews, rows, mask_ratio, shard_seed)
                 with _new_array(shard, np.float32, vectors.shape[1:]) as add:
                     add(vectors)
             bar.update(len(rows))

@@ -61,18 +61,7 @@ def review_views(config: Config, dataset: ReviewDataset) -> KeptVectors | Traine
     Raises:
         DatasetError, ReviewFileError, EncoderError: the reviews or their encoder can't be had.
     """
-    encoder = ReviewEncoder(
-        config["text_encoder"],
-        train=config["text_train"],
-        pooling=config["text_pooling"],
-        max_length=config["text_max_length"],
-        precision=config["text_precision"],
-        tokens_per_batch=config["text_tokens_per_batch"],
-        lora_r=config["lora_r"],
-        lora_alpha=config["lora_alpha"],
-        lora_dropout=config["lora_dropout"],
-        trust_remote_code=config["trust_remote_code"],
-    )
+    encoder = ReviewEncoder.from_config(config)
     if config["text_train"] == "frozen":
         views = config["text_views"] if config["alpha"] else 0
         return KeptVectors(dataset.embedded_reviews(encoder.to(config["device"]), views, config["word_masking"]))

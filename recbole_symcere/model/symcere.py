@@ -160,7 +160,7 @@ class SymCERE(GeneralRecommender):
 
     def save_adapter(self, folder: Path) -> None:
         """Writes the LoRA adapter in PEFT's format, where there is one."""
-        if isinstance(self.text_encoder, TrainedEncoder):
+        if isinstance(self.text_encoder, TrainedEncoder) and self.text_encoder.encoder.training_mode == "lora":
             self.text_encoder.encoder.save_adapter(folder)
 
     # Ranking: the graph only
@@ -172,8 +172,8 @@ class SymCERE(GeneralRecommender):
     def ranking_vectors(self) -> tuple[Tensor, Tensor]:
         """Users [n_users, d] and items [n_items, d] whose dot products are the scores.
 
-        Lengths are the ``score_norm``-th power of the graph vectors': the scores are cosines at 0 and dot products at 1.
-        A user's own length changes no ranking.
+        Lengths are the ``score_norm``-th power of the graph vectors': scores are cosines at 0, dot products at 1. A
+        user's own length changes no ranking.
         """
         if self._ranking_vectors is not None:
             return self._ranking_vectors

@@ -64,7 +64,7 @@ def test_an_encoder_that_reads_every_review_is_found_out(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, valid, test = ReviewDataset(make_config()).build()
-    rows = train.review_rows().clamp(min=0)  # as if the held-out texts stood in the table too
+    rows = train.review_rows().clamp(max=0)  # as if the held-out texts stood in the table too
     monkeypatch.setattr(ReviewDataset, "review_rows", lambda self: rows)
     assert audit(train, valid, test).reachable_texts == len(valid) + len(test)
 

@@ -174,8 +174,10 @@ def test_only_the_texts_of_the_part_are_read(make_config: MakeConfig, monkeypatc
     train.review_texts()
     held_out = {token for part in (valid, test) for token in part.id2token("review_id", part.inter_feat["review_id"])}
     assert asked and held_out and not held_out & set(asked)
-    assert (train.review_rows()[valid.inter_feat["review_id"]] == -1).all()
-    assert (train.review_rows()[test.inter_feat["review_id"]] == -1).all()
+    for part in (valid, test):
+        with pytest.raises(IndexError):
+            torch.zeros(len(train))[train.review_rows()[part.inter_feat["review_id"][0]]]
+        assert (train.review_rows()[part.inter_feat["review_id"]] == len(train)).all()
 
 
 @pytest.mark.parametrize("model", ["LightGCN", "SymCERE"])

@@ -86,6 +86,7 @@ def write_reviews(path: Path, texts: dict[str, str]) -> Path:
     return path
 
 
+@settings(deadline=None)
 @given(texts=st.dictionaries(ANY_TEXT, ANY_TEXT, min_size=1), data=st.data())
 def test_any_text_comes_back_unchanged_in_the_order_asked_for(
     texts: dict[str, str], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -138,6 +139,7 @@ def words(text: str, kind: str) -> list[str]:
 
 
 @every_kind
+@settings(deadline=None)
 @given(text=SPACED_TEXT)
 def test_words_between_whitespace_are_kept_whole(kind: str, text: str) -> None:
     assert [word for word in words(text, kind) if word] == text.split()
@@ -169,6 +171,7 @@ def test_words_of_each_kind_of_tokenizer(kind: str, text: str, expected: list[st
 
 
 @every_kind
+@settings(deadline=None)
 @given(text=ANY_TEXT)
 def test_words_are_numbered_without_gaps_and_special_tokens_are_none(kind: str, text: str) -> None:
     encoding = TOKENIZERS[kind]().encode(text)
@@ -179,6 +182,7 @@ def test_words_are_numbered_without_gaps_and_special_tokens_are_none(kind: str, 
     assert index[~special].min(initial=0) == 0
 
 
+@settings(deadline=None)
 @given(text=st.text(st.sampled_from("駅良😀éя a"), max_size=12))
 def test_the_bytes_of_a_character_are_never_parted(text: str) -> None:
     for kind in ("byte-level BPE", "SentencePiece"):
@@ -192,7 +196,7 @@ def test_the_bytes_of_a_character_are_never_parted(text: str) -> None:
 
 
 @every_kind
-@settings(max_examples=30)
+@settings(deadline=None, max_examples=30)
 @given(texts=st.lists(ANY_TEXT, min_size=1, max_size=11), max_length=st.integers(3, 12))
 def test_tokens_are_the_tokenizers_own_cut_to_length(
     kind: str, texts: list[str], max_length: int, tmp_path_factory: pytest.TempPathFactory
@@ -203,6 +207,7 @@ def test_tokens_are_the_tokenizers_own_cut_to_length(
     assert tokens.lengths.tolist() == list(map(len, token_lists(tokens)))
 
 
+@settings(deadline=None)
 @given(rows=st.lists(st.integers(0, len(TEXTS) - 1), min_size=1))
 def test_gather_returns_the_asked_reviews_in_order(rows: list[int], tmp_path_factory: pytest.TempPathFactory) -> None:
     tokens = tokenise(TEXTS, wordpiece(), 8, tmp_path_factory.getbasetemp() / "gather")
@@ -229,7 +234,7 @@ def test_tokens_are_memory_mapped_and_made_once(cache: Path, monkeypatch: pytest
     assert token_lists(second) == token_lists(first)
 
 
-@settings(max_examples=30)
+@settings(deadline=None, max_examples=30)
 @given(requests=st.lists(st.tuples(st.lists(ANY_TEXT, min_size=1, max_size=3), st.integers(3, 6)), min_size=2))
 def test_other_texts_lengths_or_tokenizers_never_meet_an_old_file(
     requests: list[tuple[list[str], int]], tmp_path_factory: pytest.TempPathFactory
@@ -294,7 +299,7 @@ def delete(path: Path, place: float) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip, truncate, append, delete])
-@settings(max_examples=25)
+@settings(deadline=None, max_examples=25)
 @given(place=st.floats(0, 1), number=st.integers(0, 5))
 def test_a_damaged_file_is_noticed_and_rebuilt(
     damage: Callable[[Path, float], None], place: float, number: int, tmp_path_factory: pytest.TempPathFactory
@@ -349,7 +354,7 @@ def test_embeddings_are_made_once_and_more_views_add_to_them(cache: Path) -> Non
     assert len({view.tobytes() for view in three}) == 4
 
 
-@settings(max_examples=30)
+@settings(deadline=None, max_examples=30)
 @given(
     requests=st.lists(
         st.tuples(

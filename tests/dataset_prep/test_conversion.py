@@ -28,7 +28,7 @@ names = st.text(
 safe_names = names.map("id {}".format)  # no word that means "missing"
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(
     st.lists(
         st.builds(

@@ -25,7 +25,7 @@ def test_what_does_not_fit_in_memory_goes_to_disk(tmp_path: Path) -> None:
 def test_running_out_of_memory_or_disk_is_one_clear_error(tmp_path: Path) -> None:
     with (
         Engine(tmp_path, "10MB") as engine,
-        pytest.raises(PreparationError, match=r"sorting: .*; free disk space or raise"),
+        pytest.raises(PreparationError, match=r"sorting: .*; raise --memory or free disk space"),
     ):
         engine.execute("SELECT list(hash(range)) FROM range(10_000_000)", task="sorting")
 

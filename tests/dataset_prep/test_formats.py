@@ -15,7 +15,7 @@ from dataset_prep.formats import Delimited, Format, JsonLines, Parquet, format_o
 from dataset_prep.staging import Staged
 from tests.dataset_prep.rows import EVERYTHING, START, amazon_line, read_dataset, scratch_engine
 
-quick = settings(deadline=None, max_examples=40)
+quick = settings(deadline=None, max_examples=25)
 OWN_TABLE = table.source(user="user", item="item", text="text", time="time", rating="rating")
 values = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 MEND = "mend or delete it, or leave such rows out with --on-error skip"
@@ -69,6 +69,19 @@ def test_names_are_used_where_the_first_line_has_none(tmp_path: Path) -> None:
     (tmp_path / "without.tsv").write_text("2\t1\n")
     for name in ("with", "without"):
         assert read(form, tmp_path / f"{name}.tsv", ["a", "b"]) == [("2", "1")]
+
+
+@pytest.mark.parametrize("name", ["r{}w.jsonl", "r{}w.csv", "r{}w.parquet"])
+def test_a_file_whose_name_looks_like_a_pattern_is_read_itself(name: str, tmp_path: Path) -> None:
+    write = {
+        ".jsonl": pl.DataFrame.write_ndjson,
+        ".csv": pl.DataFrame.write_csv,
+        ".parquet": pl.DataFrame.write_parquet,
+    }
+    for letter, value in (("[a]", "mine"), ("a", "another's")):
+        write[Path(name).suffix](pl.DataFrame({"a": [value]}), tmp_path / name.format(letter))
+    path = tmp_path / name.format("[a]")
+    assert read(format_of(path), path, ["a"]) == [("mine",)]
 
 
 def test_parquet_times_are_seconds(tmp_path: Path) -> None:
@@ -146,6 +159,13 @@ def test_a_broken_csv_row_is_named_by_its_first_line(broken: str, tmp_path: Path
     assert str(caught.value) == f"{path}, line 6,002: {CSV_FAULTS[broken]}; {MEND}"
 
 
+def test_a_header_of_several_lines_counts(tmp_path: Path) -> None:
+    path = tmp_path / "raw.csv"
+    path.write_text('user,item,text,time,rating,"more\nthan\none"\nu,i,t,5,1,x\nu,i,t,soon,1,x\n')
+    with pytest.raises(PreparationError, match="line 5: has a time"):
+        prepare(OWN_TABLE, [path], tmp_path / "made")
+
+
 @pytest.mark.parametrize(
     ("name", "source", "header", "good", "faults"),
     [("raw.json", amazon.SOURCE, "", GOOD, JSON_FAULTS), ("raw.csv", OWN_TABLE, CSV_HEADER, CSV_GOOD, CSV_FAULTS)],
@@ -181,7 +201,9 @@ def test_a_row_that_is_not_in_the_encoding_can_be_left_out(tmp_path: Path, caplo
         ),
         ("raw.csv", "user,item,text,rating\n", "no field time; the file has item, rating, text, user"),
         ("raw.csv", CSV_HEADER, "the file has no rows"),
-        ("raw.csv", "", "the file is empty"),
+        ("raw.csv", "", "no names of fields; the file is empty"),
+        ("raw.csv", "\n" + CSV_HEADER + CSV_GOOD, "no names of fields; the file is empty or starts so"),
+        ("raw.csv", '"' + "x" * 200_000, "not delimited text"),
         ("raw.json", "\n\n", "the file has no rows"),
     ],
 )

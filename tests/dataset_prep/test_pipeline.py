@@ -28,13 +28,13 @@ FIRST_DAY = datetime.datetime.fromtimestamp(START, datetime.timezone.utc).date()
 interactions = st.lists(
     st.builds(
         Interaction,
-        user=st.sampled_from(["", "a", "b", "c", "d", "e"]),
-        item=st.sampled_from(["", "v", "w", "x", "y", "z"]),
+        user=st.sampled_from([*"abcde", *"abcde", ""]),
+        item=st.sampled_from([*"vwxyz", *"vwxyz", ""]),
         rating=st.sampled_from([None, 1.0, 4.5]),
         time=st.sampled_from([START, START + 0.001, START + 0.25, START + DAY, START + 2 * DAY]),
         review=st.sampled_from(["", " \u3000\n", "one", "one two", "one\ntwo three", "ひとつ"]),
     ),
-    min_size=1,
+    min_size=30,
     max_size=60,
 )
 filters = st.builds(
@@ -43,7 +43,7 @@ filters = st.builds(
     item_core=st.integers(0, 3),
     duplicates=st.sampled_from(["first", "last", "keep"]),
     missing_text=st.sampled_from(["drop", "keep"]),
-    min_words=st.integers(0, 2),
+    min_words=st.sampled_from([0, 0, 0, 1, 2]),
     start=st.sampled_from([None, FIRST_DAY, FIRST_DAY + datetime.timedelta(days=1)]),
     end=st.sampled_from([None, FIRST_DAY + datetime.timedelta(days=1), FIRST_DAY + datetime.timedelta(days=2)]),
     max_users=st.sampled_from([None, 1, 3]),
@@ -88,7 +88,7 @@ def slow_core(rows: list[Interaction], keep: Filters) -> list[Interaction]:
         rows = left
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(rows=interactions, keep=filters)
 def test_what_is_kept_equals_a_slow_reference_row_by_row(rows: list[Interaction], keep: Filters) -> None:
     expected = slow_reference(rows, keep)
@@ -101,6 +101,32 @@ def test_what_is_kept_equals_a_slow_reference_row_by_row(rows: list[Interaction]
             return
         prepare(amazon.SOURCE, [raw], folder / "made", filters=keep)
         assert read_dataset(folder / "made") == expected
+
+
+@pytest.mark.parametrize(("duplicates", "kept"), [("first", "b"), ("last", "d"), ("keep", "bcad")])
+def test_of_a_repeated_pair_time_and_then_input_order_choose_the_row(
+    duplicates: str, kept: str, tmp_path: Path
+) -> None:
+    raw = tmp_path / "raw.json"
+    raw.write_text(
+        "".join(amazon_line("u", "i", text, START + later) for text, later in zip("abcd", (1, 0, 0, 1), strict=True))
+    )
+    keep = Filters(user_core=0, item_core=0, duplicates=duplicates)
+    prepare(amazon.SOURCE, [raw], tmp_path / "made", filters=keep)
+    assert "".join(row.review for row in read_dataset(tmp_path / "made")) == kept
+
+
+def test_drawn_users_are_whole_and_the_k_core_is_theirs(tmp_path: Path) -> None:
+    raw = tmp_path / "raw.json"
+    raw.write_text("".join(amazon_line(user, item) for user in "abcdef" for item in (f"{user}2", f"{user}2", "all")))
+    drawn = set()
+    for seed in range(5):
+        keep = Filters(user_core=1, item_core=2, duplicates="keep", max_users=1, seed=seed)
+        prepare(amazon.SOURCE, [raw], tmp_path / "made", filters=keep)
+        rows = read_dataset(tmp_path / "made")
+        assert [row.item for row in rows] == [f"{rows[0].user}2"] * 2  # the item that all share has one row left
+        drawn.add(rows[0].user)
+    assert len(drawn) > 1
 
 
 def test_a_chain_in_which_each_loss_causes_the_next_is_peeled_to_its_end(tmp_path: Path) -> None:

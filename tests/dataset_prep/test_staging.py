@@ -65,7 +65,7 @@ def test_a_binary_file_is_only_fingerprinted(tmp_path: Path) -> None:
     assert (staged.path, staged.sha256) == (source, hashlib.sha256(FORMS["gzip"]).hexdigest())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     text=st.text(st.sampled_from('aZ09 \n"\t、。あいうアイウ漢字宿湯ー㈱'), max_size=60),
     encoding=st.sampled_from(["utf-8", "cp932", "euc_jp", "utf-16"]),
@@ -109,10 +109,13 @@ def test_of_a_truncated_file_the_whole_lines_can_be_kept(tmp_path: Path, caplog:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp932", "euc_jp"])
-def test_bytes_outside_the_encoding_are_an_error_with_their_line(encoding: str, tmp_path: Path) -> None:
+def test_bytes_outside_the_encoding_are_an_error_with_their_line(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "CHUNK_BYTES", 1000)
     source = tmp_path / "raw"
-    source.write_bytes("湯\n".encode(encoding) * 70_000 + b"\x81 \n")
-    with pytest.raises(PreparationError, match=rf"raw, line 70,001: not {encoding} \(.*--encoding"):
+    source.write_bytes("湯\n".encode(encoding) * 7_000 + b"\x81 \n")
+    with pytest.raises(PreparationError, match=rf"raw, line 7,001: not {encoding} \(.*--encoding"):
         stage(source, tmp_path / "staged", encoding=encoding)
 
 

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pandas._libs.parsers import STR_NA_VALUES
 
@@ -16,7 +16,7 @@ from dataset_prep.engine import Engine, identifier, literal
 from dataset_prep.text import ENTITY, MISSING_WORDS, entities_in, token, without_html, words
 from tests.dataset_prep.rows import scratch_engine
 
-quick = settings(deadline=None, max_examples=40)
+quick = settings(deadline=None, max_examples=25)
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
@@ -107,6 +107,8 @@ def test_words_are_what_stands_between_white_space(texts: list[str]) -> None:
 
 @quick
 @given(any_text)
+@example("it's")
+@example('say "hi"')
 def test_any_text_can_be_a_literal_or_a_name(text: str) -> None:
     quotable = text.replace("\0", "")
     with scratch_engine() as engine:

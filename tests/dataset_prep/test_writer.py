@@ -1,5 +1,6 @@
 """A dataset is in place whole, or what stood there before is."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,11 +33,8 @@ def convert(raw: Path, output: Path) -> None:
     prepare(amazon.SOURCE, [raw], output, filters=EVERYTHING)
 
 
-def raising(error: BaseException) -> Callable[..., None]:
-    def fail(*_: object) -> None:
-        raise error
-
-    return fail
+def full_disk() -> OSError:
+    return OSError(28, "No space left on device")
 
 
 def test_three_files_and_nothing_else_are_made(raw: Path, output: Path) -> None:
@@ -48,17 +46,27 @@ def test_three_files_and_nothing_else_are_made(raw: Path, output: Path) -> None:
     assert header == "user_id:token\titem_id:token\trating:float\ttimestamp:float\treview_id:token"
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device"), MemoryError()])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, full_disk, MemoryError])
 @pytest.mark.parametrize("step", ["write_interactions", "write_reviews", "write_statistics"])
 @pytest.mark.parametrize("exists", [True, False])
 def test_whatever_ends_a_conversion_leaves_things_as_they_were(
-    raw: Path, other: Path, output: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, step: str, exists: bool
+    raw: Path,
+    other: Path,
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Callable[[], BaseException],
+    step: str,
+    exists: bool,
 ) -> None:
     if exists:
         convert(other, output)
     before = contents(output.parent)
-    monkeypatch.setattr(writer, step, raising(error))
-    with pytest.raises(PreparationError if isinstance(error, OSError) else type(error)):
+
+    def fail(*_: object) -> None:
+        raise error()
+
+    monkeypatch.setattr(writer, step, fail)
+    with pytest.raises(PreparationError if error is full_disk else type(error())):
         convert(raw, output)
     assert contents(output.parent) == before
     assert [path.name for path in output.parent.iterdir()] == ["made"] * exists
@@ -105,6 +113,20 @@ def test_the_same_dataset_is_left_alone(raw: Path, output: Path) -> None:
     assert [path.stat().st_ino for path in sorted(output.iterdir())] == [status.st_ino for status in before]
 
 
+def test_two_runs_may_make_the_same_dataset_at_once(raw: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = Path.replace
+
+    def second(self: Path, target: Path) -> Path:
+        if target == output:
+            shutil.copytree(self, target)  # the other run comes first
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", second)
+    convert(raw, output)
+    assert len(read_dataset(output)) == 20
+    assert [path.name for path in output.parent.iterdir()] == ["made"]
+
+
 def test_a_folder_with_other_files_is_refused_before_work_starts(raw: Path, output: Path) -> None:
     output.mkdir(parents=True)
     (output / "made.item").write_text("mine")
@@ -124,12 +146,20 @@ def test_a_file_in_the_datasets_place_is_refused(raw: Path, tmp_path: Path) -> N
 
 
 def test_a_link_to_a_dataset_stays_a_link(raw: Path, other: Path, output: Path, tmp_path: Path) -> None:
-    convert(other, output)
-    link = tmp_path / "made"
+    link = tmp_path / "link"
     link.symlink_to(output)
-    convert(raw, link)
-    assert link.is_symlink()
-    assert len(read_dataset(output)) == 20
+    for source, rows in ((other, 1), (raw, 20)):
+        convert(source, link)
+        assert link.is_symlink()
+        assert len(read_dataset(link)) == rows
+    assert {path.name for path in output.parent.iterdir()} == {"made"}
+
+
+@pytest.mark.parametrize("name", ["new", "replaced", "spill", "input-0"])
+def test_any_name_will_do(name: str, raw: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        convert(raw, tmp_path / name)
+    assert len(read_dataset(tmp_path / name)) == 20
 
 
 def test_names_with_odd_characters_work(raw: Path, tmp_path: Path) -> None:

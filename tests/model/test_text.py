@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -121,6 +121,7 @@ def test_an_empty_review_has_a_vector_and_leaves_the_others_alone(folder: Path, 
     torch.testing.assert_close(encoder(tokens, np.array([0, 2])), vectors[::2], rtol=0, atol=1e-10)
 
 
+@settings(deadline=None)
 @given(lengths=st.lists(st.integers(0, 50), min_size=1), budget=st.integers(1, 200))
 def test_micro_batches_hold_each_review_once_within_the_budget(lengths: list[int], budget: int) -> None:
     batches = micro_batches(np.array(lengths), budget)
@@ -278,6 +279,7 @@ def worded_reviews(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return np.array(index, np.int32), np.array(lengths, np.int64)
 
 
+@settings(deadline=None)
 @given(reviews=worded_reviews(), ratio=st.floats(0, 1), seed=st.integers(0, 2**63 - 1))
 def test_masking_takes_whole_words_never_special_tokens_and_the_right_share(
     reviews: tuple[np.ndarray, np.ndarray], ratio: float, seed: int
@@ -428,8 +430,8 @@ def test_the_fingerprint_changes_with_all_that_changes_a_vector(roberta: Path, t
         (nothing, {"lora_alpha": 4}),
     ]
     found = set()
-    for change, settings in changes:
-        encoder = load(roberta, train="lora", **settings)
+    for change, choices in changes:
+        encoder = load(roberta, train="lora", **choices)
         change(encoder)
         found.add(encoder.fingerprint())
     assert len(found) == len(changes)
