@@ -24,7 +24,14 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("-m", "--model", help="SymCERE, or a RecBole general recommender such as LightGCN")
     add("-d", "--dataset", help="a folder of atomic files below data_path (dataset/); demo is made on first use")
-    add("--config_files", nargs="+", default=[], metavar="YAML", help="later files win over earlier ones")
+    add(
+        "--config_files",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="YAML",
+        help="later files win over earlier ones",
+    )
     add("--protocol", help="strict (default), paper or temporal")
     add("--checkpoint_file", metavar="PATH", help="where the best epoch is kept; given again, the run resumes")
     add("--result_file", metavar="PATH", help="write settings, versions and metrics there as JSON")
@@ -39,7 +46,7 @@ def parse_settings(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]
     """
     known, rest = _parser().parse_known_args(arguments)
     settings = {key: value for key, value in vars(known).items() if value is not None}
-    files = [name for entry in settings.pop("config_files") for name in entry.split(",")]
+    files = [name for entry in settings.pop("config_files") for name in entry.split(",") if name]
     for argument in rest:
         key, equals, value = argument.removeprefix("--").partition("=")
         if not (argument.startswith("--") and key and equals):

@@ -8,15 +8,16 @@ import difflib
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import recbole.trainer
 import recbole.utils
+import torch
 import yaml
 from recbole.config import Config as RecBoleConfig
 from recbole.evaluator import metric_types
-from recbole.utils import ModelType
 from recbole.utils.argument_list import (
     dataset_arguments,
     evaluation_arguments,
@@ -24,14 +25,27 @@ from recbole.utils.argument_list import (
     training_arguments,
 )
 
+ABOVE_0 = 5e-324  # the least number above 0: the lowest of a bound that leaves 0 out
 RECBOLE_PROPERTIES = Path(sys.modules["recbole"].__file__ or "").parent / "properties"
 EVAL_ARGS_KEYS = ("split", "group_by", "order", "mode")
 NEGATIVE_SAMPLING_KEYS = ("distribution", "sample_num", "alpha", "dynamic", "candidate_num")
 # Read by RecBole (or by us) and absent from its argument lists and its property files.
 FURTHER_KEYS = (
-    "model", "dataset", "protocol", "config_files", "checkpoint_file", "result_file", "encoding", "wandb_project",
-    "RATING_FIELD", "numerical_features", "discretization", "min_inter_num", "stop_metric",
+    "model", "dataset", "protocol", "checkpoint_file", "result_file", "encoding", "discretization",
 )  # fmt: skip
+# In RecBole's lists, but read by nothing, or overwritten.
+UNREAD_KEYS = ("config_file", "valid_metric_bigger")
+CHOICES = {
+    "audit": ("error", "warn"),
+    "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
+    "rm_dup_inter": (None, "first", "last"),
+}
+BOUNDS = {
+    **dict.fromkeys(("epochs", "eval_step", "train_batch_size", "eval_batch_size", "metric_decimal_place"), (1, inf)),
+    **dict.fromkeys(("seed", "stopping_step", "worker"), (0, inf)),
+    "learning_rate": (ABOVE_0, inf),
+    "weight_decay": (0.0, inf),
+}
 
 
 class ConfigError(ValueError):
@@ -57,9 +71,14 @@ _SafeLoader.add_implicit_resolver(
 
 
 def parse_value(text: str) -> Any:
-    """A command-line value, read as YAML; ``None`` is accepted for YAML's ``null``. Nothing is evaluated."""
+    """A command-line value, read as YAML; nothing is evaluated.
+
+    ``None`` stands for YAML's ``null``, and RecBole's intervals, such as ``[5,inf)``, are text.
+    """
     if text == "None":
         return None
+    if re.fullmatch(r"[\[(][^\[\]()]*\)|\([^\[\]()]*\]", text):
+        return text
     try:
         return yaml.load(text, Loader=_SafeLoader)
     except yaml.YAMLError as error:
@@ -76,6 +95,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_SafeLoader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such property file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: can't be read as a property file in UTF-8 ({error})") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: {_yaml_problem(error)}") from error
     if content is None:
@@ -116,12 +137,15 @@ def get_model(name: str) -> type:
     known = {path.stem for path in (RECBOLE_PROPERTIES / "model").glob("*.yaml")}
     if name not in known:
         raise ConfigError(f"there is no model {name!r}{nearest(name, known | set(our_models()))}")
+    # By file: to import RecBole's sequential models turns on autograd's anomaly detection, which slows everything.
+    folder = next(RECBOLE_PROPERTIES.parent.glob(f"model/*_recommender/{name.lower()}.py")).parent
+    if folder.name != "general_recommender":
+        kind = folder.name.removesuffix("_recommender").replace("_", "-")
+        raise ConfigError(f"{name} is a {kind} recommender; only general ones run on this data")
     try:
         model = recbole.utils.get_model(name)
     except ImportError as error:
         raise ConfigError(f"the model {name} can't be imported: {error}") from error
-    if model.type not in (ModelType.GENERAL, ModelType.TRADITIONAL):
-        raise ConfigError(f"{name} is a {model.type.name.lower()} recommender; only general ones run on this data")
     trainer = recbole.utils.get_trainer(model.type, name)
     if trainer not in (recbole.trainer.Trainer, recbole.trainer.TraditionalTrainer):
         raise ConfigError(f"{name} is trained by RecBole's {trainer.__name__}, whose runs can't be resumed or compared")
@@ -148,8 +172,13 @@ class Config(RecBoleConfig):
         config_file_list: Sequence[str | Path] | None = None,
         config_dict: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(model, dataset, config_file_list, dict(config_dict or {}))
-        self._check_values()
+        try:
+            super().__init__(model, dataset, config_file_list, dict(config_dict or {}))
+            self._check_values()
+        except ConfigError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise ConfigError(f"RecBole can't use the settings: {error}") from error
 
     # RecBole's extension points, in the order in which its constructor calls them.
 
@@ -176,28 +205,31 @@ class Config(RecBoleConfig):
         dataset = dataset or self.external_config_dict.get("dataset")
         if not model or not dataset:
             raise ConfigError(f"no {'dataset' if model else 'model'} given: add --{'dataset' if model else 'model'}=…")
-        model_class = get_model(model) if isinstance(model, str) else model
-        return model_class.__name__ if isinstance(model, type) else model, model_class, dataset
+        model_class = model if isinstance(model, type) else get_model(str(model))
+        return model_class.__name__, model_class, str(dataset)
 
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
         ours = properties_folder()
+        # A model of the user's own inherits its parents' settings.
+        names = [base.__name__ for base in reversed(model_class.__mro__)]
+        models = [folder / "model" / f"{name}.yaml" for name in names for folder in (RECBOLE_PROPERTIES, ours)]
         files = [
             RECBOLE_PROPERTIES / "overall.yaml",
             RECBOLE_PROPERTIES / "dataset" / "sample.yaml",
-            RECBOLE_PROPERTIES / "model" / f"{model}.yaml",
             ours / "overall.yaml",
-            ours / "model" / f"{model}.yaml",
-            ours / "dataset" / f"{dataset}.yaml",
+            *models,
         ]
-        settings: dict[str, Any] = {}
-        for file in files:
-            if file.is_file():
-                settings.update(load_yaml(file))
-        protocol = self.external_config_dict.get("protocol", settings["protocol"])
-        settings |= self._protocol(str(protocol))
+        layers = [load_yaml(file) for file in files if file.is_file()]
+        layers.append(getattr(model_class, "defaults", {}))
+        if (ours / "dataset" / f"{dataset}.yaml").is_file():
+            layers.append(_for_models(load_yaml(ours / "dataset" / f"{dataset}.yaml"), names))
+        overall = load_yaml(ours / "overall.yaml")
+        layers.append(self._protocol(str(self.external_config_dict.get("protocol", overall["protocol"]))))
+        settings = {key: value for layer in layers for key, value in layer.items()}
+        self._optional = {key for layer in layers for key, value in layer.items() if value is None}
         settings["MODEL_TYPE"] = model_class.type  # type: ignore[attr-defined]
         self.internal_config_dict = settings
-        self._check_keys(set(settings))
+        self._check_keys()
 
     def _protocol(self, name: str) -> dict[str, Any]:
         folder = properties_folder() / "protocol"
@@ -215,14 +247,18 @@ class Config(RecBoleConfig):
                 final[key] = base | given
         self._check_evaluation(final)
         # What rebuilds this configuration, before RecBole adds what it derives: checkpoints and results hold it.
-        self.settings = _plain({key: value for key, value in final.items() if key != "MODEL_TYPE"})
+        self.settings = _plain({key: value for key, value in final.items() if key not in ("MODEL_TYPE", *UNREAD_KEYS)})
         self.settings |= {"model": self.model, "dataset": self.dataset}
         return final
 
-    def _check_keys(self, internal: set[str]) -> None:
-        known = internal.union(
-            general_arguments, training_arguments, evaluation_arguments, dataset_arguments, FURTHER_KEYS
-        )
+    def _init_device(self) -> None:
+        super()._init_device()
+        if not self["use_gpu"]:  # RecBole reads the key elsewhere only
+            self.final_config_dict["device"] = torch.device("cpu")
+
+    def _check_keys(self) -> None:
+        listed = general_arguments + training_arguments + evaluation_arguments + dataset_arguments
+        known = set(self.internal_config_dict).union(listed, FURTHER_KEYS).difference(UNREAD_KEYS)
         for key, value in self.external_config_dict.items():
             where = f"{self._origin[key]}: " if key in self._origin else ""
             if key not in known:
@@ -238,32 +274,31 @@ class Config(RecBoleConfig):
     def _check_type(self, where: str, key: str, value: Any) -> None:
         """A value whose kind differs from the default's (text for a number, say) is refused here, not mid-run."""
         default = self.internal_config_dict.get(key)
-        kind = next((kind for kind in (bool, int | float, dict) if isinstance(default, kind)), None)
-        if kind is None or value is None:
+        kinds: tuple[Any, ...] = (bool, int | float, dict, str)
+        kind = next((kind for kind in kinds if isinstance(default, kind)), None)
+        if kind is None or (value is None and key in self._optional):
             return
-        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        if kind is str and isinstance(value, int | float):
+            self.external_config_dict[key] = str(value)  # --gpu_id=0
+        elif not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
             raise ConfigError(f"{where}{key} is {value!r}, but must be like its default, {default!r}")
 
     def _check_values(self) -> None:
         """What can be known to fail later, mid-run, fails here.
 
-        A model class may declare ``choices`` (allowed values by key) and ``bounds`` (lowest and highest by key; a
-        lowest of None: above 0).
+        A model class may declare ``choices`` (allowed values by key) and ``bounds`` (lowest and highest by key; where
+        the lowest is an int, the value must be one).
         """
-        for key, allowed in getattr(self.model_class, "choices", {}).items():
+        for key, allowed in (CHOICES | getattr(self.model_class, "choices", {})).items():
             if self[key] not in allowed:
                 names = [str(value) for value in allowed]
                 raise ConfigError(
                     f"{key} is {self[key]!r}, but must be one of {', '.join(map(repr, allowed))}"
                     f"{nearest(str(self[key]), names)}"
                 )
-        for key, (lowest, highest) in getattr(self.model_class, "bounds", {}).items():
-            if self[key] is None:
-                continue
-            if lowest is None and self[key] <= 0:
-                raise ConfigError(f"{key} is {self[key]!r}, but must be above 0")
-            if lowest is not None and not lowest <= self[key] <= highest:
-                raise ConfigError(f"{key} is {self[key]!r}, but must be between {lowest} and {highest}")
+        for key, (lowest, highest) in (BOUNDS | getattr(self.model_class, "bounds", {})).items():
+            if self[key] is not None:
+                _check_bounds(key, self[key], lowest, highest)
         metric, _, k = self["valid_metric"].partition("@")
         if metric.lower() not in map(str.lower, self["metrics"]):
             raise ConfigError(f"valid_metric is {self['valid_metric']!r}, but metrics are {self['metrics']}")
@@ -280,6 +315,29 @@ class Config(RecBoleConfig):
         shares = split.get("RS") if isinstance(split, dict) else None
         if shares is not None and not (isinstance(shares, list) and len(shares) == 3):
             raise ConfigError(f"eval_args split is {split!r}, but RS needs three parts: training, validation, test")
+        for key, allowed in (("order", ("TO", "RO")), ("group_by", ("user", "none", None))):
+            if settings["eval_args"].get(key) not in allowed:
+                value = settings["eval_args"].get(key)
+                raise ConfigError(
+                    f"{key} in eval_args is {value!r}, but must be one of {', '.join(map(repr, allowed))}"
+                )
+
+
+def _check_bounds(key: str, value: Any, lowest: float, highest: float) -> None:
+    if isinstance(lowest, int) and not isinstance(value, int):
+        raise ConfigError(f"{key} is {value!r}, but must be a whole number")
+    if not isinstance(value, int | float):
+        raise ConfigError(f"{key} is {value!r}, but must be a number")
+    if not lowest <= value <= highest:
+        bounds = {ABOVE_0: "above 0"}.get(lowest, f"at least {lowest}" if highest == inf else "")
+        raise ConfigError(f"{key} is {value!r}, but must be {bounds or f'between {lowest:g} and {highest:g}'}")
+
+
+def _for_models(settings: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """A dataset's settings for one model: a block under a model's name is for that model alone."""
+    known = {path.stem for folder in (RECBOLE_PROPERTIES, properties_folder()) for path in folder.glob("model/*.yaml")}
+    common = {key: value for key, value in settings.items() if key not in known}
+    return common | {key: value for name in names for key, value in settings.get(name, {}).items()}
 
 
 def _model_with_key(key: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import pickle
 import platform
 import subprocess
@@ -13,22 +14,32 @@ from time import perf_counter
 from typing import Any
 
 import recbole
+import torch
 from recbole.data.dataloader import AbstractDataLoader
-from recbole.data.utils import create_samplers, get_dataloader
+from recbole.data.interaction import Interaction
+from recbole.data.utils import create_samplers, get_dataloader, load_split_dataloaders, save_split_dataloaders
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import init_logger, init_seed
-from recbole.utils.case_study import full_sort_topk
 
 from recbole_symcere import __version__
-from recbole_symcere.config import Config, ConfigError, get_model
+from recbole_symcere.config import Config, ConfigError, get_model, parse_value
 from recbole_symcere.data.audit import LeakError, audit
 from recbole_symcere.data.dataset import DatasetError, ReviewDataset, source_fingerprint
 from recbole_symcere.data.reviews import ReviewFileError
 from recbole_symcere.model.text import EncoderError
-from recbole_symcere.trainer import CheckpointError, Trainer, get_trainer, load_checkpoint, restore, resume_path
+from recbole_symcere.trainer import (
+    CheckpointError,
+    Trainer,
+    TrainingError,
+    check_same_data,
+    get_trainer,
+    load_checkpoint,
+    restore,
+    resume_path,
+)
 
 # What a user can mend: the message is all they need.
-USER_ERRORS = (ConfigError, DatasetError, ReviewFileError, EncoderError, LeakError, CheckpointError)
+USER_ERRORS = (ConfigError, DatasetError, ReviewFileError, EncoderError, LeakError, CheckpointError, TrainingError)
 DETAIL = {"detail": True}  # for the log file, not for the screen
 DataLoaders = tuple[AbstractDataLoader, AbstractDataLoader, AbstractDataLoader]
 
@@ -45,7 +56,8 @@ def run_recbole_symcere(
     With a ``checkpoint_file`` whose run was interrupted, goes on with it.
 
     Args:
-        model, dataset: names; may stand in a file or the dictionary.
+        model, dataset: names; may stand in a file or the dictionary. A model may be a class of your own: it is given
+            the settings of the classes it inherits from, and of its attribute ``defaults``.
         config_file_list: YAML files, later ones over earlier ones.
         config_dict: settings over the files'.
         saved: keep the best epoch in ``checkpoint_file`` and test that one; else test the last.
@@ -55,8 +67,10 @@ def run_recbole_symcere(
 
     Raises:
         ConfigError, DatasetError, ReviewFileError, EncoderError, LeakError, CheckpointError: before training begins.
+        TrainingError: the loss is not finite.
     """
     config = Config(model, dataset, config_file_list, config_dict)
+    _check_outputs(config)
     _start_logging(config)
     logger = getLogger()
     logger.info(config, extra=DETAIL)
@@ -66,9 +80,8 @@ def run_recbole_symcere(
     trainer = _build_trainer(config, train_data)
     logger.info(trainer.model, extra=DETAIL)
     logger.info(f"checkpoint, also to resume from: --checkpoint_file={trainer.saved_model_file}")
-    if saved and config["checkpoint_file"] and resume_path(trainer.saved_model_file).is_file():
-        trainer.resume_checkpoint(trainer.saved_model_file)
-
+    if saved and config["checkpoint_file"]:
+        _resume_if_begun(trainer)
     show = bool(config["show_progress"])
     best_valid_score, best_valid_result = trainer.fit(train_data, valid_data, saved=saved, show_progress=show)
     started = perf_counter()
@@ -89,16 +102,21 @@ def run_recbole_symcere(
 def objective_function(
     config_dict: Mapping[str, Any] | None = None,
     config_file_list: Sequence[str | Path] | None = None,
-    saved: bool = False,
+    saved: bool = True,
 ) -> dict[str, Any]:
     """One trial of a hyper-parameter search, as RecBole's ``HyperTuning`` calls it: a run without progress bars.
+
+    Args:
+        config_dict: settings; texts are read as YAML, since ``HyperTuning`` passes lists as texts.
+        config_file_list, saved: as for ``run_recbole_symcere``.
 
     Returns:
         What ``run_recbole_symcere`` does, and the model's name.
     """
-    quiet = {"show_progress": False, "state": "ERROR"} | dict(config_dict or {})
-    result = run_recbole_symcere(config_file_list=config_file_list, config_dict=quiet, saved=saved)
-    return {"model": quiet.get("model")} | result
+    given = {key: parse_value(value) if isinstance(value, str) else value for key, value in (config_dict or {}).items()}
+    quiet = {"show_progress": False, "state": "ERROR"} | given
+    model = Config(config_file_list=config_file_list, config_dict=quiet)["model"]
+    return {"model": model} | run_recbole_symcere(config_file_list=config_file_list, config_dict=quiet, saved=saved)
 
 
 def load_data_and_model(
@@ -118,35 +136,63 @@ def load_data_and_model(
     """
     checkpoint = load_checkpoint(model_file)
     config = Config(config_dict=checkpoint["config"] | dict(config_dict or {}))
-    _start_logging(config)
+    check_same_data(model_file, checkpoint, config)
     dataset = create_dataset(config)
     train_data, valid_data, test_data = data_preparation(config, dataset)
-    model = _build_model(config, train_data)
+    model = _build_model(config, train_data._dataset)
     restore(model, checkpoint)
     return config, model.eval(), dataset, train_data, valid_data, test_data
 
 
-def recommend(model_file: str | Path, users: Sequence[str], k: int = 10) -> dict[str, list[tuple[str, float]]]:
-    """The best items for each user that they have not met in training or validation.
+@torch.no_grad()
+def recommend(
+    model_file: str | Path, users: Sequence[str], k: int = 10, config_dict: Mapping[str, Any] | None = None
+) -> dict[str, list[tuple[str, float]]]:
+    """The best items for each user that they have not met in training or validation. No review is read.
 
     Args:
         model_file: a checkpoint of this package.
         users: user tokens, as in the ``.inter`` file.
-        k: how many items.
+        k: how many items at most.
+        config_dict: settings to change, as for ``load_data_and_model``.
 
     Returns:
-        For each user, k pairs of item token and score, best first.
+        For each user up to k pairs of item token and score, best first.
 
     Raises:
-        CheckpointError: the file can't be read.
-        ValueError: a user is not in the dataset, or was not in its test part.
+        CheckpointError: the file can't be read, or the dataset has changed.
+        ValueError: a user is not in the dataset.
     """
-    config, model, dataset, _, _, test_data = load_data_and_model(model_file, {"show_progress": False})
-    user_ids = dataset.token2id(dataset.uid_field, list(users))
-    scores, items = full_sort_topk(user_ids, model, test_data, k, config["device"])
-    tokens = dataset.id2token(dataset.iid_field, items.cpu())
-    rows = zip(users, tokens, scores.tolist(), strict=True)
-    return {user: list(zip(map(str, names), values, strict=True)) for user, names, values in rows}
+    checkpoint = load_checkpoint(model_file)
+    needed = getattr(get_model(checkpoint["config"]["model"]), "ranking_settings", {})
+    config = Config(config_dict=checkpoint["config"] | needed | dict(config_dict or {}))
+    check_same_data(model_file, checkpoint, config)
+    dataset = create_dataset(config)
+    train, valid, _ = dataset.build()
+    model = _build_model(config, train)
+    names = model.state_dict().keys()
+    restore(model, checkpoint | {"state_dict": {name: checkpoint["state_dict"][name] for name in names}})
+    model.eval()
+    return {user: _best_items(model, user, k, train, valid) for user in users}
+
+
+def _best_items(
+    model: AbstractRecommender, user: str, k: int, train: ReviewDataset, valid: ReviewDataset
+) -> list[tuple[str, float]]:
+    user_id = int(train.token2id(train.uid_field, user))
+    one = Interaction({train.uid_field: torch.tensor([user_id])})
+    try:
+        scores = model.full_sort_predict(one.to(model.device)).flatten().cpu()
+    except NotImplementedError:  # such as NeuMF, which scores pairs
+        pairs = one.repeat(train.item_num)
+        pairs.update(Interaction({train.iid_field: torch.arange(train.item_num)}))
+        scores = model.predict(pairs.to(model.device)).flatten().cpu()
+    scores[0] = -torch.inf  # padding
+    for part in (train, valid):
+        scores[part.inter_feat[part.iid_field][part.inter_feat[part.uid_field] == user_id]] = -torch.inf
+    best = scores.topk(min(k, int(scores.isfinite().sum())))
+    tokens = train.id2token(train.iid_field, best.indices.numpy())
+    return list(zip(map(str, tokens), best.values.tolist(), strict=True))
 
 
 def create_dataset(config: Config) -> ReviewDataset:
@@ -157,6 +203,8 @@ def create_dataset(config: Config) -> ReviewDataset:
     """
     saved = config["dataset_save_path"]
     if saved:
+        if not Path(saved).is_file():
+            raise ConfigError(f"dataset_save_path: there is no file {saved}")
         with Path(saved).open("rb") as file:
             dataset = pickle.load(file)  # noqa: S301 - RecBole's format, from a path that the user names
         if getattr(dataset, "source", None) == source_fingerprint(config):
@@ -184,29 +232,93 @@ def data_preparation(config: Config, dataset: ReviewDataset) -> DataLoaders:
     Raises:
         LeakError: held-out interactions reach training and ``audit`` is ``error``.
     """
+    if loaders := _saved_dataloaders(config):
+        return loaders
     parts = dataset.build()
+    _check_parts(config, parts)
     found = audit(*parts)
     getLogger().info(str(found))
     if config["audit"] == "error":
         found.check()
-    samplers = create_samplers(config, dataset, parts)
+    try:
+        samplers = create_samplers(config, dataset, parts)
+    except ValueError as error:  # RecBole's: a user has met every item
+        raise DatasetError(f"{config['dataset']}: no negative item can be drawn ({error})") from error
     phases = ("train", "valid", "test")
-    train_data, valid_data, test_data = (
+    train_data, valid_data, test_data = loaders = tuple(
         get_dataloader(config, phase)(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
         for phase, part, sampler in zip(phases, parts, samplers, strict=True)
     )
+    if config["save_dataloaders"]:
+        train_data.source = source_fingerprint(config)
+        generators = [loader.generator for loader in loaders]
+        save_split_dataloaders(config, loaders)  # takes the generators away
+        for loader, generator in zip(loaders, generators, strict=True):
+            loader.generator = loader.sampler.generator = generator
     return train_data, valid_data, test_data
 
 
-def _build_model(config: Config, train_data: AbstractDataLoader) -> AbstractRecommender:
+def _saved_dataloaders(config: Config) -> DataLoaders | None:
+    """Those in an explicit ``dataloaders_save_path``, if they were made from the same files and settings."""
+    path = config["dataloaders_save_path"]
+    if not path:
+        return None
+    if not Path(path).is_file():
+        raise ConfigError(f"dataloaders_save_path: there is no file {path}")
+    loaders = load_split_dataloaders(config)
+    if loaders and getattr(loaders[0], "source", None) == source_fingerprint(config):
+        return loaders
+    getLogger().warning(f"{path} was made from other files or settings: splitting anew")
+    return None
+
+
+def _check_parts(config: Config, parts: Sequence[ReviewDataset]) -> None:
+    for name, part in zip(("training", "validation", "test"), parts, strict=True):
+        if not len(part):
+            raise DatasetError(
+                f"{config['dataset']}: the {name} part is empty; change eval_args split, now "
+                f"{config['eval_args']['split']}, or take users with more interactions"
+            )
+    if max(config["topk"]) >= parts[0].item_num:
+        raise ConfigError(f"topk is {config['topk']}, but {config['dataset']} has {parts[0].item_num - 1} items")
+
+
+def _build_model(config: Config, train: ReviewDataset) -> AbstractRecommender:
     init_seed(config["seed"], config["reproducibility"])
-    model: AbstractRecommender = get_model(config["model"])(config, train_data._dataset)
+    model: AbstractRecommender = config.model_class(config, train)
     return model.to(config["device"])
 
 
 def _build_trainer(config: Config, train_data: AbstractDataLoader) -> Trainer:
-    model = _build_model(config, train_data)
+    model = _build_model(config, train_data._dataset)
     return get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+
+
+def _check_outputs(config: Config) -> None:
+    """What the run is to write can be written: told before it trains."""
+    for key in ("result_file", "checkpoint_file"):
+        if not config[key]:
+            continue
+        path = Path(config[key])
+        if path.is_dir():
+            raise ConfigError(f"{key} is {str(path)!r}, which is a folder: name a file in it")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{key}: the folder {path.parent} can't be made ({error})") from error
+        if not os.access(path.parent, os.W_OK):
+            raise ConfigError(f"{key}: the folder {path.parent} can't be written to")
+
+
+def _resume_if_begun(trainer: Trainer) -> None:
+    path = Path(trainer.saved_model_file)
+    if resume_path(path).is_file():
+        trainer.resume_checkpoint(path)
+    elif path.is_file():
+        raise CheckpointError(
+            f"{path} exists, but not {resume_path(path)}, which a run goes on from: a new run would overwrite it; "
+            "move it, or name another --checkpoint_file"
+        )
 
 
 def _start_logging(config: Config) -> None:
@@ -275,6 +387,7 @@ def commit() -> str | None:
         ).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # not a wheel inside somebody else's checkout
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -25,7 +25,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from recbole_symcere.data.dataset import source_fingerprint
+
 CHECKPOINT_FORMAT = 1
+ROWS_PER_PREDICTION = 2**18
+
+
+class TrainingError(ValueError):
+    """Training that can't go on; the message says why."""
 
 
 class CheckpointError(ValueError):
@@ -50,6 +57,17 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of this version of recbole_symcere; train again")
     return checkpoint
+
+
+def check_same_data(path: str | Path, checkpoint: Mapping[str, Any], config: Config) -> None:
+    """Raises:
+    CheckpointError: the atomic files, the settings that filter them or this package's version have changed.
+    """
+    if checkpoint["data"] != source_fingerprint(config):
+        raise CheckpointError(
+            f"{path}: the dataset {config['dataset']} is not the one that this run was trained on: its files or "
+            "filters, or the version of recbole_symcere, have changed; put them back, or train anew under another name"
+        )
 
 
 def restore(model: AbstractRecommender, checkpoint: Mapping[str, Any]) -> None:
@@ -102,8 +120,12 @@ class Trainer(RecBoleTrainer):
         self.saved_model_file = str(config["checkpoint_file"] or Path(self.checkpoint_dir) / name)
         Path(self.saved_model_file).parent.mkdir(parents=True, exist_ok=True)
         self.seconds = 0.0
+        self._data = source_fingerprint(config)
         self._saves_resume_state = False
-        self._resumed: dict[str, Any] | None = None
+        self._resumed_random: dict[str, Any] | None = None
+        if type(model).full_sort_predict is AbstractRecommender.full_sort_predict:
+            # Every (user, item) pair becomes a row of features: kilobytes each, where a score of the others is 4 bytes.
+            self.test_batch_size = min(config["eval_batch_size"], ROWS_PER_PREDICTION)
         self._bar: tqdm | None = None
 
     @property
@@ -144,9 +166,9 @@ class Trainer(RecBoleTrainer):
     ) -> tuple[float, Mapping[str, float]]:
         """As RecBole's; goes on where a resumed run stopped."""
         self._saves_resume_state = saved
-        if self._resumed:
-            train_data.generator.set_state(self._resumed["random"]["train_data"].cpu())
-            _set_random_state(self._resumed["random"])
+        if self._resumed_random:
+            train_data.generator.set_state(self._resumed_random["train_data"].cpu())
+            _set_random_state(self._resumed_random)
             if self.start_epoch >= self.epochs or self.cur_step > self.stopping_step:
                 self.eval_collector.data_collect(train_data)
                 return self.best_valid_score, self.best_valid_result
@@ -199,8 +221,11 @@ class Trainer(RecBoleTrainer):
             step = torch.stack([term.detach().reshape(()) for term in terms])
             total = step if total is None else total + step
         if total is None:
-            raise ValueError("the training part has no batch: are there interactions left after filtering?")
-        self._check_nan(total.sum())
+            raise TrainingError("the training part has no batch: are there interactions left after filtering?")
+        if not total.isfinite().all():
+            raise TrainingError(
+                f"the loss of epoch {epoch_idx} is not finite: {self._loss_names(tuple(total.tolist()))}"
+            )
         sums = tuple(total.tolist())
         return sums if isinstance(losses, tuple) else sums[0]
 
@@ -259,6 +284,7 @@ class Trainer(RecBoleTrainer):
         return {
             "format": CHECKPOINT_FORMAT,
             "config": self.config.settings,
+            "data": self._data,
             "epoch": epoch,
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
@@ -286,7 +312,9 @@ class Trainer(RecBoleTrainer):
             CheckpointError: it can't be read, or belongs to a run with other settings.
         """
         self.saved_model_file = str(resume_file)
+        load_checkpoint(resume_file)  # the best epoch: without it, the run could not end
         state = load_checkpoint(resume_path(resume_file), self.device)
+        check_same_data(resume_file, state, self.config)
         _check_same_settings(resume_file, state["config"], self.config.settings)
         self.start_epoch = state["epoch"] + 1
         self.cur_step = state["cur_step"]
@@ -297,7 +325,7 @@ class Trainer(RecBoleTrainer):
         self.optimizer.load_state_dict(state["optimizer"])
         if self._warmup is not None:
             self._warmup.load_state_dict(state["warmup"])
-        self._resumed = state
+        self._resumed_random = state["random"]
         self.logger.info(f"Resuming {resume_file} after epoch {state['epoch']}")
 
 
@@ -342,7 +370,7 @@ def _save(state: dict[str, Any], path: Path) -> None:
 # What a resumed run may change: where it reads and writes, how it shows itself, and when it ends.
 FREE_SETTINGS = frozenset({
     "checkpoint_file", "checkpoint_dir", "result_file", "config_files", "data_path", "text_cache_dir", "gpu_id",
-    "use_gpu", "state", "show_progress", "epochs", "stopping_step", "log_wandb", "wandb_project", "audit", "worker",
+    "use_gpu", "state", "show_progress", "epochs", "stopping_step", "log_wandb", "wandb_project", "audit",
 })  # fmt: skip
 
 

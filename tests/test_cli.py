@@ -37,6 +37,27 @@ def test_a_run_from_the_command_line_prints_its_results(
         ("--model=SymCere", "there is no model 'SymCere'; did you mean 'SymCERE'?"),
         ("--model=LightGNC", "did you mean 'LightGCN'?"),
         ("--model=SASRec", "SASRec is a sequential recommender"),
+        ("--audit=eror", "audit is 'eror', but must be one of 'error', 'warn'; did you mean 'error'?"),
+        ("--epochs=0", "epochs is 0, but must be at least 1"),
+        ("--epochs=1.5", "epochs is 1.5, but must be a whole number"),
+        ("--eval_step=0", "eval_step is 0, but must be at least 1"),
+        ("--learning_rate=~", "learning_rate is None, but must be like its default, 0.001"),
+        ("--learning_rate=-1", "learning_rate is -1, but must be above 0"),
+        ("--score_norm=abc", "score_norm is 'abc', but must be a number"),
+        ("--rm_dup_inter=frist", "rm_dup_inter is 'frist', but must be one of None, 'first', 'last'; did you mean"),
+        ("--eval_args={order: TX}", "order in eval_args is 'TX', but must be one of 'TO', 'RO'"),
+        ("--eval_args={mode: fulll}", "RecBole can't use the settings: the mode [fulll]"),
+        ("--eval_args={split: {RS: [0.8, 0, 0.2]}}", "tiny: the validation part is empty"),
+        ("--topk=[10, 31]", "topk is [10, 31], but tiny has 30 items"),
+        ("--user_inter_num_interval=[99,inf)", "tiny.inter: no interaction is left after filtering"),
+        ("--load_col={inter: [user_id, item_id, review_id]}", "timestamp is not loaded"),
+        ("--load_col={inter: [user_id, item_id, timestamp]}", "tiny.inter: no column review_id"),
+        ("--train_neg_sample_args={sample_num: 2}", "sample_num must be 1"),
+        ("--config_file=x.yaml", "unknown key 'config_file'"),
+        ("--result_file=.", "result_file is '.', which is a folder"),
+        ("--checkpoint_file=/dev/null/run.pth", "checkpoint_file: the folder /dev/null can't be made"),
+        ("--dataset_save_path=nothing.pth", "dataset_save_path: there is no file nothing.pth"),
+        ("--dataloaders_save_path=nothing.pth", "dataloaders_save_path: there is no file nothing.pth"),
         ("--model=NCL", "NCL is trained by RecBole's NCLTrainer"),
         ("--protocol=strikt", "there is no protocol 'strikt'; did you mean 'strict'?"),
         ("--graph_encoder=LightGNC", "graph_encoder is 'LightGNC', but must be one of 'LightGCN', 'NGCF'"),
@@ -85,7 +106,8 @@ def test_later_files_win_and_the_command_line_over_them(tmp_path: Path) -> None:
     files, settings = parse_settings(["--config_files", "a.yaml", "b.yaml", "--model=BPR", "--epochs=3"])
     assert files == ["a.yaml", "b.yaml"]
     assert settings == {"model": "BPR", "epochs": 3}
-    assert parse_settings(["--config_files=a.yaml,b.yaml"])[0] == ["a.yaml", "b.yaml"]
+    assert parse_settings(["--config_files=a.yaml,b.yaml,"])[0] == ["a.yaml", "b.yaml"]
+    assert parse_settings(["--config_files=a.yaml", "--config_files=b.yaml"])[0] == ["a.yaml", "b.yaml"]
 
 
 def test_a_key_given_twice_is_an_error() -> None:
@@ -98,6 +120,7 @@ def test_a_key_given_twice_is_an_error() -> None:
     [
         ("1e-3", 1e-3), ("1E4", 1e4), ("0.5", 0.5), ("7", 7), ("True", True), ("no", False), ("None", None),
         ("[64, 64]", [64, 64]), ("{RS: [0.8, 0.1, 0.1]}", {"RS": [0.8, 0.1, 0.1]}), ("cpu", "cpu"), ("a=b", "a=b"),
+        ("[5,inf)", "[5,inf)"), ("(0,3]", "(0,3]"),
         ("__import__('os').getcwd()", "__import__('os').getcwd()"), ("1+1", "1+1"), ("~", None),
     ],
 )  # fmt: skip

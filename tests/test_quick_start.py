@@ -1,13 +1,15 @@
 """A run from configuration to result: repeatable, resumable, reloadable, for every model."""
 
 import json
+import logging
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -16,9 +18,17 @@ from recbole.utils.case_study import full_sort_topk
 from transformers import AutoModel
 
 from recbole_symcere.config import Config
-from recbole_symcere.quick_start import load_data_and_model, objective_function, recommend, run_recbole_symcere
-from recbole_symcere.trainer import CheckpointError, Trainer, load_checkpoint, resume_path
-from tests.conftest import for_model
+from recbole_symcere.model.symcere import SymCERE
+from recbole_symcere.quick_start import (
+    create_dataset,
+    data_preparation,
+    load_data_and_model,
+    objective_function,
+    recommend,
+    run_recbole_symcere,
+)
+from recbole_symcere.trainer import CheckpointError, Trainer, TrainingError, load_checkpoint, resume_path
+from tests.conftest import for_model, tiny_rows, write_atomic_files
 
 MODELS = ("SymCERE", "NeuMF", "NGCF", "LightGCN", "SGL", "BPR", "Pop", "ItemKNN", "EASE")
 METRICS = {
@@ -144,6 +154,53 @@ def test_other_settings_do_not_continue_a_run(settings: Settings, tmp_path: Path
     run(settings, checkpoint_file=file, epochs=2)  # how long it goes on may change
 
 
+def test_a_changed_dataset_does_not_meet_an_old_checkpoint(settings: Settings, tmp_path: Path) -> None:
+    folder = write_atomic_files(tmp_path / "own" / "own", tiny_rows())
+    changes = {"dataset": "own", "data_path": str(folder.parent), "checkpoint_file": str(tmp_path / "run.pth")}
+    run(settings, epochs=1, **changes)
+    write_atomic_files(folder, tiny_rows()[::-1])
+    for use in (lambda: run(settings, **changes), lambda: recommend(tmp_path / "run.pth", ["u1"])):
+        with pytest.raises(CheckpointError, match=r"run\.pth: the dataset own is not the one"):
+            use()
+
+
+def test_a_finished_checkpoint_is_not_overwritten(settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "run.pth"
+    run(settings, checkpoint_file=str(file), epochs=1)
+    state = resume_path(file).read_bytes()
+    resume_path(file).unlink()
+    with pytest.raises(CheckpointError, match=r"run\.pth exists, but not .*run\.resume\.pth"):
+        run(settings, checkpoint_file=str(file), epochs=1)
+    resume_path(file).write_bytes(state)
+    file.unlink()
+    with pytest.raises(CheckpointError, match=r"run\.pth: no such checkpoint"):
+        run(settings, checkpoint_file=str(file), epochs=2)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(settings: Settings) -> None:
+    with pytest.raises(TrainingError, match=r"epoch 0 is not finite.*cross_modal"):
+        run(settings, tau_cross=1e-300)
+
+
+def test_saved_dataloaders_are_used_while_they_fit(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def prepare(**changes: Any) -> Any:
+        caplog.clear()
+        config = Config(config_dict=settings | changes)
+        with caplog.at_level(logging.INFO):
+            return data_preparation(config, create_dataset(config))[0]
+
+    made = prepare(save_dataloaders=True)
+    path = str(tmp_path / "saved" / "tiny-for-SymCERE-dataloader.pth")
+    loaded = prepare(dataloaders_save_path=path)
+    assert "audit" not in caplog.text, "split anew"
+    for ours, theirs in zip(made, loaded, strict=True):
+        assert torch.equal(ours["review_id"], theirs["review_id"])
+    prepare(dataloaders_save_path=path, user_inter_num_interval="[6,inf)")
+    assert "splitting anew" in caplog.text and "audit" in caplog.text
+
+
 @pytest.mark.parametrize("damage", ["cut", "foreign"])
 def test_an_unreadable_checkpoint_is_one_clear_error(settings: Settings, tmp_path: Path, damage: str) -> None:
     file = tmp_path / "run.pth"
@@ -183,7 +240,7 @@ def test_the_adapter_beside_the_checkpoint_is_a_peft_adapter(settings: Settings,
 
 
 def test_warm_up_raises_the_rate_of_the_text_alone(make_config: Callable[..., Config]) -> None:
-    from recbole_symcere.quick_start import _build_trainer, create_dataset, data_preparation
+    from recbole_symcere.quick_start import _build_trainer
 
     config = make_config(text_train="lora", text_learning_rate=0.5, text_warmup_steps=4, learning_rate=0.01)
     train_data, _, _ = data_preparation(config, create_dataset(config))
@@ -200,6 +257,15 @@ def test_warm_up_raises_the_rate_of_the_text_alone(make_config: Callable[..., Co
     assert text == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5])
 
 
+def history_of(dataset: Any, user: str, *loaders: Any) -> set[str]:
+    met: set[str] = set()
+    for loader in loaders:
+        feat = loader._dataset.inter_feat
+        items = feat["item_id"][feat["user_id"] == dataset.token2id("user_id", user)]
+        met |= {str(dataset.id2token("item_id", int(item))) for item in items}
+    return met
+
+
 def test_recommendations_are_full_rankings_tokens_without_history(settings: Settings, tmp_path: Path) -> None:
     file = tmp_path / "run.pth"
     run(settings, checkpoint_file=str(file), epochs=2)
@@ -211,12 +277,22 @@ def test_recommendations_are_full_rankings_tokens_without_history(settings: Sett
     for user in users:
         scores = [score for _, score in found[user]]
         assert scores == sorted(scores, reverse=True)
-        for loader in (train_data, valid_data):
-            feat = loader._dataset.inter_feat
-            met = feat["item_id"][feat["user_id"] == dataset.token2id("user_id", user)]
-            assert not {token for token, _ in found[user]} & set(dataset.id2token("item_id", met.numpy()))
+        assert not {token for token, _ in found[user]} & history_of(dataset, user, train_data, valid_data)
     with pytest.raises(ValueError, match="nobody"):
         recommend(file, ["nobody"])
+    (every,) = recommend(file, ["u3"], k=1000).values()
+    assert len(every) == dataset.item_num - 1 - len(history_of(dataset, "u3", train_data, valid_data))
+
+
+@pytest.mark.parametrize("model", ["SymCERE", "NeuMF"])
+def test_recommendations_need_no_review_and_no_test_row(settings: Settings, tmp_path: Path, model: str) -> None:
+    folder = write_atomic_files(tmp_path / "own" / "own", tiny_rows())
+    own = {"dataset": "own", "data_path": str(folder.parent), "checkpoint_file": str(tmp_path / "run.pth")}
+    run(settings, model=model, protocol="temporal", text_train="lora", epochs=1, **own)
+    shutil.rmtree(tmp_path / "text", ignore_errors=True)
+    changes = {"text_encoder": "gone"} if model == "SymCERE" else {}
+    found = recommend(tmp_path / "run.pth", [f"u{number}" for number in range(40)], config_dict=changes)
+    assert all(len(items) == 10 for items in found.values())
 
 
 def test_the_result_file_names_all_that_decides_a_result(settings: Settings, tmp_path: Path) -> None:
@@ -244,6 +320,18 @@ def test_the_objective_function_is_a_silent_run(settings: Settings, capfd: pytes
     assert result["model"] == "SymCERE" and result["valid_score_bigger"] is True
     assert result["best_valid_score"] == result["best_valid_result"]["ndcg@10"]
     assert capfd.readouterr().out == ""
+
+
+def test_a_model_of_ones_own_runs_with_its_parents_settings(settings: Settings) -> None:
+    class Mine(SymCERE):
+        defaults: ClassVar = {"beta": 1.0, "my_key": 3}
+
+        def calculate_loss(self, interaction: Any) -> Any:
+            assert self.beta == 1.0
+            return super().calculate_loss(interaction)
+
+    own = {key: value for key, value in settings.items() if key != "model"}
+    assert run_recbole_symcere(Mine, config_dict=own | {"my_key": 4})["test_result"]
 
 
 def test_each_loss_term_is_logged_by_name(settings: Settings, tmp_path: Path) -> None:

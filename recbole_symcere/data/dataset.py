@@ -77,6 +77,8 @@ class ReviewDataset(Dataset):
 
     def _check_interactions(self, path: Path) -> None:
         feat: pd.DataFrame = self.inter_feat
+        if self.config["eval_args"]["order"] == "TO" and self.time_field not in feat:
+            raise DatasetError(f"{path}: {self.time_field} is not loaded, but order: TO needs it; add it to load_col")
         for field in (self.time_field, self.review_field):
             if field in feat and feat[field].isna().any():
                 line = int(np.flatnonzero(feat[field].isna())[0]) + 2
@@ -89,6 +91,12 @@ class ReviewDataset(Dataset):
                 f"{path}, lines {lines[0]} and {lines[1]}: review_id {first!r} stands more than once; "
                 "give each interaction its own"
             )
+
+    def _data_filtering(self) -> None:
+        try:
+            super()._data_filtering()
+        except ValueError as error:  # RecBole's "Some feat is empty"
+            raise DatasetError(f"{self._inter_path}: no interaction is left after filtering; loosen it") from error
 
     def _dataframe_to_interaction(self, data: pd.DataFrame) -> Interaction:
         """As RecBole's, but time keeps its float64: in float32, events less than two minutes apart fall together."""
@@ -118,6 +126,7 @@ class ReviewDataset(Dataset):
 
         Ids of other parts get n, one past the last: to look a held-out review up is an index error.
         """
+        self._need_reviews()
         rows = torch.full((self.num(self.review_field),), len(self))
         rows[self.inter_feat[self.review_field]] = torch.arange(len(self))
         return rows
@@ -129,13 +138,16 @@ class ReviewDataset(Dataset):
             DatasetError: the interactions carry no review ids.
             ReviewFileError: the file is missing or broken, or lacks one of the ids.
         """
-        if not self.has_reviews:
-            raise DatasetError(
-                f"{self._inter_path}: no column {self.review_field}, which models that read reviews need; "
-                "convert the raw dump with `python -m dataset_prep`"
-            )
+        self._need_reviews()
         review_ids = self.field2id_token[self.review_field][self.inter_feat[self.review_field].numpy()]
         return read_reviews(self.review_path, review_ids.tolist())
+
+    def _need_reviews(self) -> None:
+        if not self.has_reviews:
+            raise DatasetError(
+                f"{self._inter_path}: no column {self.review_field}, which models that read reviews need; keep it in "
+                "load_col, or convert the raw dump with `python -m dataset_prep`"
+            )
 
     def tokenised_reviews(self, encoder: Embedder) -> TokenisedReviews:
         """Token ids of ``review_texts``, cached on disk."""
@@ -192,8 +204,11 @@ def source_fingerprint(config: Config) -> str:
 
     digest = hashlib.sha256(__version__.encode())
     for path in sorted(Path(config["data_path"]).glob(f"{config['dataset']}.*")):
-        if path.suffix not in (".jsonl", ".json"):
-            digest.update(path.name.encode() + path.read_bytes())
+        if path.suffix != ".json":  # the converter's statistics decide nothing
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
     settings = {key: config[key] for key in (*dataset_arguments, *FURTHER_ARGUMENTS)}
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()

@@ -16,6 +16,7 @@ from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
 
+from recbole_symcere.config import ABOVE_0, ConfigError
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.model.graph import NGCF, BipartiteGraph, LightGCN
 from recbole_symcere.model.loss import bpr, info_nce, symmetric_nce
@@ -37,28 +38,32 @@ class SymCERE(GeneralRecommender):
         dataset: the interactions that train; no other review is read.
 
     Raises:
+        ConfigError: settings that leave nothing to train, or repeat rows within a batch.
         DatasetError, ReviewFileError, EncoderError: the reviews or their encoder can't be had.
     """
 
     input_type = InputType.PAIRWISE
     choices: ClassVar = {
         "graph_encoder": tuple(GRAPH_ENCODERS),
-        "text_train": ("lora", "frozen", "full"),
-        "text_pooling": ("auto", "cls", "mean", "last"),
-        "text_precision": ("auto", "fp32", "bf16"),
         "projection": ("linear", "mlp"),
         "contrast": ("sincere", "infonce"),
     }
     bounds: ClassVar = {
-        **dict.fromkeys(("tau_cross", "tau_intra"), (None, inf)),
-        **dict.fromkeys(("cross_weight", "alpha", "beta", "reg_weight", "n_layers", "text_warmup_steps"), (0, inf)),
-        **dict.fromkeys(("edge_dropout", "word_masking", "message_dropout", "lora_dropout"), (0, 1)),
-        **dict.fromkeys(("text_views", "embedding_size", "text_max_length", "text_tokens_per_batch"), (1, inf)),
+        **dict.fromkeys(("tau_cross", "tau_intra"), (ABOVE_0, inf)),
+        **dict.fromkeys(("cross_weight", "alpha", "beta", "reg_weight"), (0.0, inf)),
+        **dict.fromkeys(("edge_dropout", "word_masking", "message_dropout", "lora_dropout"), (0.0, 1.0)),
+        **dict.fromkeys(("bpr_norm", "score_norm"), (-inf, inf)),
+        **dict.fromkeys(("n_layers", "text_warmup_steps"), (0, inf)),
+        **dict.fromkeys(("embedding_size", "text_views", "text_max_length", "text_tokens_per_batch"), (1, inf)),
         "lora_r": (1, inf),
     }
 
+    ranking_settings: ClassVar = {"cross_weight": 0.0, "alpha": 0.0}  # enough to rank: no review is read
+
     def __init__(self, config: Config, dataset: ReviewDataset) -> None:
         super().__init__(config, dataset)
+        if config["train_neg_sample_args"]["sample_num"] != 1:
+            raise ConfigError("train_neg_sample_args sample_num must be 1: a repeated row would be its own negative")
         self.cross_weight, self.alpha, self.beta = config["cross_weight"], config["alpha"], config["beta"]
         self.reg_weight = config["reg_weight"]
         self.tau_cross, self.tau_intra = config["tau_cross"], config["tau_intra"]
@@ -132,6 +137,8 @@ class SymCERE(GeneralRecommender):
         if self.reg_weight:
             squares = [parameter.square().sum() for parameter in self.parameters() if parameter.requires_grad]
             terms["l2"] = self.reg_weight * sum(squares[1:], squares[0])
+        if not terms:
+            raise ConfigError("cross_weight, alpha, beta and reg_weight are all 0: nothing is left to train on")
         self.loss_names = tuple(terms)
         return tuple(terms.values())
 
