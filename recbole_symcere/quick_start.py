@@ -15,7 +15,7 @@ from typing import Any
 
 import recbole
 import torch
-from recbole.data.dataloader import AbstractDataLoader
+from recbole.data.dataloader import AbstractDataLoader, FullSortEvalDataLoader
 from recbole.data.interaction import Interaction
 from recbole.data.utils import create_samplers, get_dataloader, load_split_dataloaders, save_split_dataloaders
 from recbole.model.abstract_recommender import AbstractRecommender
@@ -27,6 +27,7 @@ from recbole_symcere.data.audit import LeakError, audit
 from recbole_symcere.data.dataset import DatasetError, ReviewDataset, source_fingerprint
 from recbole_symcere.data.reviews import ReviewFileError
 from recbole_symcere.model.text import EncoderError
+from recbole_symcere.ranking import RankingDataLoader
 from recbole_symcere.trainer import (
     CheckpointError,
     Trainer,
@@ -246,7 +247,7 @@ def data_preparation(config: Config, dataset: ReviewDataset) -> DataLoaders:
         raise DatasetError(f"{config['dataset']}: no negative item can be drawn ({error})") from error
     phases = ("train", "valid", "test")
     train_data, valid_data, test_data = loaders = tuple(
-        get_dataloader(config, phase)(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
+        _dataloader(config, phase)(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
         for phase, part, sampler in zip(phases, parts, samplers, strict=True)
     )
     if config["save_dataloaders"]:
@@ -256,6 +257,11 @@ def data_preparation(config: Config, dataset: ReviewDataset) -> DataLoaders:
         for loader, generator in zip(loaders, generators, strict=True):
             loader.generator = loader.sampler.generator = generator
     return train_data, valid_data, test_data
+
+
+def _dataloader(config: Config, phase: str) -> type[AbstractDataLoader]:
+    loader: type[AbstractDataLoader] = get_dataloader(config, phase)
+    return RankingDataLoader if loader is FullSortEvalDataLoader else loader
 
 
 def _saved_dataloaders(config: Config) -> DataLoaders | None:

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recbole_symcere.data.dataset import source_fingerprint
+from recbole_symcere.ranking import RankingCollector
 
 CHECKPOINT_FORMAT = 1
 ROWS_PER_PREDICTION = 2**18
@@ -119,6 +120,7 @@ class Trainer(RecBoleTrainer):
         name = f"{config['model']}-{config['dataset']}-{recbole.utils.get_local_time()}-{token_hex(3)}.pth"
         self.saved_model_file = str(config["checkpoint_file"] or Path(self.checkpoint_dir) / name)
         Path(self.saved_model_file).parent.mkdir(parents=True, exist_ok=True)
+        self.eval_collector = RankingCollector(config)
         self.seconds = 0.0
         self._data = source_fingerprint(config)
         self._saves_resume_state = False

@@ -1,0 +1,62 @@
+"""``python -m benchmarks [PART …] [--small] [--output FILE]``: prints a table and writes JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from benchmarks import graph, loss, ranking
+from benchmarks.measure import Row
+from recbole_symcere.quick_start import commit, versions
+
+PARTS: dict[str, Callable[[bool], Iterator[Row]]] = {
+    "propagation": graph.propagation,
+    "dropped-view": graph.dropped_view,
+    "nce": loss.nce,
+    "full-ranking": ranking.full_ranking,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is given")
+    parser.add_argument("--small", action="store_true", help="tiny inputs: shows that it works, measures nothing")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks.json"), help="JSON file (%(default)s)")
+    given = parser.parse_args(arguments)
+    unknown = set(given.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    torch.manual_seed(0)
+    rows: list[Row] = []
+    print(HEADER)
+    for part in tqdm(given.parts or PARTS, desc="benchmarks", unit="part"):
+        for row in PARTS[part](given.small):
+            rows.append(row)
+            tqdm.write(_line(row), file=sys.stdout)
+    machine = {"cpu": platform.processor() or platform.machine(), "cuda": torch.cuda.is_available()}
+    record = {"commit": commit(), "versions": versions(), "machine": machine, "rows": [row.as_dict() for row in rows]}
+    given.output.write_text(json.dumps(record, indent=2) + "\n")
+    return 0
+
+
+HEADER = "| part | case | peer | ours | peer's | ratio | to reach | over floor |\n|---|---|---|--:|--:|--:|--:|--:|"
+
+
+def _line(row: Row) -> str:
+    theirs = "" if row.theirs is None else f"{row.theirs:.3g} {row.unit}"
+    ratio = "" if row.ratio is None else f"{row.ratio:.1f}x"
+    target = "" if row.target is None else f"{row.target:g}x"
+    floor = "" if row.floor is None else f"{row.ours / row.floor:.1f}x"
+    cells = (row.part, row.case, row.peer, f"{row.ours:.3g} {row.unit}", theirs, ratio, target, floor)
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

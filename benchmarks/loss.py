@@ -1,0 +1,50 @@
+"""Row 3: the symmetric NCE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.graph import random_interactions
+from benchmarks.measure import Row, alternate, gemm_floor, memory_floor, with_threads
+from recbole_symcere.model.graph import BipartiteGraph
+from recbole_symcere.model.loss import symmetric_nce
+
+WIDTH, TAU = 64, 0.1
+
+
+def nce(small: bool) -> Iterator[Row]:
+    """Forward and backward of a batch, the known-pair mask included."""
+    batch = 128 if small else 2_048
+    users, items, n_users, n_items = random_interactions(1_000 if small else 10_000)
+    graph = BipartiteGraph(users, items, n_users, n_items)
+    history: list[set[int]] = [set() for _ in range(n_users)]
+    for user, item in zip(users.tolist(), items.tolist(), strict=True):
+        history[user].add(item)
+    u, v = users[:batch], items[:batch]
+    g = F.normalize(torch.randn(len(u), WIDTH), dim=1).requires_grad_()
+    t = F.normalize(torch.randn(len(u), WIDTH), dim=1).requires_grad_()
+
+    def ours() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(symmetric_nce(g, t, graph.known_pairs(u, v), TAU), (g, t))
+
+    def theirs() -> tuple[Tensor, ...]:
+        known = torch.tensor([[item in history[user] for item in v.tolist()] for user in u.tolist()])
+        mask = known & ~torch.eye(len(u), dtype=torch.bool)
+        own = torch.arange(len(u))
+        first = F.cross_entropy((g @ t.T / TAU).masked_fill(mask, -torch.inf), own)
+        second = F.cross_entropy((t @ g.T / TAU).masked_fill(mask, -torch.inf), own)
+        return torch.autograd.grad((first + second) / 2, (g, t))
+
+    for one, other in zip(ours(), theirs(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    for threads in with_threads():
+        # three products (similarities, two gradients), and two exponentials' worth of passes over the B x B matrix
+        floor = gemm_floor(len(u), len(u), WIDTH) + 2 * gemm_floor(len(u), WIDTH, len(u))
+        floor += memory_floor(4 * 4 * len(u) ** 2)
+        ours_ms, theirs_ms = alternate(ours, theirs)
+        case = f"B = {len(u):,}, d = {WIDTH}, {threads} threads"
+        yield Row("nce", case, "two masked cross-entropies, mask from Python sets", ours_ms, theirs_ms, 5.0, floor)

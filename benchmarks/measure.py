@@ -1,0 +1,102 @@
+"""Ours and a named peer on the same input in the same run, alternating, with the floor that the machine sets."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+
+REPEATS = 5  # medians of at least as many
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        part: the benchmark's name.
+        case: size and settings.
+        peer: what ours is measured against.
+        ours, theirs: medians, in ``unit``.
+        target: the ratio to reach, theirs / ours; None where the floor or a bound is the aim.
+        floor: what the machine's arithmetic and memory alone would take, in ``unit``; None where there is none.
+        note: what else was measured.
+    """
+
+    part: str
+    case: str
+    peer: str
+    ours: float
+    theirs: float | None = None
+    target: float | None = None
+    floor: float | None = None
+    unit: str = "ms"
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times the peer's time or memory is ours."""
+        return None if self.theirs is None else self.theirs / self.ours
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"ratio": self.ratio, "over_floor": self.floor and self.ours / self.floor}
+
+
+def alternate(*functions: Callable[[], Any], repeats: int = REPEATS, least: float = 0.05) -> list[float]:
+    """Median milliseconds of each function, called in turn.
+
+    Args:
+        functions: what is measured; each is called once before, unmeasured.
+        repeats: measurements of each.
+        least: seconds a measurement takes at least; short functions are called several times in it.
+    """
+    times: list[list[float]] = [[] for _ in functions]
+    calls = [max(1, round(least / max(_seconds(function, 1), 1e-7))) for function in functions for _ in [function()]]
+    gc.collect()
+    for _ in range(repeats):
+        for function, count, measured in zip(functions, calls, times, strict=True):
+            measured.append(_seconds(function, count) / count)
+    return [1000 * statistics.median(measured) for measured in times]
+
+
+def _seconds(function: Callable[[], Any], calls: int) -> float:
+    _synchronize()
+    started = perf_counter()
+    for _ in range(calls):
+        function()
+    _synchronize()
+    return perf_counter() - started
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def gemm_floor(m: int, n: int, k: int, products: int = 1) -> float:
+    """Milliseconds of ``products`` float32 matrix products [m, k] @ [k, n]."""
+    a, b = torch.randn(m, k), torch.randn(k, n)
+    return products * alternate(lambda: a @ b)[0]
+
+
+def memory_floor(n_bytes: float) -> float:
+    """Milliseconds to move ``n_bytes`` between memory and cores, at the rate of a large copy (read and write)."""
+    source = torch.empty(64 * 2**20, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    return alternate(lambda: target.copy_(source))[0] * n_bytes / (2 * source.numel())
+
+
+def with_threads(threads: tuple[int, ...] = (1, 2)) -> Iterator[int]:
+    """Sets the number of threads to each of ``threads`` in turn, and back."""
+    before = torch.get_num_threads()
+    try:
+        for count in threads:
+            torch.set_num_threads(count)
+            yield count
+    finally:
+        torch.set_num_threads(before)
