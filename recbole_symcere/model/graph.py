@@ -50,8 +50,9 @@ class BipartiteGraph(nn.Module):
 
     crow: Tensor
     column: Tensor
-    row_of_entry: Tensor
-    edge_of_entry: Tensor
+    user: Tensor
+    item: Tensor
+    by_item: Tensor
     full_values: Tensor
 
     def __init__(self, users: Tensor, items: Tensor, n_users: int, n_items: int) -> None:
@@ -68,15 +69,16 @@ class BipartiteGraph(nn.Module):
         self.n_users, self.n_items, self.n_nodes = n_users, n_items, n_users + n_items
         pairs = torch.unique(users.long() * n_items + items.long())
         self.n_edges = len(pairs)
-        user, item = pairs // n_items, pairs % n_items + n_users
-        edge = torch.arange(self.n_edges, device=pairs.device)
-        row, column = torch.cat([user, item]), torch.cat([item, user])
-        order = torch.argsort(row * self.n_nodes + column)
+        user, item = pairs // n_items, pairs % n_items
+        # Edges are sorted by user, then item: as they stand they fill the users' rows, and by item the items' rows.
+        by_item = torch.argsort(item, stable=True)
+        degree = torch.bincount(torch.cat([user, n_users + item]), minlength=self.n_nodes)
         buffers = {
-            "crow": F.pad(torch.bincount(row, minlength=self.n_nodes).cumsum(0), (1, 0)),
-            "column": column[order],
-            "row_of_entry": row[order],
-            "edge_of_entry": torch.cat([edge, edge])[order],
+            "user": user,
+            "item": item,
+            "by_item": by_item,
+            "crow": F.pad(degree.cumsum(0), (1, 0)),
+            "column": torch.cat([n_users + item, user[by_item]]),
         }
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor, persistent=False)
@@ -92,8 +94,8 @@ class BipartiteGraph(nn.Module):
 
         Both directions of an edge go together, so the view stays symmetric; the draw is made on the graph's device.
         """
-        keep = torch.rand(self.n_edges, device=self.full_values.device) >= ratio
-        return self._csr(self._normalised(keep.to(self.full_values.dtype)))
+        kept = torch.empty(self.n_edges, dtype=self.full_values.dtype, device=self.full_values.device)
+        return self._csr(self._normalised(kept.bernoulli_(1 - ratio)))
 
     def known_pairs(self, users: Tensor, items: Tensor) -> Tensor:
         """The mask of eq. (3), found through the histories of the batch's users: no users x items table is made.
@@ -121,13 +123,14 @@ class BipartiteGraph(nn.Module):
         entry = torch.arange(len(owner), device=users.device) + (end - degree.cumsum(0))[owner]
         return owner, self.column[entry] - self.n_users
 
-    def _normalised(self, weight: Tensor) -> Tensor:
-        """Entry values for edge weights [n_edges] of 0 or 1: w_e / sqrt(degree(row) degree(column))."""
-        entry = weight[self.edge_of_entry]
-        degree = torch.zeros(self.n_nodes, dtype=entry.dtype, device=entry.device)
-        degree.index_add_(0, self.row_of_entry, entry)
-        scale = degree.clamp(min=1).rsqrt()  # an isolated node has no entry that could read its scale
-        return entry * scale[self.row_of_entry] * scale[self.column]
+    def _normalised(self, kept: Tensor) -> Tensor:
+        """1 / sqrt(degree(u) degree(v)) for edges [n_edges] that are kept (1), else 0; as entry values [2 n_edges]."""
+        values = kept
+        for end, n_ends in ((self.user, self.n_users), (self.item, self.n_items)):
+            degree = kept.new_zeros(n_ends).index_add_(0, end, kept)
+            scale = degree.clamp_(min=1).rsqrt_()  # an isolated node has no edge that could read its scale
+            values = values * scale.index_select(0, end)
+        return torch.cat([values, values.index_select(0, self.by_item)])
 
     def _csr(self, values: Tensor) -> Tensor:
         size = (self.n_nodes, self.n_nodes)
