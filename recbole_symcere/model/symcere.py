@@ -146,10 +146,8 @@ class SymCERE(GeneralRecommender):
         self, nodes: tuple[Tensor, Tensor], users: Tensor, positives: Tensor, negatives: Tensor
     ) -> Tensor:
         """Eq. (7) over a batch of (user, observed item, sampled item), its scores between cosine and dot product."""
-        user, positive, negative = (
-            _with_length(vectors[ids], self.bpr_norm)
-            for vectors, ids in zip((nodes[0], nodes[1], nodes[1]), (users, positives, negatives), strict=True)
-        )
+        user = _with_length(nodes[0][users], self.bpr_norm)
+        positive, negative = (_with_length(nodes[1][items], self.bpr_norm) for items in (positives, negatives))
         return bpr((user * positive).sum(-1), (user * negative).sum(-1))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
