@@ -320,7 +320,7 @@ def _resume_if_begun(trainer: Trainer) -> None:
     path = Path(trainer.saved_model_file)
     if resume_path(path).is_file():
         trainer.resume_checkpoint(path)
-    elif path.is_file():
+    elif path.is_file() and load_checkpoint(path)["epoch"] >= trainer.eval_step:  # else killed before the first state
         raise CheckpointError(
             f"{path} exists, but not {resume_path(path)}, which a run goes on from: a new run would overwrite it; "
             "move it, or name another --checkpoint_file"

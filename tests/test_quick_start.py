@@ -164,17 +164,25 @@ def test_a_changed_dataset_does_not_meet_an_old_checkpoint(settings: Settings, t
             use()
 
 
-def test_a_finished_checkpoint_is_not_overwritten(settings: Settings, tmp_path: Path) -> None:
+def test_a_trained_checkpoint_is_not_overwritten(settings: Settings, tmp_path: Path) -> None:
     file = tmp_path / "run.pth"
     run(settings, checkpoint_file=str(file), epochs=1)
     state = resume_path(file).read_bytes()
     resume_path(file).unlink()
+    torch.save(load_checkpoint(file) | {"epoch": 7}, file)
     with pytest.raises(CheckpointError, match=r"run\.pth exists, but not .*run\.resume\.pth"):
         run(settings, checkpoint_file=str(file), epochs=1)
     resume_path(file).write_bytes(state)
     file.unlink()
     with pytest.raises(CheckpointError, match=r"run\.pth: no such checkpoint"):
         run(settings, checkpoint_file=str(file), epochs=2)
+
+
+def test_a_run_killed_between_its_first_two_files_starts_anew(settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "run.pth"
+    run(settings, checkpoint_file=str(file), epochs=1)
+    resume_path(file).unlink()
+    assert run(settings, checkpoint_file=str(file)) == run(settings)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(settings: Settings) -> None:
