@@ -147,8 +147,9 @@ def test_a_saved_dataset_is_read_only_where_the_user_says_so(make_config: MakeCo
     data_preparation(config, create_dataset(config))
 
 
+@pytest.mark.parametrize("keep", [None, "first"])  # to remove duplicates sorts the rows as well
 def test_events_seconds_apart_stay_in_order_and_ties_keep_the_file_order(
-    make_config: MakeConfig, tmp_path: Path
+    make_config: MakeConfig, tmp_path: Path, keep: str | None
 ) -> None:
     rng = np.random.default_rng(0)
     seconds = rng.permutation(np.repeat(np.arange(30), 2))  # each moment twice
@@ -157,7 +158,7 @@ def test_events_seconds_apart_stay_in_order_and_ties_keep_the_file_order(
         for number, second in enumerate(seconds)
     ]
     folder = write_atomic_files(tmp_path / "order" / "order", rows)
-    dataset = ReviewDataset(make_config(dataset="order", data_path=str(folder.parent)))
+    dataset = ReviewDataset(make_config(dataset="order", data_path=str(folder.parent), rm_dup_inter=keep))
     parts = dataset.build()
     order = np.concatenate([part.id2token("review_id", part.inter_feat["review_id"]) for part in parts])
     expected = [f"r{number}" for number in np.argsort(seconds, kind="stable")]
