@@ -10,6 +10,7 @@ from dataset_prep.engine import Engine, literal
 
 WHITE_SPACE = r"\p{Z}\t\n\x0B\f\r\x{85}"  # Unicode's White_Space, for RE2, which knows ASCII's only
 WORD = f"[^{WHITE_SPACE}]+"
+ASCII_WHITE_SPACE = range(9, 14)  # and the space
 
 BREAK = r"<br\b[^<>]*>|</p\s*>"
 # Elements that people and shops put into reviews. Anything else in angle brackets ("<sigh>", "a < b > c") is text.
@@ -32,11 +33,16 @@ UNSAFE = r"\x00-\x1F\x7F\"%"  # in a token: control characters, quotes, and the 
 def words(text: str) -> str:
     """The number of runs of characters between white space.
 
-    A text of printable ASCII is split at its spaces, which takes a third of the time.
+    A text of ASCII is split at its spaces, once all its white space is spaces; that takes a quarter of the time.
     """
-    spaced = f"len([word FOR word IN string_split({text}, ' ') IF word <> ''])"
+    spaced = text
+    for character in ASCII_WHITE_SPACE:
+        spaced = f"replace({spaced}, chr({character}), ' ')"
+    has_others = " OR ".join(f"contains({text}, chr({character}))" for character in ASCII_WHITE_SPACE)
+    spaced = f"CASE WHEN {has_others} THEN {spaced} ELSE {text} END"
+    split = f"len([word FOR word IN string_split({spaced}, ' ') IF word <> ''])"
     found = f"len(regexp_extract_all({text}, {literal(WORD)}))"
-    return f"CASE WHEN regexp_matches({text}, '[^ -~]') THEN {found} ELSE {spaced} END"
+    return f"CASE WHEN strlen({text}) = len({text}) THEN {split} ELSE {found} END"
 
 
 def without_html(text: str, entities: Mapping[str, str]) -> str:

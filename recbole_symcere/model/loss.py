@@ -4,9 +4,15 @@ They compute in float32 or better even where autocast is on: next to 16, bfloat1
 cosines over a temperature of 0.05 reach 20.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+SCORES_PER_TILE = {"cpu": 2**19}  # 2 MiB of float32, about a core's own cache
+GPU_SCORES_PER_TILE = 2**26
 
 
 def symmetric_nce(graph: Tensor, text: Tensor, known: Tensor | None, temperature: float) -> Tensor:
@@ -27,16 +33,10 @@ def symmetric_nce(graph: Tensor, text: Tensor, known: Tensor | None, temperature
     Returns:
         The scalar of eq. (5).
     """
-    similarity = _similarity(graph, text, temperature)  # row: graph anchor, column: text anchor
-    from_graph = from_text = similarity
-    if known is not None:
-        excluded = known.clone().fill_diagonal_(False)
-        from_graph = similarity.masked_fill(excluded, -torch.inf)
-        # the copy pays: to mask through a transposed view takes three times as long
-        from_text = similarity.masked_fill(excluded.T.contiguous(), -torch.inf)
-    graph_to_text = from_graph.log_softmax(dim=1).diagonal()
-    text_to_graph = from_text.log_softmax(dim=0).diagonal()
-    return -(graph_to_text + text_to_graph).mean() / 2
+    excluded = None if known is None else known.clone().fill_diagonal_(False)
+    graph_to_text = _nce(graph, text, excluded, temperature)
+    text_to_graph = _nce(text, graph, excluded, temperature)
+    return (graph_to_text + text_to_graph) / 2
 
 
 def info_nce(view: Tensor, other_view: Tensor, temperature: float) -> Tensor:
@@ -50,7 +50,7 @@ def info_nce(view: Tensor, other_view: Tensor, temperature: float) -> Tensor:
     Returns:
         The mean over the batch, a scalar.
     """
-    return -_similarity(view, other_view, temperature).log_softmax(dim=1).diagonal().mean()
+    return _nce(view, other_view, None, temperature)
 
 
 def bpr(positive: Tensor, negative: Tensor) -> Tensor:
@@ -66,10 +66,46 @@ def bpr(positive: Tensor, negative: Tensor) -> Tensor:
     return -F.logsigmoid(_full_precision(positive) - _full_precision(negative)).mean()
 
 
-def _similarity(anchors: Tensor, others: Tensor, temperature: float) -> Tensor:
-    """Dot products of all pairs over the temperature, [B, B]: row i is anchor i's."""
+def _nce(anchors: Tensor, others: Tensor, excluded: Tensor | None, temperature: float) -> Tensor:
+    """Eq. (4), one direction: the mean over anchors i of the cross-entropy of sample i among all not excluded[i]."""
     with torch.autocast(anchors.device.type, enabled=False):
-        return (_full_precision(anchors) / temperature) @ _full_precision(others).T
+        return _TiledNCE.apply(_full_precision(anchors), _full_precision(others), excluded, temperature)
+
+
+class _TiledNCE(torch.autograd.Function):
+    """A tile of anchors at a time, loss and gradients at once: no [B, B] floats exist, and a tile stays in cache."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, anchors: Tensor, others: Tensor, excluded: Tensor | None, temperature: float
+    ) -> Tensor:
+        size = len(anchors)
+        rows = max(1, SCORES_PER_TILE.get(anchors.device.type, GPU_SCORES_PER_TILE) // size)
+        columns = (others / temperature).T.contiguous()
+        losses = anchors.new_empty(size)
+        anchors_grad = torch.empty_like(anchors)
+        others_grad = torch.zeros_like(columns)  # transposed, as the products are faster so
+        tile = anchors.new_empty(min(rows, size), size)
+        for start in range(0, size, rows):
+            part = slice(start, start + rows)
+            scores = torch.mm(anchors[part], columns, out=tile[: len(anchors[part])])
+            if excluded is not None:
+                scores.masked_fill_(excluded[part], -torch.inf)
+            own, largest = scores.diagonal(start).clone(), scores.amax(1)
+            probabilities = torch.softmax(scores, 1, out=scores)
+            losses[part] = largest - own - probabilities.amax(1).log()  # log-sum-exp: the largest is exp(0) / sum
+            probabilities.diagonal(start).sub_(1)  # now the gradient with respect to the scores
+            torch.mm(probabilities, others, out=anchors_grad[part])
+            others_grad.addmm_(anchors[part].T, probabilities)
+        scale = 1 / (size * temperature)
+        ctx.save_for_backward(anchors_grad.mul_(scale), others_grad.T.mul(scale))
+        return losses.mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        anchors_grad, others_grad = ctx.saved_tensors
+        return grad * anchors_grad, grad * others_grad, None, None
 
 
 def _full_precision(x: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class SymCERE(GeneralRecommender):
     }
     bounds: ClassVar = {
         **dict.fromkeys(("tau_cross", "tau_intra"), (ABOVE_0, inf)),
-        **dict.fromkeys(("cross_weight", "alpha", "beta", "reg_weight"), (0.0, inf)),
+        **dict.fromkeys(("cross_weight", "alpha", "beta", "reg_weight", "text_memory"), (0.0, inf)),
         **dict.fromkeys(("edge_dropout", "word_masking", "message_dropout", "lora_dropout"), (0.0, 1.0)),
         **dict.fromkeys(("bpr_norm", "score_norm"), (-inf, inf)),
         **dict.fromkeys(("n_layers", "text_warmup_steps"), (0, inf)),

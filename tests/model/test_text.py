@@ -210,11 +210,13 @@ def test_auto_pooling_is_what_sentence_transformers_stored(
 # Gradients
 
 
+@pytest.mark.parametrize("memory", [0.0, 1e-4])
 @pytest.mark.parametrize("train", ["lora", "full"])
 def test_gradients_of_micro_batches_equal_the_plain_loops(
-    train: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    train: str, memory: float, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder = load(folder, train=train, lora_dropout=0.3, tokens_per_batch=40).double()
+    """With all micro-batches computed twice, and with some."""
+    encoder = load(folder, train=train, lora_dropout=0.3, tokens_per_batch=40, memory=memory).double()
     randomise_adapter(encoder)
     tokens = tokens_of(encoder)
     assert len(micro_batches(tokens.lengths, 40)) > 2
@@ -235,33 +237,48 @@ def test_gradients_of_micro_batches_equal_the_plain_loops(
     assert dropped
 
 
-def test_one_micro_batch_is_computed_once(roberta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fits_in_memory_is_computed_once(roberta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "checkpoint", None)
-    encoder = load(roberta, tokens_per_batch=10_000)
+    encoder = load(roberta, tokens_per_batch=1)
     encoder(tokens_of(encoder), ROWS).sum().backward()
     with torch.no_grad():
-        encoder.tokens_per_batch = 1
+        encoder.memory = 1e-9
         encoder(tokens_of(encoder), ROWS)
 
 
-def test_activations_kept_for_the_backward_pass_do_not_grow_with_the_batch(roberta: Path) -> None:
+def test_what_is_kept_for_the_backward_pass_does_not_grow_with_the_batch(
+    roberta: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     encoder = load(roberta, tokens_per_batch=60)
     tokens = tokens_of(encoder)
+    counters: list[Any] = []
+
+    class Watched(text._KeptForBackward):
+        def __init__(self, weights: Any) -> None:
+            super().__init__(weights)
+            counters.append(self)
 
     def kept(rows: np.ndarray) -> int:
-        sizes: list[int] = []
+        """Bytes that autograd holds after the forward pass, as the counter saw them and beside it."""
+        beside: list[int] = []
 
         def pack(tensor: Tensor) -> Tensor:
-            sizes.append(tensor.numel() if tensor.is_floating_point() else 0)
+            beside.append(tensor.nbytes if tensor.is_floating_point() else 0)
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             vectors = encoder(tokens, rows)
         vectors.sum().backward()
-        return sum(sizes)
+        return counters[-1].n_bytes + sum(beside)
 
-    assert kept(np.array([1])) > 0  # a single micro-batch keeps its activations
-    assert kept(np.tile(ROWS, 2)) == kept(np.tile(ROWS, 8)) == 0
+    monkeypatch.setattr(text, "_KeptForBackward", Watched)
+    one_micro_batch = kept(np.tile([int(tokens.lengths.argmax())], 2))
+    assert one_micro_batch > 10_000
+    for micro_batches_kept in (0.0, 1.5, 4.0):
+        encoder.memory = micro_batches_kept * one_micro_batch / 2**30
+        few, many = kept(np.tile(ROWS, 4)), kept(np.tile(ROWS, 16))
+        for held in (few, many):
+            assert max(0, micro_batches_kept - 1) <= held / one_micro_batch <= micro_batches_kept + 1
 
 
 # Word masking
@@ -718,6 +735,7 @@ def test_every_key_of_the_configuration_reaches_the_encoder(roberta: Path) -> No
         "text_max_length": 20,
         "text_precision": "bf16",
         "text_tokens_per_batch": 99,
+        "text_memory": 0.5,
         "lora_r": 3,
         "lora_alpha": 12,
         "lora_dropout": 0.25,
@@ -725,7 +743,7 @@ def test_every_key_of_the_configuration_reaches_the_encoder(roberta: Path) -> No
     }
     encoder = ReviewEncoder.from_config(config)
     assert (encoder.training_mode, encoder.pooling, encoder.precision) == ("lora", "mean", "bf16")
-    assert (encoder.max_length, encoder.tokens_per_batch, encoder.lora_scale) == (20, 99, 4)
+    assert (encoder.max_length, encoder.tokens_per_batch, encoder.memory, encoder.lora_scale) == (20, 99, 0.5, 4)
     lora = encoder.model.peft_config["default"]
     assert (lora.r, lora.lora_alpha, lora.lora_dropout) == (3, 12, 0.25)
 

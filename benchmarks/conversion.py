@@ -1,0 +1,236 @@
+"""Row 10: converting raw reviews, in time and in memory."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from tqdm import tqdm
+
+from benchmarks.graph import random_interactions
+from benchmarks.measure import REPEATS, Row
+
+VARIABLE = "RECSYSDATASETS"
+CLONE = f"git clone https://github.com/RUCAIBox/RecSysDatasets, and name its folder in {VARIABLE}"
+KEEP_ALL = ("--user-core", "0", "--item-core", "0", "--duplicates", "keep", "--missing-text", "keep")
+
+VOCABULARY, WORDS = 5_000, 50  # words that there are, and words a review on average
+CHUNK = 10_000  # reviews that are drawn at a time
+EPOCH = datetime.datetime(1970, 1, 1)  # without a zone, as the dumps write times
+
+# Prints seconds and peak memory of the command that is its arguments. It stands between, since Linux starts the peak of
+# a new process at that of the process that starts it, and this one holds torch.
+WATCH = """
+import resource, subprocess, sys, time
+started = time.perf_counter()
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
+print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+MAXRSS_PER_MIB = 2**20 if sys.platform == "darwin" else 2**10
+
+
+@dataclass(frozen=True)
+class Dump:
+    """A kind of review file that both converters read.
+
+    Attributes:
+        peer: the peer's name of it.
+        file: the name that the peer wants it to have.
+        ours: arguments of ``dataset_prep``.
+        line: the JSON object of a review, from its number, user, item, stars, seconds since 1970 and text.
+        columns: what the peer's interaction file calls the user, the item, the rating and the time.
+    """
+
+    peer: str
+    file: str
+    ours: tuple[str, ...]
+    line: Callable[[int, int, int, int, int, str], dict[str, Any]]
+    columns: tuple[str, ...]
+
+
+COLUMNS = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")  # ours
+YELP = Dump(
+    peer="yelp",
+    file="yelp_academic_dataset_review.json",
+    ours=("yelp",),
+    line=lambda number, user, item, stars, seconds, text: {
+        "review_id": f"r{number:021}",
+        "user_id": f"u{user:021}",
+        "business_id": f"b{item:021}",
+        "stars": float(stars),
+        "useful": 0,
+        "funny": 0,
+        "cool": 0,
+        "text": text,
+        "date": (EPOCH + datetime.timedelta(seconds=seconds)).isoformat(" "),
+    },
+    columns=("user_id:token", "business_id:token", "stars:float", "date:float"),
+)
+EPINIONS = Dump(
+    peer="epinions",
+    file="epinions.json",
+    ours=("table", "--user", "user", "--item", "item", "--text", "review", "--time", "time", "--rating", "stars"),
+    line=lambda number, user, item, stars, seconds, text: {
+        "item": f"b{item:021}",
+        "user": f"u{user:021}",
+        "review": text,
+        "paid": 1.0,
+        "time": seconds,
+        "stars": float(stars),
+    },
+    columns=COLUMNS,
+)
+
+
+def conversion(small: bool) -> Iterator[Row]:
+    """A dump of reviews to an interaction file that keeps all of its rows.
+
+    The peer reads JSON lines with review texts for two of its sources, and both are measured. Yelp's is the source that
+    both converters know by name; the peer reads it in a loop of its own, which keeps a line at a time. Epinions' goes
+    through the peer's general conversion, by pandas, as ten other sources of its do. (Its Amazon classes read another
+    file than ours: the ratings, without texts.)
+
+    Ours does more in that time: it checks the file, counts words, sorts by time, and writes the texts too. It may take
+    all cores; the peer takes one.
+
+    The peer is third-party code and not part of this repository: ``RECSYSDATASETS`` names its folder. Without it, rows
+    have no ratio. The whole takes a quarter of an hour and 10 GB in the folder for temporary files.
+    """
+    peer = _peer()
+    n = 1_000 if small else 1_000_000
+    peaks: dict[str, float] = {}
+    for dump in (YELP, EPINIONS):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            _write_dump(dump, folder / dump.file, n)
+            commands = [_our_command(dump, folder)]
+            if peer:
+                commands.append(_their_command(dump, folder, peer))
+            for command in commands:
+                command.run()
+            if peer:
+                _check_same(commands[0].output, commands[1].output, dump.columns)
+            ours, *others = _alternate(commands, 1 if small else REPEATS)
+            peaks[dump.peer] = commands[0].peak
+            note = "; ".join(f"peak of {command.name}: {command.peak:.0f} MiB" for command in commands)
+        case = f"{n:,} reviews, {dump.peer}, {os.cpu_count()} cores"
+        theirs = others[0] if others else None
+        yield Row("conversion", case, "RecSysDatasets", ours, theirs, 10.0, unit="s", note=note)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _write_dump(YELP, folder / YELP.file, 5 * n)
+        command = _our_command(YELP, folder)
+        command.run()
+    case = f"{5 * n:,} reviews, {YELP.peer}, peak memory"
+    yield Row("conversion", case, f"ours, {n:,} reviews", command.peak, peaks[YELP.peer], unit="MiB")
+
+
+@dataclass
+class Command:
+    """A conversion in a process of its own, which reads and writes in ``folder``.
+
+    Attributes:
+        name: whose it is.
+        output: the interaction file that it writes, alone with its like in a folder.
+        seconds: how long each run took.
+        peak: MiB that it held at most.
+    """
+
+    name: str
+    arguments: Sequence[str]
+    folder: Path
+    output: Path
+    seconds: list[float] = field(default_factory=list)
+    peak: float = 0.0
+
+    def run(self) -> None:
+        shutil.rmtree(self.output.parent, ignore_errors=True)  # else ours compares the new with the old
+        done = subprocess.run(
+            [sys.executable, "-c", WATCH, sys.executable, *self.arguments],
+            cwd=self.folder,
+            env=os.environ | {"TZ": "UTC"},  # the peer takes times for local ones
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{self.name} failed:\n{done.stderr}")
+        seconds, peak = map(float, done.stdout.split())
+        self.seconds.append(seconds)
+        self.peak = max(self.peak, peak / MAXRSS_PER_MIB)
+
+
+def _our_command(dump: Dump, folder: Path) -> Command:
+    output = folder / "ours" / "converted"
+    arguments = ("-m", "dataset_prep", *dump.ours, "--input", str(folder / dump.file), "--output", str(output))
+    root = Path(__file__).parents[1]
+    return Command("ours", (*arguments, *KEEP_ALL), root, output / "converted.inter")
+
+
+def _their_command(dump: Dump, folder: Path, peer: Path) -> Command:
+    output = folder / "theirs"
+    arguments = ("run.py", "--dataset", dump.peer, "--input_path", str(folder), "--output_path", str(output))
+    return Command("theirs", (*arguments, "--convert_inter"), peer, output / f"{dump.peer}.inter")
+
+
+def _peer() -> Path | None:
+    """The folder of the peer's ``run.py``."""
+    named = os.environ.get(VARIABLE)
+    if not named:
+        tqdm.write(f"conversion: ours alone; for the peer, {CLONE}", file=sys.stderr)
+        return None
+    tools = Path(named).absolute() / "conversion_tools"
+    if not (tools / "run.py").is_file():
+        raise FileNotFoundError(f"{VARIABLE} is {named}, which has no conversion_tools/run.py; {CLONE}")
+    return tools
+
+
+def _alternate(commands: Sequence[Command], repeats: int) -> list[float]:
+    """Median seconds of each command, run in turn; earlier runs don't count."""
+    for _ in range(repeats):
+        for command in commands:
+            command.run()
+    return [statistics.median(command.seconds[-repeats:]) for command in commands]
+
+
+def _check_same(ours: Path, theirs: Path, their_columns: Sequence[str]) -> None:
+    """Raise ``AssertionError`` unless both files hold the same interactions, in whatever order."""
+    tables = []
+    for path, columns in ((ours, COLUMNS), (theirs, their_columns)):
+        table = pl.read_csv(path, separator="\t", quote_char=None, columns=list(columns), infer_schema=False)
+        numbers = pl.col("rating:float", "timestamp:float").cast(pl.Float64)
+        tables.append(table.rename(dict(zip(columns, COLUMNS, strict=True))).select(COLUMNS).with_columns(numbers))
+    if not tables[0].sort(COLUMNS).equals(tables[1].sort(COLUMNS)):
+        raise AssertionError(f"{ours.name} and {theirs.name} hold different interactions")
+
+
+def _write_dump(dump: Dump, path: Path, n: int) -> None:
+    """``n`` reviews of made-up words, common and rare, with a new paragraph now and then."""
+    rng = np.random.default_rng(0)
+    letters = np.array(list("etaoinshrdlu"))
+    vocabulary = np.array(["".join(rng.choice(letters, 1 + rng.poisson(3.5))) for _ in range(VOCABULARY)])
+    vocabulary[rng.integers(20, VOCABULARY, VOCABULARY // 20)] = ".\n\n"
+    users, items, _, _ = random_interactions(n)
+    with path.open("w") as file:
+        for first in tqdm(range(0, n, CHUNK), desc=f"writing {n:,} reviews", leave=False, disable=None):
+            rows = range(first, min(first + CHUNK, n))
+            lengths = 1 + rng.poisson(WORDS - 1, len(rows))
+            words = vocabulary[rng.zipf(1.3, lengths.sum()) % VOCABULARY].tolist()
+            stars = rng.integers(1, 6, len(rows)).tolist()
+            seconds = rng.integers(1_100_000_000, 1_600_000_000, len(rows)).tolist()
+            ends = lengths.cumsum().tolist()
+            for row, star, second, length, end in zip(rows, stars, seconds, lengths.tolist(), ends, strict=True):
+                text = " ".join(words[end - length : end])
+                line = dump.line(row, int(users[row]), int(items[row]), star, second, text)
+                file.write(json.dumps(line) + "\n")
