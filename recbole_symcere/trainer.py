@@ -18,6 +18,7 @@ import scipy.sparse
 import torch
 from recbole.config import Config
 from recbole.data.dataloader import AbstractDataLoader
+from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.trainer import Trainer as RecBoleTrainer
 from torch import Tensor, nn
@@ -210,17 +211,8 @@ class Trainer(RecBoleTrainer):
         )
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
         for interaction in batches:
-            self.optimizer.zero_grad()
-            with torch.autocast(self.device.type, enabled=self.enable_amp):
-                losses = loss_func(interaction.to(self.device))
-            terms = losses if isinstance(losses, tuple) else (losses,)
-            scaler.scale(torch.stack([term.reshape(()) for term in terms]).sum()).backward()
-            if self.clip_grad_norm:
-                scaler.unscale_(self.optimizer)
-                nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
-            scaler.step(self.optimizer)
-            scaler.update()
-            step = torch.stack([term.detach().reshape(()) for term in terms])
+            losses = self._train_step(interaction, loss_func, scaler)
+            step = torch.stack([term.detach().reshape(()) for term in _terms(losses)])
             total = step if total is None else total + step
         if total is None:
             raise TrainingError("the training part has no batch: are there interactions left after filtering?")
@@ -230,6 +222,28 @@ class Trainer(RecBoleTrainer):
             )
         sums = tuple(total.tolist())
         return sums if isinstance(losses, tuple) else sums[0]
+
+    def _train_step(self, interaction: Interaction, loss_func: Callable, scaler: torch.amp.GradScaler) -> Any:
+        """One update of the weights. Nothing comes back to the host, so that it may run ahead of a GPU.
+
+        Args:
+            interaction: a batch on the host; the model's ``host_fields`` stay there.
+
+        Returns:
+            What ``loss_func`` returns.
+        """
+        stays = getattr(self.model, "host_fields", ())
+        interaction = interaction.to(self.device, [field for field in interaction.columns if field not in stays])
+        self.optimizer.zero_grad()
+        with torch.autocast(self.device.type, enabled=self.enable_amp):
+            losses = loss_func(interaction)
+        scaler.scale(torch.stack([term.reshape(()) for term in _terms(losses)]).sum()).backward()
+        if self.clip_grad_norm:
+            scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+        scaler.step(self.optimizer)
+        scaler.update()
+        return losses
 
     def _loss_names(self, losses: float | tuple[float, ...]) -> dict[str, float]:
         """The epoch's losses by the model's names for them, else by RecBole's."""
@@ -335,6 +349,10 @@ def get_trainer(model_type: Any, model: str) -> type[Trainer]:
     """``Trainer`` over what RecBole trains the model with."""
     base = recbole.utils.get_trainer(model_type, model)
     return Trainer if base is RecBoleTrainer else type(base.__name__, (Trainer, base), {})
+
+
+def _terms(losses: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return losses if isinstance(losses, tuple) else (losses,)
 
 
 @contextmanager

@@ -38,9 +38,7 @@ def _sparse_product(adjacency: Tensor, x: Tensor) -> Tensor:
 def _bag_product(adjacency: Tensor, x: Tensor) -> Tensor:
     """The same: row i sums the vectors of a bag, its neighbours. On CPUs this kernel prefetches, the sparse one not."""
     bags, nodes, values = adjacency.crow_indices(), adjacency.col_indices(), adjacency.values()
-    return F.embedding_bag(
-        nodes, x.contiguous(), bags, mode="sum", per_sample_weights=values, include_last_offset=True
-    )
+    return F.embedding_bag(nodes, x.contiguous(), bags, mode="sum", per_sample_weights=values, include_last_offset=True)
 
 
 _PRODUCTS = {"cpu": _bag_product}  # elsewhere a bag is one thread's work, and a popular item's bag is long
@@ -93,7 +91,7 @@ class BipartiteGraph(nn.Module):
         by_item = torch.argsort(item, stable=True)
         degree = torch.bincount(torch.cat([user, n_users + item]), minlength=self.n_nodes)
         buffers = {
-            "pairs": pairs,
+            "pairs": F.pad(pairs, (0, 1), value=n_users * n_items),  # sorted; the last is above any
             "user": user,
             "item": item,
             "by_item": by_item,
@@ -153,8 +151,7 @@ class BipartiteGraph(nn.Module):
         return torch.cat([self._are_edges(some[:, None] * self.n_items + items) for some in users.split(rows)])
 
     def _are_edges(self, pairs: Tensor) -> Tensor:
-        place = torch.searchsorted(self.pairs, pairs, out_int32=True).clamp_(max=self.n_edges - 1)
-        return self.pairs[place] == pairs
+        return self.pairs[torch.searchsorted(self.pairs, pairs, out_int32=True)] == pairs
 
     def _normalised(self, kept: Tensor) -> Tensor:
         """1 / sqrt(degree(u) degree(v)) for edges [n_edges] that are kept (1), else 0; as entry values [2 n_edges]."""

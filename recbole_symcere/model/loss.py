@@ -76,9 +76,7 @@ class _TiledNCE(torch.autograd.Function):
     """A tile of anchors at a time, loss and gradients at once: no [B, B] floats exist, and a tile stays in cache."""
 
     @staticmethod
-    def forward(
-        ctx: Any, anchors: Tensor, others: Tensor, excluded: Tensor | None, temperature: float
-    ) -> Tensor:
+    def forward(ctx: Any, anchors: Tensor, others: Tensor, excluded: Tensor | None, temperature: float) -> Tensor:
         size = len(anchors)
         rows = max(1, SCORES_PER_TILE.get(anchors.device.type, GPU_SCORES_PER_TILE) // size)
         columns = (others / temperature).T.contiguous()

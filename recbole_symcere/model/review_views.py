@@ -27,17 +27,20 @@ class KeptVectors(nn.Module):
 
     def forward(self, rows: Tensor, masked: bool) -> tuple[Tensor, Tensor | None]:
         """Args:
-            rows: [B] long, which reviews.
+            rows: [B] long, which reviews; on the host.
             masked: whether the masked view is wanted too.
 
         Returns:
-            Vectors [B, hidden] of the clean view and of one of the masked views, drawn for the batch, or None.
+            Vectors [B, hidden] of the clean view and of one of the masked views, drawn for each review, or None.
         """
-        clean = self.get_buffer("view0")[rows]
+        clean, *others = (view[rows.to(view.device)] for view in self.buffers())
         if not masked:
             return clean, None
-        draw = int(torch.randint(self.n_masked, ()))  # a CPU number: it names a buffer, and nothing waits for it
-        return clean, self.get_buffer(f"view{1 + draw}")[rows]
+        draw = torch.randint(self.n_masked, (len(rows), 1), device=clean.device)
+        vectors = others[0]
+        for number, other in enumerate(others[1:], start=1):
+            vectors = torch.where(draw == number, other, vectors)
+        return clean, vectors
 
 
 class TrainedEncoder(nn.Module):

@@ -9,6 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from recbole.config import Config
 from recbole.data.interaction import Interaction
@@ -55,7 +56,7 @@ class SymCERE(GeneralRecommender):
         **dict.fromkeys(("bpr_norm", "score_norm"), (-inf, inf)),
         **dict.fromkeys(("n_layers", "text_warmup_steps"), (0, inf)),
         **dict.fromkeys(("embedding_size", "text_views", "text_max_length", "text_tokens_per_batch"), (1, inf)),
-        "lora_r": (1, inf),
+        **dict.fromkeys(("contrast_batch_size", "lora_r"), (1, inf)),
     }
 
     ranking_settings: ClassVar = {"cross_weight": 0.0, "alpha": 0.0}  # enough to rank: no review is read
@@ -68,6 +69,7 @@ class SymCERE(GeneralRecommender):
         self.reg_weight = config["reg_weight"]
         self.tau_cross, self.tau_intra = config["tau_cross"], config["tau_intra"]
         self.edge_dropout = config["edge_dropout"]
+        self.contrast_batch_size = config["contrast_batch_size"]
 
         # Table 3's ablations: eq. (2) or nothing, eq. (3) or every other pair a negative
         self.unit = partial(F.normalize, dim=-1) if config["normalize"] else nn.Identity()
@@ -82,7 +84,8 @@ class SymCERE(GeneralRecommender):
         self.text_encoder: KeptVectors | TrainedEncoder | None = None
         if self.cross_weight or self.alpha:
             self.review_field = dataset.review_field
-            self.register_buffer("review_rows", dataset.review_rows(), persistent=False)
+            self.review_rows = dataset.review_rows()  # on the host, as the reviews are
+            self.host_fields = (self.review_field,)
             self.text_encoder = review_views(config, dataset)
             self.projection = projection(config["projection"], self.text_encoder.width, self.graph_encoder.width)
         self.text_learning_rate, self.text_warmup_steps = config["text_learning_rate"], config["text_warmup_steps"]
@@ -106,7 +109,7 @@ class SymCERE(GeneralRecommender):
             The clean view, and a word-masked one where ``masked``, else the clean view again.
         """
         assert self.text_encoder is not None
-        clean, other = self.text_encoder(self.review_rows[review_ids], masked)
+        clean, other = self.text_encoder(self.review_rows[review_ids.cpu()], masked)
         clean = self.unit(self.projection(clean))
         return clean, clean if other is None else self.unit(self.projection(other))
 
@@ -125,13 +128,12 @@ class SymCERE(GeneralRecommender):
             graph = self.interaction_vectors(nodes, users, items)
             text, masked_text = self.review_vectors(interaction[self.review_field], masked=bool(self.alpha))
             if self.cross_weight:
-                known = self.known_pairs(users, items)
-                terms["cross_modal"] = self.cross_weight * symmetric_nce(graph, text, known, self.tau_cross)
+                terms["cross_modal"] = self.cross_weight * self._contrast(self.cross_modal, graph, text, users, items)
             if self.alpha:
                 dropped = self(self.graph.dropped_adjacency(self.edge_dropout))
                 dropped_graph = self.interaction_vectors(dropped, users, items)
-                terms["intra_graph"] = self.alpha * info_nce(graph, dropped_graph, self.tau_intra)
-                terms["intra_text"] = self.alpha * info_nce(text, masked_text, self.tau_intra)
+                terms["intra_graph"] = self.alpha * self._contrast(self.intra_modal, graph, dropped_graph)
+                terms["intra_text"] = self.alpha * self._contrast(self.intra_modal, text, masked_text)
         if self.beta:
             terms["bpr"] = self.beta * self._ranking_loss(nodes, users, items, interaction[self.NEG_ITEM_ID])
         if self.reg_weight:
@@ -141,6 +143,20 @@ class SymCERE(GeneralRecommender):
             raise ConfigError("cross_weight, alpha, beta and reg_weight are all 0: nothing is left to train on")
         self.loss_names = tuple(terms)
         return tuple(terms.values())
+
+    def cross_modal(self, graph: Tensor, text: Tensor, users: Tensor, items: Tensor) -> Tensor:
+        """Eq. (5) over B interactions; no pair that the user is known for is a negative."""
+        return symmetric_nce(graph, text, self.known_pairs(users, items), self.tau_cross)
+
+    def intra_modal(self, view: Tensor, other_view: Tensor) -> Tensor:
+        """Eq. (6) over B interactions."""
+        return info_nce(view, other_view, self.tau_intra)
+
+    def _contrast(self, loss: Callable[..., Tensor], *batch: Tensor) -> Tensor:
+        """The mean of ``loss`` over the batch, whose samples are negatives within ``contrast_batch_size`` of them."""
+        size = len(batch[0])
+        groups = zip(*(part.split(self.contrast_batch_size or size) for part in batch), strict=True)
+        return torch.stack([len(group[0]) / size * loss(*group) for group in groups]).sum()
 
     def _ranking_loss(
         self, nodes: tuple[Tensor, Tensor], users: Tensor, positives: Tensor, negatives: Tensor

@@ -1,8 +1,9 @@
 """The review encoder (section 3.1.2): any Hugging Face encoder or decoder, pooled to one vector a review.
 
 Reviews come as ``TokenisedReviews``, unpadded and end to end. A batch is sorted by length and cut into micro-batches of
-a bounded number of padded tokens; what autograd keeps of them has a bound too, and those beyond it are computed again in
-the backward pass, so that memory does not grow with the batch. Weights stay in float32; bfloat16 is autocast around the encoder alone.
+a bounded number of padded tokens. What autograd keeps of them has a bound too, and those beyond it are computed again
+in the backward pass, so that memory does not grow with the batch. Weights stay in float32; bfloat16 is autocast around
+the encoder alone.
 """
 
 from __future__ import annotations
@@ -31,10 +32,14 @@ from torch.utils.checkpoint import checkpoint
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
+    AttentionInterface,
+    AttentionMaskInterface,
     AutoConfig,
     AutoModel,
     AutoTokenizer,
 )
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging as transformers_logging
 
 from recbole_symcere.data.reviews import SPECIAL, TokenisedReviews
@@ -64,6 +69,16 @@ SENTENCE_TRANSFORMERS_POOLING = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_lasttoken": "last",
 }
+
+
+def _mask_without_look(*args: Any, **kwargs: Any) -> Tensor | None:
+    return sdpa_mask(*args, **kwargs | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
+
+
+# transformers' SDPA looks whether the mask hides anything: at every micro-batch, a GPU would be waited for.
+ATTENTION = "sdpa_without_look"
+AttentionInterface.register(ATTENTION, sdpa_attention_forward)
+AttentionMaskInterface.register(ATTENTION, _mask_without_look)
 
 
 class EncoderError(ValueError):
@@ -490,6 +505,8 @@ def _load(name: str, folder: Path, trust_remote_code: bool) -> tuple[Any, Any]:
     tokenizer.backend_tokenizer.no_truncation()  # a stored length or padding is no part of what the encoder is
     tokenizer.backend_tokenizer.no_padding()
     model.config.use_cache = False  # keys and values are only for generating
+    if model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(ATTENTION)
     return tokenizer, model
 
 

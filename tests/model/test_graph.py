@@ -5,20 +5,22 @@ import pickle
 import subprocess
 import sys
 from typing import NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from recbole.model.general_recommender import NGCF as RecBoleNGCF
 from recbole.model.general_recommender import LightGCN as RecBoleLightGCN
 from scipy.sparse import coo_matrix
 from torch import Tensor
 from torch.testing import assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
 
+import recbole_symcere.model.graph as graph_module
 from recbole_symcere.model.graph import NGCF, BipartiteGraph, LightGCN, propagate
+from tests.dispatch import LargestTensor
 
 quick = settings(deadline=None, max_examples=50)
 
@@ -153,32 +155,26 @@ def test_known_pairs_are_those_that_a_set_look_up_finds(data, draw):
     )
     users, items = torch.tensor(batch).T
     expected = [[(user, item) in set(data.pairs) for item in items.tolist()] for user in users.tolist()]
-    known = data.graph().known_pairs(users, items)
-    assert known.dtype == torch.bool
-    assert known.tolist() == expected
-
-
-class _LargestTensor(TorchDispatchMode):
-    """Records the elements of the largest tensor that any operation returns."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(tensor, Tensor):
-                self.elements = max(self.elements, tensor.numel())
-        return result
+    graph = data.graph()
+    with patch.object(graph_module, "PAIRS_PER_SEARCH", draw.draw(st.sampled_from([1, 20, 2**22]))):
+        for known in (
+            graph.known_pairs(users, items),
+            graph._in_histories(users, items),
+            graph._by_search(users, items),
+        ):
+            assert known.dtype == torch.bool
+            assert known.tolist() == expected
 
 
 def test_known_pairs_need_no_users_by_items_matrix():
     n, batch = 20_000, 32
     generator = torch.Generator().manual_seed(0)
     users, items = torch.randint(n, (2, 5_000), generator=generator)
-    with _LargestTensor() as largest:
-        known = BipartiteGraph(users, items, n, n).known_pairs(users[:batch], items[:batch])
-    assert known.diagonal().all()
-    assert largest.elements <= 2 * n + 1
+    for look_up in (BipartiteGraph._in_histories, BipartiteGraph._by_search):
+        with LargestTensor() as largest:
+            known = look_up(BipartiteGraph(users, items, n, n), users[:batch], items[:batch])
+        assert known.diagonal().all()
+        assert largest.elements <= 2 * n + 1
 
 
 # A module like any other
@@ -230,9 +226,15 @@ def test_a_user_is_not_told_that_csr_is_in_beta():
 # Propagation
 
 
-@quick
+@pytest.fixture(params=["_bag_product", "_sparse_product"])
+def product(request, monkeypatch):
+    """What a CPU multiplies with, and what other devices do."""
+    monkeypatch.setitem(graph_module._PRODUCTS, "cpu", getattr(graph_module, request.param))
+
+
+@settings(quick, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=interactions(), ratio=st.sampled_from([0.0, 0.4]), seed=st.integers(0, 2**32 - 1))
-def test_propagation_and_its_gradient_are_those_of_the_dense_product(data, ratio, seed):
+def test_propagation_and_its_gradient_are_those_of_the_dense_product(product, data, ratio, seed):
     torch.manual_seed(seed)
     adjacency = data.graph().double().dropped_adjacency(ratio)
     x = torch.randn(adjacency.shape[0], 2, dtype=torch.float64, requires_grad=True)
@@ -242,7 +244,7 @@ def test_propagation_and_its_gradient_are_those_of_the_dense_product(data, ratio
     assert_close(torch.autograd.grad(sparse, x, upstream), torch.autograd.grad(dense, x, upstream))
 
 
-def test_propagation_passes_gradcheck_twice():
+def test_propagation_passes_gradcheck_twice(product):
     torch.manual_seed(0)
     adjacency = FEW.graph().double().dropped_adjacency(0.2)
     x = torch.randn(adjacency.shape[0], 2, dtype=torch.float64, requires_grad=True)

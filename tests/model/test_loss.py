@@ -2,6 +2,7 @@
 
 import math
 from typing import NamedTuple
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
+import recbole_symcere.model.loss as loss_module
 from recbole_symcere.model.loss import bpr, info_nce, symmetric_nce
+from tests.dispatch import LargestTensor
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 both_precisions = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -86,16 +89,17 @@ def _assert_same(fast, slow, dtype: torch.dtype, *inputs: Tensor) -> None:
 
 
 @both_precisions
-@given(batch=batches(), temperature=temperatures)
+@given(batch=batches(), temperature=temperatures, scores_per_tile=st.sampled_from([1, 10, 2**19]))
 @quick
-def test_symmetric_nce_and_its_gradients_are_those_of_eqs_3_to_5(dtype, batch, temperature):
-    _assert_same(
-        lambda graph, text: symmetric_nce(graph, text, batch.known(), temperature),
-        lambda graph, text: _slow_symmetric_nce(batch, graph, text, temperature),
-        dtype,
-        batch.graph,
-        batch.text,
-    )
+def test_symmetric_nce_and_its_gradients_are_those_of_eqs_3_to_5(dtype, batch, temperature, scores_per_tile):
+    with patch.dict(loss_module.SCORES_PER_TILE, cpu=scores_per_tile):
+        _assert_same(
+            lambda graph, text: symmetric_nce(graph, text, batch.known(), temperature),
+            lambda graph, text: _slow_symmetric_nce(batch, graph, text, temperature),
+            dtype,
+            batch.graph,
+            batch.text,
+        )
 
 
 @both_precisions
@@ -199,6 +203,15 @@ def test_no_temperature_and_no_length_gives_nan_or_infinity(temperature, length,
     for loss in losses:
         outcome = _value_and_gradients(loss, torch.float32, batch.graph * length, batch.text * length)
         assert all(x.isfinite().all() for x in outcome)
+
+
+def test_no_floats_of_batch_by_batch_are_ever_held():
+    size, rows = 64, 8
+    graph, text = (_unit_vectors(size, 4, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    known = torch.eye(size, dtype=torch.bool)
+    with patch.dict(loss_module.SCORES_PER_TILE, cpu=rows * size), LargestTensor(floats_only=True) as largest:
+        _value_and_gradients(lambda g, t: symmetric_nce(g, t, known, 0.2), torch.float32, graph, text)
+    assert largest.elements == rows * size
 
 
 @pytest.mark.parametrize("difference", [-1e30, 0.0, 1e30])

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from recbole_symcere.config import Config
 from recbole_symcere.model import symcere as module
+from recbole_symcere.model.review_views import KeptVectors
 from recbole_symcere.model.symcere import SymCERE
 from recbole_symcere.quick_start import create_dataset, data_preparation
 
@@ -239,6 +241,33 @@ def test_edge_dropout_and_word_masking_make_views(make_config: MakeConfig) -> No
     assert not torch.equal(first["intra_graph"], other["intra_graph"])
     view0, view1, view2 = (model.text_encoder.get_buffer(f"view{number}") for number in range(3))
     assert not torch.equal(view0, view1) and not torch.equal(view1, view2)
+
+
+def test_each_review_draws_its_masked_view() -> None:
+    views = [np.full((50, 3), number, np.float32) for number in range(4)]
+    torch.manual_seed(0)
+    clean, masked = KeptVectors(views)(torch.arange(50).repeat(20), masked=True)
+    assert (clean == 0).all()
+    assert (masked == masked[:, :1]).all()
+    assert torch.bincount(masked[:, 0].long(), minlength=4).tolist() == pytest.approx([0, 333, 333, 333], abs=60)
+    assert KeptVectors(views)(torch.arange(50), masked=False)[1] is None
+
+
+@pytest.mark.parametrize("contrast", ["sincere", "infonce"])
+def test_negatives_come_from_so_many_interactions_of_a_batch(make_config: MakeConfig, contrast: str) -> None:
+    """A batch of two groups and a rest is the mean of three batches."""
+    still = {"text_views": 1, "edge_dropout": 0.0, "contrast": contrast}
+    model, batch, _ = build(make_config(contrast_batch_size=25, **still))
+    alone, _, _ = build(make_config(**still))
+    alone.load_state_dict(model.state_dict())
+    parts = [batch[start : start + 25] for start in range(0, len(batch), 25)]
+    assert [len(part) for part in parts] == [25, 25, 14]
+    losses = [loss_of(alone, part) for part in parts]
+    found, undivided = loss_of(model, batch), loss_of(alone, batch)
+    for name in ("cross_modal", "intra_graph", "intra_text", "bpr"):
+        mean = sum(len(part) * float(loss[name]) for part, loss in zip(parts, losses, strict=True)) / len(batch)
+        assert float(found[name]) == pytest.approx(mean, rel=1e-5)
+        assert (float(undivided[name]) == pytest.approx(mean, rel=1e-3)) == (name == "bpr")
 
 
 @pytest.mark.parametrize("projection", ["linear", "mlp"])

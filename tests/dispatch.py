@@ -1,0 +1,37 @@
+"""What a piece of code asks of PyTorch, operation by operation."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the elements of the largest tensor that any operation returns; of floats only, where told."""
+
+    def __init__(self, floats_only: bool = False) -> None:
+        super().__init__()
+        self.floats_only, self.elements = floats_only, 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, Tensor) and (tensor.is_floating_point() or not self.floats_only):
+                self.elements = max(self.elements, tensor.numel())
+        return result
+
+
+class HostDraws(TorchDispatchMode):
+    """Names the random numbers that are drawn on the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        random = torch.Tag.nondeterministic_seeded in function.tags
+        if random and isinstance(result, Tensor) and result.device.type == "cpu":
+            self.drawn.append(str(function))
+        return result
