@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import numpy as np
+import recbole.evaluator.metrics as recbole_metrics
 import torch
+from recbole.config import Config
 from recbole.data.dataloader import FullSortEvalDataLoader
-from recbole.evaluator import Collector
+from recbole.evaluator import Collector, Evaluator
 from torch import Tensor
 
 NOT_AT_K = ("rec.meanrank", "rec.score", "data.label")  # what metrics that need more than the best k read
@@ -55,3 +58,45 @@ class RankingCollector(Collector):
             hits = torch.isin(row[:, None] * n_items + best.indices, positive_u * n_items + positive_i)
             relevant = torch.bincount(positive_u, minlength=n_users)
             self.data_struct.update_tensor("rec.topk", torch.cat([hits, relevant[:, None]], dim=1).int())
+
+
+class AveragePopularity(recbole_metrics.AveragePopularity):
+    """RecBole's, its look-ups in one array operation: they took longer than the ranking."""
+
+    def get_pop(self, item_matrix: np.ndarray, item_count: dict[int, int]) -> np.ndarray:
+        """As RecBole's.
+
+        Args:
+            item_matrix: [n_users, k] long, recommended items.
+            item_count: interactions of each item in training.
+
+        Returns:
+            [n_users, k] long, the interactions of each recommended item.
+        """
+        counts = np.zeros(1 + max(int(item_matrix.max()), *item_count), np.int64)
+        counts[list(item_count)] = list(item_count.values())
+        return counts[item_matrix]
+
+
+class GiniIndex(recbole_metrics.GiniIndex):
+    """RecBole's, counted in one array operation too."""
+
+    def get_gini(self, item_matrix: np.ndarray, num_items: int) -> float:
+        """As RecBole's.
+
+        Args:
+            item_matrix: [n_users, k] long, recommended items, below ``num_items``.
+        """
+        counts = np.sort(np.bincount(item_matrix.ravel(), minlength=num_items))
+        rank = np.arange(1, num_items + 1)
+        return np.sum((2 * rank - num_items - 1) * counts) / item_matrix.size / num_items
+
+
+class RankingEvaluator(Evaluator):
+    """RecBole's metrics, with the slow ones replaced."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        for name, metric in (("averagepopularity", AveragePopularity), ("giniindex", GiniIndex)):
+            if name in self.metric_class:
+                self.metric_class[name] = metric(config)

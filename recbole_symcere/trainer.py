@@ -27,7 +27,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recbole_symcere.data.dataset import source_fingerprint
-from recbole_symcere.ranking import RankingCollector
+from recbole_symcere.ranking import RankingCollector, RankingEvaluator
 
 CHECKPOINT_FORMAT = 1
 ROWS_PER_PREDICTION = 2**18
@@ -122,6 +122,7 @@ class Trainer(RecBoleTrainer):
         self.saved_model_file = str(config["checkpoint_file"] or Path(self.checkpoint_dir) / name)
         Path(self.saved_model_file).parent.mkdir(parents=True, exist_ok=True)
         self.eval_collector = RankingCollector(config)
+        self.evaluator = RankingEvaluator(config)
         self.seconds = 0.0
         self._data = source_fingerprint(config)
         self._saves_resume_state = False

@@ -4,13 +4,18 @@ import types
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
+import recbole.evaluator.metrics as recbole_metrics
 import torch
 from hypothesis import given, settings
+from hypothesis.extra.numpy import arrays
 from recbole.evaluator import Collector
 from recbole.evaluator.collector import DataStruct
+from recbole.model.general_recommender import BPR
 
 from recbole_symcere.quick_start import create_dataset, data_preparation
-from recbole_symcere.ranking import RankingCollector, RankingDataLoader
+from recbole_symcere.ranking import AveragePopularity, GiniIndex, RankingCollector, RankingDataLoader, RankingEvaluator
+from recbole_symcere.trainer import Trainer
 
 
 def collected(kind: type[Collector], scores: torch.Tensor, positives: list[tuple[int, int]], need: set[str]) -> Any:
@@ -50,6 +55,25 @@ def test_what_the_metrics_read_is_recboles(
             assert torch.equal(scores.nan_to_num(nan=-torch.inf).gather(1, ours[name]), best)
         elif scores.isfinite().sum(1).min() > 5:
             assert torch.equal(ours[name], tensor), name
+
+
+@given(
+    items=arrays(np.int64, st.tuples(st.integers(1, 5), st.integers(1, 4)), elements=st.integers(0, 20)),
+    counts=st.dictionaries(st.integers(1, 20), st.integers(1, 9), min_size=1),
+)
+def test_metrics_of_recommended_items_are_recboles(items: np.ndarray, counts: dict[int, int]) -> None:
+    config = {"topk": [1], "metric_decimal_place": 4}
+    assert GiniIndex(config).get_gini(items, 25) == recbole_metrics.GiniIndex(config).get_gini(items, 25)
+    expected = recbole_metrics.AveragePopularity(config).get_pop(items, counts)
+    assert np.array_equal(AveragePopularity(config).get_pop(items, counts), expected)
+
+
+def test_a_trainer_evaluates_with_it(make_config: Any) -> None:
+    config = make_config()
+    evaluator = Trainer(config, BPR(config, create_dataset(config).build()[0])).evaluator
+    assert type(evaluator.metric_class["averagepopularity"]) is AveragePopularity
+    assert type(evaluator.metric_class["giniindex"]) is GiniIndex
+    assert RankingEvaluator(make_config(metrics=["NDCG"])).metric_class.keys() == {"ndcg"}
 
 
 def test_batches_of_users_are_made_once(make_config: Any) -> None:
