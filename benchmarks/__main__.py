@@ -12,15 +12,21 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks import graph, loss, ranking
-from benchmarks.measure import Row
+from benchmarks import graph, loss, ranking, text, training
+from benchmarks.measure import Options, Row
 from recbole_symcere.quick_start import commit, versions
 
-PARTS: dict[str, Callable[[bool], Iterator[Row]]] = {
+PARTS: dict[str, Callable[[Options], Iterator[Row]]] = {
     "propagation": graph.propagation,
     "dropped-view": graph.dropped_view,
     "nce": loss.nce,
+    "frozen-encoding": text.frozen_encoding,
+    "lora-epoch": text.lora_epoch,
+    "lora-memory": text.lora_memory,
     "full-ranking": ranking.full_ranking,
+    "frozen-run": training.frozen_run,
+    "second-start": training.second_start,
+    "scaling": training.scaling,
 }
 
 
@@ -29,15 +35,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is given")
     parser.add_argument("--small", action="store_true", help="tiny inputs: shows that it works, measures nothing")
     parser.add_argument("--output", type=Path, default=Path("benchmarks.json"), help="JSON file (%(default)s)")
+    parser.add_argument("--data-path", type=Path, default=Path("dataset"), help="real datasets (%(default)s)")
+    parser.add_argument(
+        "--recsysdatasets",
+        type=Path,
+        help="a clone of https://github.com/RUCAIBox/RecSysDatasets, a peer of conversion",
+    )
     given = parser.parse_args(arguments)
     unknown = set(given.parts) - set(PARTS)
     if unknown:
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    options = Options(given.small, given.data_path, given.recsysdatasets)
     torch.manual_seed(0)
     rows: list[Row] = []
     print(HEADER)
     for part in tqdm(given.parts or PARTS, desc="benchmarks", unit="part"):
-        for row in PARTS[part](given.small):
+        for row in PARTS[part](options):
             rows.append(row)
             tqdm.write(_line(row), file=sys.stdout)
     machine = {"cpu": platform.processor() or platform.machine(), "cuda": torch.cuda.is_available()}

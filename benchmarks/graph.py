@@ -11,7 +11,7 @@ import torch
 from recbole.model.general_recommender.sgl import SGL
 from torch import Tensor
 
-from benchmarks.measure import Row, alternate, memory_floor, with_threads
+from benchmarks.measure import Options, Row, alternate, memory_floor, with_threads
 from recbole_symcere.model.graph import BipartiteGraph, propagate
 
 WIDTH, LAYERS = 64, 3
@@ -26,9 +26,9 @@ def random_interactions(n: int, seed: int = 0) -> tuple[Tensor, Tensor, int, int
     return torch.from_numpy(users), torch.from_numpy(items), n_users, n_items
 
 
-def propagation(small: bool) -> Iterator[Row]:
+def propagation(options: Options) -> Iterator[Row]:
     """Row 1: three layers, forward and backward."""
-    for n, target in ((1_000, 4.0),) if small else ((10_000, 4.0), (1_000_000, 2.0)):
+    for n, target in ((1_000, 4.0),) if options.small else ((10_000, 4.0), (1_000_000, 2.0)):
         users, items, n_users, n_items = random_interactions(n)
         graph = BipartiteGraph(users, items, n_users, n_items)
         csr, coo = graph.adjacency(), graph.adjacency().to_sparse_coo().coalesce()
@@ -50,9 +50,9 @@ def propagation(small: bool) -> Iterator[Row]:
             yield Row("propagation", case, "torch.sparse.mm on COO", ours, theirs, target, memory_floor(moved))
 
 
-def dropped_view(small: bool) -> Iterator[Row]:
+def dropped_view(options: Options) -> Iterator[Row]:
     """Row 2: a view with 10% of the edges dropped and its degrees counted anew."""
-    for n in (1_000,) if small else (10_000, 1_000_000):
+    for n in (1_000,) if options.small else (10_000, 1_000_000):
         users, items, n_users, n_items = random_interactions(n)
         graph = BipartiteGraph(users, items, n_users, n_items)
         keys = torch.unique(users * n_items + items)

@@ -9,17 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.graph import random_interactions
-from benchmarks.measure import Row, alternate, gemm_floor, memory_floor, with_threads
+from benchmarks.measure import Options, Row, alternate, gemm_floor, memory_floor, with_threads
 from recbole_symcere.model.graph import BipartiteGraph
 from recbole_symcere.model.loss import symmetric_nce
 
 WIDTH, TAU = 64, 0.1
 
 
-def nce(small: bool) -> Iterator[Row]:
+def nce(options: Options) -> Iterator[Row]:
     """Forward and backward of a batch, the known-pair mask included."""
-    batch = 128 if small else 2_048
-    users, items, n_users, n_items = random_interactions(1_000 if small else 10_000)
+    batch = 128 if options.small else 2_048
+    users, items, n_users, n_items = random_interactions(1_000 if options.small else 10_000)
     graph = BipartiteGraph(users, items, n_users, n_items)
     history: list[set[int]] = [set() for _ in range(n_users)]
     for user, item in zip(users.tolist(), items.tolist(), strict=True):

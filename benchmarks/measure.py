@@ -5,13 +5,31 @@ from __future__ import annotations
 import gc
 import statistics
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 
 REPEATS = 5  # medians of at least as many
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a part is asked for.
+
+    Attributes:
+        small: tiny inputs, to show that it works.
+        data_path: folder of the real datasets, as dataset_prep writes them.
+        recsysdatasets: a clone of RUCAIBox/RecSysDatasets, whose conversion tool is a peer; None if there is none.
+    """
+
+    small: bool = False
+    data_path: Path = Path("dataset")
+    recsysdatasets: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -100,3 +118,16 @@ def with_threads(threads: tuple[int, ...] = (1, 2)) -> Iterator[int]:
             yield count
     finally:
         torch.set_num_threads(before)
+
+
+def in_new_process(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """What ``function`` returns in a process of its own, and that process's peak memory in MiB, imports included."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_with_peak_memory, function, *arguments).result()
+
+
+def _with_peak_memory(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    result = function(*arguments)
+    # of Linux; getrusage's peak begins at that of the process that started this one
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return result, int(status["VmHWM"].split()[0]) / 2**10

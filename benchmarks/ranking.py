@@ -13,7 +13,7 @@ from recbole.model.general_recommender import LightGCN
 from recbole.trainer import Trainer as RecBoleTrainer
 
 from benchmarks.generated import write_dataset
-from benchmarks.measure import Row, alternate, with_threads
+from benchmarks.measure import Options, Row, alternate, with_threads
 from recbole_symcere.config import Config
 from recbole_symcere.quick_start import create_dataset, data_preparation
 from recbole_symcere.trainer import Trainer
@@ -21,9 +21,9 @@ from recbole_symcere.trainer import Trainer
 RECBOLE_EVAL_BATCH_SIZE = 4096  # scores a step: one user, or a few
 
 
-def full_ranking(small: bool) -> Iterator[Row]:
+def full_ranking(options: Options) -> Iterator[Row]:
     """The test part's metrics, the protocol's ``eval_batch_size`` against RecBole's default."""
-    n = 2_000 if small else 50_000
+    n = 2_000 if options.small else 50_000
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder) / "generated", n)
         evaluations = []

@@ -139,7 +139,7 @@ class ReviewEncoder(nn.Module):
             raise EncoderError(f"text_tokens_per_batch is {tokens_per_batch}, but must be at least 1")
         self.name, self.training_mode, self.precision = name, train, precision
         self.max_length, self.tokens_per_batch, self.memory = max_length, tokens_per_batch, memory
-        folder = _folder(name)
+        folder = find_encoder(name)
         tokenizer, self.model = _load(name, folder, trust_remote_code)
         self.fast_tokenizer: Tokenizer = tokenizer.backend_tokenizer
         self.hidden_size: int = self.model.config.hidden_size
@@ -439,8 +439,12 @@ def _check_choice(setting: str, value: str, allowed: tuple[str, ...]) -> None:
         raise EncoderError(f"{setting} is {value!r}, but must be one of {', '.join(allowed)}")
 
 
-def _folder(name: str) -> Path:
-    """The folder with the encoder's files."""
+def find_encoder(name: str) -> Path:
+    """The folder with the encoder's files, downloaded if need be.
+
+    Raises:
+        EncoderError: it can't be found.
+    """
     if Path(name).is_dir():
         return Path(name)
     package = find_spec(MINILM_PACKAGE) if name.removeprefix("sentence-transformers/") == MINILM else None
