@@ -38,7 +38,7 @@ started = time.perf_counter()
 subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
 print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
-MAXRSS_PER_MIB = 2**20 if sys.platform == "darwin" else 2**10
+MAXRSS_PER_GIB = 2**30 if sys.platform == "darwin" else 2**20
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,14 @@ def conversion(small: bool) -> Iterator[Row]:
 
     The peer reads JSON lines with review texts for two of its sources, and both are measured. Yelp's is the source that
     both converters know by name; the peer reads it in a loop of its own, which keeps a line at a time. Epinions' goes
-    through the peer's general conversion, by pandas, as ten other sources of its do. (Its Amazon classes read another
-    file than ours: the ratings, without texts.)
+    through the peer's general conversion, by pandas, as ten of its other sources do. (Its Amazon
+    classes read another file than ours: the ratings, without texts.)
 
     Ours does more in that time: it checks the file, counts words, sorts by time, and writes the texts too. It may take
     all cores; the peer takes one.
 
     The peer is third-party code and not part of this repository: ``RECSYSDATASETS`` names its folder. Without it, rows
-    have no ratio. The whole takes a quarter of an hour and 10 GB in the folder for temporary files.
+    have no ratio. The whole takes ten minutes and 10 GB in the folder for temporary files.
     """
     peer = _peer()
     n = 1_000 if small else 1_000_000
@@ -124,7 +124,7 @@ def conversion(small: bool) -> Iterator[Row]:
                 _check_same(commands[0].output, commands[1].output, dump.columns)
             ours, *others = _alternate(commands, 1 if small else REPEATS)
             peaks[dump.peer] = commands[0].peak
-            note = "; ".join(f"peak of {command.name}: {command.peak:.0f} MiB" for command in commands)
+            note = "; ".join(f"peak of {command.name}: {command.peak:.3f} GiB" for command in commands)
         case = f"{n:,} reviews, {dump.peer}, {os.cpu_count()} cores"
         theirs = others[0] if others else None
         yield Row("conversion", case, "RecSysDatasets", ours, theirs, 10.0, unit="s", note=note)
@@ -134,18 +134,20 @@ def conversion(small: bool) -> Iterator[Row]:
         command = _our_command(YELP, folder)
         command.run()
     case = f"{5 * n:,} reviews, {YELP.peer}, peak memory"
-    yield Row("conversion", case, f"ours, {n:,} reviews", command.peak, peaks[YELP.peer], unit="MiB")
+    yield Row("conversion", case, f"ours, {n:,} reviews", command.peak, peaks[YELP.peer], unit="GiB")
 
 
 @dataclass
 class Command:
-    """A conversion in a process of its own, which reads and writes in ``folder``.
+    """A conversion in a process of its own.
 
     Attributes:
         name: whose it is.
-        output: the interaction file that it writes, alone with its like in a folder.
+        arguments: of Python.
+        folder: where it is started.
+        output: the interaction file that it writes; the folder that it stands in holds nothing else to keep.
         seconds: how long each run took.
-        peak: MiB that it held at most.
+        peak: GiB that it held at most.
     """
 
     name: str
@@ -168,7 +170,7 @@ class Command:
             raise RuntimeError(f"{self.name} failed:\n{done.stderr}")
         seconds, peak = map(float, done.stdout.split())
         self.seconds.append(seconds)
-        self.peak = max(self.peak, peak / MAXRSS_PER_MIB)
+        self.peak = max(self.peak, peak / MAXRSS_PER_GIB)
 
 
 def _our_command(dump: Dump, folder: Path) -> Command:

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 DUPLICATES = ("first", "last", "keep")
 MISSING_TEXT = ("drop", "keep")
-MISSING_RATING = "(null|none|nan|na|n/a)?"  # in any case
+MISSING_RATINGS = ("", "null", "none", "nan", "na", "n/a")  # in any case
 SHOWN_CHARACTERS = 60  # of a faulty value, in a message
 
 
@@ -91,41 +91,39 @@ class Step:
 
 
 def parse(engine: Engine, source: Source, files: Sequence[Staged], *, skip_broken: bool) -> Step:
-    """Fill ``parsed``: user_id, item_id, review, seconds since 1970, rating.
-
-    DuckDB keeps the order of the input and numbers what is inserted from 0, as ``rowid``. (To number the rows while
-    they are read would hold the reading to one thread.)
+    """Fill ``parsed``: row (input order), user_id, item_id, review, seconds since 1970, rating.
 
     Raises:
         PreparationError: a field is missing from a file, or a row is broken and ``skip_broken`` is false.
     """
     engine.execute(
-        "CREATE TABLE parsed (user_id VARCHAR, item_id VARCHAR, review VARCHAR, seconds DOUBLE, "
+        "CREATE TABLE parsed (row BIGINT, user_id VARCHAR, item_id VARCHAR, review VARCHAR, seconds DOUBLE, "
         "rating DOUBLE, fault VARCHAR, value VARCHAR)"
     )
-    rejected = 0
+    rows = 0
     for file in files:
-        rejected += _parse_file(engine, source.format or format_of(file.source), file, source.layouts, skip_broken)
-    rows, sound = engine.execute("SELECT count(*), count(*) FILTER (fault IS NULL) FROM parsed")[0]
-    return Step("broken rows left out", rejected + rows, sound)
+        rows += _parse_file(engine, source.format or format_of(file.source), file, source.layouts, rows, skip_broken)
+    return Step("broken rows left out", rows, engine.value("SELECT count(*) FROM parsed WHERE fault IS NULL"))
 
 
-def _parse_file(engine: Engine, form: Format, file: Staged, layouts: Sequence[Layout], skip_broken: bool) -> int:
-    """The number of rows of the file that didn't get into ``parsed``."""
-    first = int(engine.value("SELECT count(*) FROM parsed"))
+def _parse_file(
+    engine: Engine, form: Format, file: Staged, layouts: Sequence[Layout], first: int, skip_broken: bool
+) -> int:
+    """The number of rows that the file has, broken ones included."""
     try:
         layout = _layout(engine, form, file, layouts)
         engine.execute(
-            f"INSERT INTO parsed {_parsed_rows(form.relation(engine, file, layout.columns), layout)}",
+            f"INSERT INTO parsed {_parsed_rows(form.relation(engine, file, layout.columns), layout, first)}",
             task=f"parsing {file.source.name}",
         )
         rejected = form.broken_rows(engine, file)
     except duckdb.Error as error:
         raise PreparationError(f"{file.source}: {str(error).splitlines()[0]}") from error
-    if not rejected and engine.value("SELECT count(*) FROM parsed") == first:
+    rows = len(rejected) + engine.value(f"SELECT count(*) FROM parsed WHERE row >= {first}")
+    if not rows:
         raise PreparationError(f"{file.source}: the file has no rows")
     _report_faults(engine, form, file, first, rejected, skip_broken)
-    return len(rejected)
+    return rows
 
 
 def _layout(engine: Engine, form: Format, file: Staged, layouts: Sequence[Layout]) -> Layout:
@@ -142,21 +140,21 @@ def _layout(engine: Engine, form: Format, file: Staged, layouts: Sequence[Layout
     return layouts[missing.index(fewest)]
 
 
-def _parsed_rows(relation: str, layout: Layout) -> str:
+def _parsed_rows(relation: str, layout: Layout, first: int) -> str:
     blank = literal(f"[^{WHITE_SPACE}]")
+    missing = ", ".join(map(literal, MISSING_RATINGS))
     expected = " or ".join(layout.time_formats)
-    # no IN with a list: DuckDB makes a join of it, and joins lose the order
     return f"""
-        SELECT user_id, item_id, review, seconds, rating_number,
+        SELECT {first} + record - 1 AS row, user_id, item_id, review, seconds, rating_number,
             CASE WHEN broken IS NOT NULL THEN broken
                 WHEN contains(concat(user_id, item_id, review), {literal(UNDECODABLE)}) THEN 'has undecodable bytes'
                 WHEN time IS NULL THEN 'has no time'
                 WHEN seconds IS NULL THEN {literal(f"has a time that isn't in {expected}")}
-                WHEN rating_number IS NULL AND NOT regexp_full_match(trim(rating), {literal(MISSING_RATING)}, 'i')
+                WHEN rating_number IS NULL AND lower(trim(rating)) NOT IN ({missing})
                     THEN 'has a rating that isn''t a number' END AS fault,
             CASE WHEN broken IS NULL THEN CASE WHEN seconds IS NULL THEN time ELSE rating END END AS value
         FROM (
-            SELECT broken, review, time, rating,
+            SELECT record, broken, review, time, rating,
                 CASE WHEN regexp_matches(user_id, {blank}) THEN user_id END AS user_id,
                 CASE WHEN regexp_matches(item_id, {blank}) THEN item_id END AS item_id,
                 {_finite(_seconds(layout.time_formats))} AS seconds,
@@ -192,7 +190,7 @@ def _report_faults(
     engine: Engine, form: Format, file: Staged, first: int, rejected: list[tuple[int, str]], skip_broken: bool
 ) -> None:
     """Raise for the first broken row of a file, or warn with the number of each fault."""
-    faulty = f"FROM parsed WHERE rowid >= {first} AND fault IS NOT NULL"
+    faulty = f"FROM parsed WHERE row >= {first} AND fault IS NOT NULL"
     if skip_broken:
         counts = engine.execute(f"SELECT fault, count(*) {faulty} GROUP BY fault ORDER BY fault")
         if rejected:
@@ -204,7 +202,7 @@ def _report_faults(
     if rejected:
         line, message = rejected[0]
         raise PreparationError(f"{file.source}, line {line:,}: {message}; {mend}")
-    for row, fault, value in engine.execute(f"SELECT rowid, fault, value {faulty} ORDER BY rowid LIMIT 1"):
+    for row, fault, value in engine.execute(f"SELECT row, fault, value {faulty} ORDER BY row LIMIT 1"):
         shown = "" if value is None else f": {value[:SHOWN_CHARACTERS]!r}"
         raise PreparationError(f"{file.source}, {form.place(engine, file, row - first + 1)}: {fault}{shown}; {mend}")
 
@@ -215,10 +213,7 @@ def _report_faults(
 def clean(engine: Engine) -> None:
     """Make ``reviews``, a view of the sound rows of ``parsed`` whose text is free of HTML; a missing one is ''."""
     text = without_html("coalesce(review, '')", entities_in(engine, "parsed", "review"))
-    engine.execute(
-        "CREATE VIEW reviews AS "
-        f"SELECT rowid AS row, * EXCLUDE review, {text} AS review FROM parsed WHERE fault IS NULL"
-    )
+    engine.execute(f"CREATE VIEW reviews AS SELECT * EXCLUDE review, {text} AS review FROM parsed WHERE fault IS NULL")
 
 
 def filter_rows(engine: Engine, filters: Filters) -> list[Step]:

@@ -17,12 +17,12 @@ EXAMPLE = """examples:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Train a recommender and rank all items for the test part.",
-        epilog=EXAMPLE + "\nAny other RecBole or SymCERE setting is given as --key=value; values are read as YAML.",
+        epilog=EXAMPLE + "\nAny other setting of RecBole or the model is --key=value; values are read as YAML.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("-m", "--model", help="SymCERE, or a RecBole general recommender such as LightGCN")
+    add("-m", "--model", help="SymCERE, SMORE, or a RecBole general recommender such as LightGCN")
     add("-d", "--dataset", help="a folder of atomic files below data_path (dataset/); demo is made on first use")
     add(
         "--config_files",

@@ -121,9 +121,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def our_models() -> dict[str, type]:
     """This package's own models by name."""
+    from recbole_symcere.model.smore import SMORE
     from recbole_symcere.model.symcere import SymCERE
 
-    return {"SymCERE": SymCERE}
+    return {"SymCERE": SymCERE, "SMORE": SMORE}
 
 
 def get_model(name: str) -> type:
@@ -258,7 +259,7 @@ class Config(RecBoleConfig):
 
     def _check_keys(self) -> None:
         listed = general_arguments + training_arguments + evaluation_arguments + dataset_arguments
-        known = set(self.internal_config_dict).union(listed, FURTHER_KEYS).difference(UNREAD_KEYS)
+        known = self.known_keys = set(self.internal_config_dict).union(listed, FURTHER_KEYS).difference(UNREAD_KEYS)
         for key, value in self.external_config_dict.items():
             where = f"{self._origin[key]}: " if key in self._origin else ""
             if key not in known:

@@ -7,6 +7,7 @@ import pickle
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from logging import getLogger
 from pathlib import Path
@@ -22,7 +23,7 @@ from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import init_logger, init_seed
 
 from recbole_symcere import __version__
-from recbole_symcere.config import Config, ConfigError, get_model, parse_value
+from recbole_symcere.config import Config, ConfigError, parse_value
 from recbole_symcere.data.audit import LeakError, audit
 from recbole_symcere.data.dataset import DatasetError, ReviewDataset, source_fingerprint
 from recbole_symcere.data.reviews import ReviewFileError
@@ -71,6 +72,36 @@ def run_recbole_symcere(
         TrainingError: the loss is not finite.
     """
     config = Config(model, dataset, config_file_list, config_dict)
+    fitted = fit(config, saved)
+    trainer, logger = fitted.trainer, getLogger()
+    started = perf_counter()
+    show = bool(config["show_progress"])
+    test_result = trainer.evaluate(fitted.test_data, load_best_model=saved, show_progress=show)
+    result = {
+        "best_valid_score": fitted.best_valid_score,
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": fitted.best_valid_result,
+        "test_result": test_result,
+    }
+    logger.info(f"{trainer.epochs_run} epochs in {trainer.seconds:.1f} s; the best was number {trainer.best_epoch}")
+    logger.info(_table({"valid": fitted.best_valid_result, "test": test_result}))
+    if config["result_file"]:
+        _write_result(Path(config["result_file"]), config, trainer, result, perf_counter() - started)
+    return result
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model trained up to the stop on validation; the test part was not looked at."""
+
+    trainer: Trainer
+    test_data: AbstractDataLoader
+    best_valid_score: float
+    best_valid_result: Mapping[str, float]
+
+
+def fit(config: Config, saved: bool = True) -> Fitted:
+    """Trains as ``run_recbole_symcere`` does, and raises what it raises."""
     _check_outputs(config)
     _start_logging(config)
     logger = getLogger()
@@ -84,20 +115,7 @@ def run_recbole_symcere(
     if saved and config["checkpoint_file"]:
         _resume_if_begun(trainer)
     show = bool(config["show_progress"])
-    best_valid_score, best_valid_result = trainer.fit(train_data, valid_data, saved=saved, show_progress=show)
-    started = perf_counter()
-    test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=show)
-    result = {
-        "best_valid_score": best_valid_score,
-        "valid_score_bigger": config["valid_metric_bigger"],
-        "best_valid_result": best_valid_result,
-        "test_result": test_result,
-    }
-    logger.info(f"{trainer.epochs_run} epochs in {trainer.seconds:.1f} s; the best was number {trainer.best_epoch}")
-    logger.info(_table({"valid": best_valid_result, "test": test_result}))
-    if config["result_file"]:
-        _write_result(Path(config["result_file"]), config, trainer, result, perf_counter() - started)
-    return result
+    return Fitted(trainer, test_data, *trainer.fit(train_data, valid_data, saved=saved, show_progress=show))
 
 
 def objective_function(
@@ -165,12 +183,11 @@ def recommend(
         ValueError: a user is not in the dataset.
     """
     checkpoint = load_checkpoint(model_file)
-    needed = getattr(get_model(checkpoint["config"]["model"]), "ranking_settings", {})
-    config = Config(config_dict=checkpoint["config"] | needed | dict(config_dict or {}))
+    config = Config(config_dict=checkpoint["config"] | dict(config_dict or {}))
     check_same_data(model_file, checkpoint, config)
     dataset = create_dataset(config)
     train, valid, _ = dataset.build()
-    model = _build_model(config, train)
+    model = _build_model(config, train, checkpoint["state_dict"])
     names = model.state_dict().keys()
     restore(model, checkpoint | {"state_dict": {name: checkpoint["state_dict"][name] for name in names}})
     model.eval()
@@ -289,9 +306,17 @@ def _check_parts(config: Config, parts: Sequence[ReviewDataset]) -> None:
         raise ConfigError(f"topk is {config['topk']}, but {config['dataset']} has {parts[0].item_num - 1} items")
 
 
-def _build_model(config: Config, train: ReviewDataset) -> AbstractRecommender:
+def _build_model(
+    config: Config, train: ReviewDataset, to_rank: Mapping[str, torch.Tensor] | None = None
+) -> AbstractRecommender:
+    """Args:
+    to_rank: the state that will be loaded, if the model is only to rank: models of reviews then read none.
+    """
     init_seed(config["seed"], config["reproducibility"])
-    model: AbstractRecommender = config.model_class(config, train)
+    if to_rank is not None and hasattr(config.model_class, "to_rank"):
+        model: AbstractRecommender = config.model_class.to_rank(config, train, to_rank)
+    else:
+        model = config.model_class(config, train)
     return model.to(config["device"])
 
 

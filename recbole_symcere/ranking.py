@@ -1,5 +1,7 @@
 """Full ranking of all users, as RecBole evaluates it, without what RecBole does anew at every evaluation."""
 
+from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from recbole.config import Config
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.evaluator import Collector, Evaluator
+from recbole.evaluator.collector import DataStruct
 from torch import Tensor
 
 NOT_AT_K = ("rec.meanrank", "rec.score", "data.label")  # what metrics that need more than the best k read
@@ -100,3 +103,18 @@ class RankingEvaluator(Evaluator):
         for name, metric in (("averagepopularity", AveragePopularity), ("giniindex", GiniIndex)):
             if name in self.metric_class:
                 self.metric_class[name] = metric(config)
+
+    def evaluate(self, dataobject: DataStruct) -> Mapping[str, float]:
+        """As RecBole's; ``dataobject`` stays for ``of_each_user``."""
+        self._ranked = dataobject
+        return super().evaluate(dataobject)
+
+    def of_each_user(self) -> dict[str, np.ndarray]:
+        """What was evaluated last, before the mean: ``{"ndcg@10": [n_users], ...}``, users in the loader's order."""
+        values: dict[str, np.ndarray] = {}
+        for name, metric in self.metric_class.items():
+            if isinstance(metric, recbole_metrics.TopkMetric):
+                hits_and_relevant = metric.used_info(self._ranked)
+                of_users = metric.metric_info(*hits_and_relevant[: len(signature(metric.metric_info).parameters)])
+                values |= {f"{name}@{k}": of_users[:, k - 1] for k in metric.topk}
+        return values

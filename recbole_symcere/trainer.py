@@ -5,7 +5,6 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from logging import getLogger
 from pathlib import Path
 from secrets import token_hex
@@ -22,7 +21,6 @@ from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.trainer import Trainer as RecBoleTrainer
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -106,7 +104,7 @@ def resume_path(checkpoint: str | Path) -> Path:
 
 class Trainer(RecBoleTrainer):
     """Adds to RecBole's trainers: checkpoints that hold no code, a state to resume from after every epoch, learning
-    rates of a model's own ``parameter_groups``, and one progress bar for the run.
+    rates of a model's own ``parameter_groups`` and ``learning_rate_factor``, and one progress bar for the run.
 
     ``saved_model_file`` holds the best epoch, as in RecBole. The file at ``resume_path`` beside it holds the newest
     epoch, with all that decides how the run goes on: optimiser, random generators, early stopping.
@@ -116,7 +114,6 @@ class Trainer(RecBoleTrainer):
     """
 
     def __init__(self, config: Config, model: AbstractRecommender) -> None:
-        self._warmup: LambdaLR | None = None
         super().__init__(config, model)
         name = f"{config['model']}-{config['dataset']}-{recbole.utils.get_local_time()}-{token_hex(3)}.pth"
         self.saved_model_file = str(config["checkpoint_file"] or Path(self.checkpoint_dir) / name)
@@ -144,20 +141,23 @@ class Trainer(RecBoleTrainer):
         return newest_validated - self.cur_step * self.eval_step
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
-        """RecBole's optimiser over the model's ``parameter_groups``, if it has any.
-
-        A group may have its own ``lr``; its ``warmup_steps`` raise that linearly from 0.
-        """
+        """RecBole's optimiser over the model's ``parameter_groups``, if it has any; a group may have its own ``lr``."""
         groups = getattr(self.model, "parameter_groups", None)
-        if groups is None:
-            return super()._build_optimizer(**kwargs)
-        optimizer = super()._build_optimizer(params=groups(), **kwargs)
-        ramps: list[Callable[[int], float]] = [
-            partial(_ramp, steps=group.setdefault("warmup_steps", 0)) for group in optimizer.param_groups
-        ]
-        warmup = self._warmup = LambdaLR(optimizer, ramps)
-        optimizer.register_step_post_hook(lambda *_: warmup.step())
+        if groups is not None:
+            kwargs["params"] = groups()
+        optimizer = super()._build_optimizer(**kwargs)
+        self._rates = [(group["lr"], group.get("warmup_steps", 0)) for group in optimizer.param_groups]
         return optimizer
+
+    def _set_learning_rates(self, epoch: int, step: int) -> None:
+        """Before the run's ``step``-th step, from 0. By its place alone, so that a resumed run has nothing to restore.
+
+        A parameter group's ``warmup_steps`` raise its rate linearly from 0; the model's ``learning_rate_factor``, if it
+        has one, multiplies all rates of an epoch.
+        """
+        factor = getattr(self.model, "learning_rate_factor", _constant)(epoch)
+        for group, (rate, warmup_steps) in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor * min(1.0, (step + 1) / (warmup_steps + 1))
 
     def fit(
         self,
@@ -211,7 +211,8 @@ class Trainer(RecBoleTrainer):
             train_data, desc=f"epoch {epoch_idx}", unit="batch", leave=False, delay=5, disable=not show_progress
         )
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
-        for interaction in batches:
+        for number, interaction in enumerate(batches):
+            self._set_learning_rates(epoch_idx, epoch_idx * len(train_data) + number)
             losses = self._train_step(interaction, loss_func, scaler)
             step = torch.stack([term.detach().reshape(()) for term in _terms(losses)])
             total = step if total is None else total + step
@@ -316,7 +317,6 @@ class Trainer(RecBoleTrainer):
         self.seconds = perf_counter() - self._started
         further = {
             "best_valid_result": self.best_valid_result and _plain_result(self.best_valid_result),
-            "warmup": None if self._warmup is None else self._warmup.state_dict(),
             "random": _random_state() | {"train_data": train_data.generator.get_state()},
             "seconds": self.seconds,
         }
@@ -340,8 +340,6 @@ class Trainer(RecBoleTrainer):
         self.seconds = state["seconds"]
         restore(self.model, state)
         self.optimizer.load_state_dict(state["optimizer"])
-        if self._warmup is not None:
-            self._warmup.load_state_dict(state["warmup"])
         self._resumed_random = state["random"]
         self.logger.info(f"Resuming {resume_file} after epoch {state['epoch']}")
 
@@ -374,8 +372,8 @@ def _plain_result(result: Mapping[str, Any]) -> dict[str, float]:
     return {metric: float(value) for metric, value in result.items()}  # RecBole's are NumPy numbers
 
 
-def _ramp(step: int, steps: int) -> float:
-    return min(1.0, (step + 1) / (steps + 1))
+def _constant(epoch: int) -> float:
+    return 1.0
 
 
 def _save(state: dict[str, Any], path: Path) -> None:

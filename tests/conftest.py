@@ -126,8 +126,10 @@ def make_config(settings: dict[str, Any]) -> Callable[..., Config]:
 
 
 def for_model(settings: dict[str, Any]) -> dict[str, Any]:
-    """``settings`` without SymCERE's keys, if the model is another."""
+    """``settings`` without SymCERE's keys, if the model is another; SMORE has all but one of them too."""
     if settings["model"] == "SymCERE":
         return settings
-    own = {key for key in settings if key.startswith("text_")} | {"embedding_size", "n_layers"}
+    own = {"text_train"}
+    if settings["model"] != "SMORE":
+        own |= {key for key in settings if key.startswith("text_")} | {"embedding_size", "n_layers"}
     return {key: value for key, value in settings.items() if key not in own}

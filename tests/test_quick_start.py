@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +17,7 @@ from recbole.utils.case_study import full_sort_topk
 from transformers import AutoModel
 
 from recbole_symcere.config import Config
+from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.model.symcere import SymCERE
 from recbole_symcere.quick_start import (
     create_dataset,
@@ -30,7 +30,7 @@ from recbole_symcere.quick_start import (
 from recbole_symcere.trainer import CheckpointError, Trainer, TrainingError, load_checkpoint, resume_path
 from tests.conftest import for_model, tiny_rows, write_atomic_files
 
-MODELS = ("SymCERE", "NeuMF", "NGCF", "LightGCN", "SGL", "BPR", "Pop", "ItemKNN", "EASE")
+MODELS = ("SymCERE", "SMORE", "NeuMF", "NGCF", "LightGCN", "SGL", "BPR", "Pop", "ItemKNN", "EASE")
 METRICS = {
     f"{metric}@{k}"
     for metric in ("hit", "ndcg", "recall", "mrr", "itemcoverage", "averagepopularity", "giniindex")
@@ -88,6 +88,8 @@ def test_the_same_seed_gives_the_same_result_to_the_last_digit(settings: Setting
         ("SymCERE", {"text_train": "lora", "text_warmup_steps": 12}),
         ("SymCERE", {"text_train": "full"}),
         ("SymCERE", {"graph_encoder": "NGCF"}),
+        ("SMORE", {"smore_mode": "single", "dropout_rate": 0.1}),
+        ("SMORE", {"smore_mode": "dup", "image_knn_k": 5, "learning_rate_decay": 0.1, "learning_rate_decay_epochs": 2}),
         ("NeuMF", {}),
         ("NGCF", {}),
         ("LightGCN", {}),
@@ -247,24 +249,6 @@ def test_the_adapter_beside_the_checkpoint_is_a_peft_adapter(settings: Settings,
     assert not torch.allclose(found, plain), "the adapter does nothing"
 
 
-def test_warm_up_raises_the_rate_of_the_text_alone(make_config: Callable[..., Config]) -> None:
-    from recbole_symcere.quick_start import _build_trainer
-
-    config = make_config(text_train="lora", text_learning_rate=0.5, text_warmup_steps=4, learning_rate=0.01)
-    train_data, _, _ = data_preparation(config, create_dataset(config))
-    trainer = _build_trainer(config, train_data)
-    rates = []
-    for _ in range(7):
-        rates.append([group["lr"] for group in trainer.optimizer.param_groups])
-        for group in trainer.optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = torch.zeros_like(parameter)
-        trainer.optimizer.step()
-    graph, text = zip(*rates, strict=True)
-    assert set(graph) == {0.01}
-    assert text == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5])
-
-
 def history_of(dataset: Any, user: str, *loaders: Any) -> set[str]:
     met: set[str] = set()
     for loader in loaders:
@@ -292,13 +276,30 @@ def test_recommendations_are_full_rankings_tokens_without_history(settings: Sett
     assert len(every) == dataset.item_num - 1 - len(history_of(dataset, "u3", train_data, valid_data))
 
 
-@pytest.mark.parametrize("model", ["SymCERE", "NeuMF"])
-def test_recommendations_need_no_review_and_no_test_row(settings: Settings, tmp_path: Path, model: str) -> None:
+@pytest.mark.parametrize("changes", [{"smore_mode": "single"}, {"smore_mode": "dup", "image_knn_k": 4}])
+def test_recommendations_of_smore_are_those_of_the_whole_model(
+    settings: Settings, tmp_path: Path, changes: Settings
+) -> None:
+    file = tmp_path / "run.pth"
+    run(settings, model="SMORE", checkpoint_file=str(file), epochs=2, learning_rate=0.1, **changes)
+    config, model, dataset, _, _, test_data = load_data_and_model(file)
+    scores, items = full_sort_topk(dataset.token2id("user_id", ["u3", "u11"]), model, test_data, 5, config["device"])
+    for found, score, item in zip(recommend(file, ["u3", "u11"], k=5).values(), scores, items, strict=True):
+        tokens, values = zip(*found, strict=True)
+        assert list(tokens) == dataset.id2token("item_id", item).tolist()
+        assert values == pytest.approx(score.tolist())
+
+
+@pytest.mark.parametrize("model", ["SymCERE", "SMORE", "NeuMF"])
+def test_recommendations_need_no_review_and_no_test_row(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
     folder = write_atomic_files(tmp_path / "own" / "own", tiny_rows())
     own = {"dataset": "own", "data_path": str(folder.parent), "checkpoint_file": str(tmp_path / "run.pth")}
     run(settings, model=model, protocol="temporal", text_train="lora", epochs=1, **own)
     shutil.rmtree(tmp_path / "text", ignore_errors=True)
-    changes = {"text_encoder": "gone"} if model == "SymCERE" else {}
+    monkeypatch.delattr(ReviewDataset, "review_texts")
+    changes = {"text_encoder": "gone"} if model != "NeuMF" else {}
     found = recommend(tmp_path / "run.pth", [f"u{number}" for number in range(40)], config_dict=changes)
     assert all(len(items) == 10 for items in found.values())
 

@@ -1,15 +1,18 @@
-"""A training step runs ahead of its device: shown on PyTorch's ``meta`` device, which has no values to wait for."""
+"""Learning rates; and that a training step runs ahead of its device: shown on PyTorch's ``meta`` device, which has no
+values to wait for.
+"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from recbole_symcere.config import Config
 from recbole_symcere.model import graph
-from recbole_symcere.model.symcere import SymCERE
-from recbole_symcere.quick_start import create_dataset, data_preparation
+from recbole_symcere.quick_start import _build_trainer, create_dataset, data_preparation
 from recbole_symcere.trainer import Trainer
 from tests.dispatch import HostDraws
 
@@ -20,7 +23,7 @@ META = torch.device("meta")
 def step_on_meta(config: Config) -> list[str]:
     """One training step with the model on the meta device: the draws on the host. It fails where a value is read."""
     train_data, _, _ = data_preparation(config, create_dataset(config))
-    model = SymCERE(config, train_data._dataset).to(META)
+    model = config.model_class(config, train_data._dataset).to(META)
     trainer = Trainer(config, model)
     trainer.device = META
     batch = next(iter(train_data))
@@ -34,7 +37,7 @@ def step_on_meta(config: Config) -> list[str]:
 def _what_meta_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The meta device has neither autocast nor sparse products."""
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
-    monkeypatch.setitem(graph._PRODUCTS, "meta", lambda adjacency, x: torch.empty_like(x))
+    monkeypatch.setitem(graph._PRODUCTS, "meta", lambda adjacency, x: x.new_empty(len(adjacency), x.shape[1]))
 
 
 @pytest.mark.parametrize("graph_encoder", ["LightGCN", "NGCF"])
@@ -47,6 +50,55 @@ def test_a_step_brings_nothing_back_to_the_host_and_draws_on_the_device(
         clip_grad_norm={"max_norm": 1.0},
     )  # fmt: skip
     assert step_on_meta(config) == []
+
+
+@pytest.mark.parametrize("smore_mode", ["single", "dup"])
+def test_a_step_of_smore_does_neither(make_config: MakeConfig, smore_mode: str) -> None:
+    assert step_on_meta(make_config(model="SMORE", smore_mode=smore_mode, dropout_rate=0.1)) == []
+
+
+def rates_of_each_step(trainer: Trainer, train_data: Any, epochs: Iterable[int]) -> list[list[float]]:
+    """The learning rates of the optimiser's groups, step by step; nothing is trained."""
+    rates: list[list[float]] = []
+
+    def train_step(*_: Any) -> Tensor:
+        rates.append([group["lr"] for group in trainer.optimizer.param_groups])
+        return torch.zeros(())
+
+    trainer._train_step = train_step
+    for epoch in epochs:
+        trainer._train_epoch(train_data, epoch)
+    return rates
+
+
+def test_warm_up_raises_the_rate_of_the_text_alone(make_config: MakeConfig) -> None:
+    config = make_config(text_train="lora", text_learning_rate=0.5, text_warmup_steps=5, learning_rate=0.01)
+    train_data, _, _ = data_preparation(config, create_dataset(config))
+    trainer = _build_trainer(config, train_data)
+    assert len(train_data) == 4
+    graph, text = zip(*rates_of_each_step(trainer, train_data, [0, 1]), strict=True)
+    assert set(graph) == {0.01}
+    assert text == pytest.approx([0.5 * step / 6 for step in (1, 2, 3, 4, 5, 6, 6, 6)])
+
+
+def test_a_models_factor_holds_for_an_epoch_on_top_of_warm_up(make_config: MakeConfig) -> None:
+    config = make_config(text_train="lora", text_learning_rate=0.5, text_warmup_steps=5, learning_rate=0.01)
+    train_data, _, _ = data_preparation(config, create_dataset(config))
+    trainer = _build_trainer(config, train_data)
+    trainer.model.learning_rate_factor = lambda epoch: 0.5**epoch
+    graph, text = zip(*rates_of_each_step(trainer, train_data, [0, 1, 2]), strict=True)
+    assert graph == pytest.approx([0.01] * 4 + [0.005] * 4 + [0.0025] * 4)
+    assert text == pytest.approx([0.5 * step / 6 for step in (1, 2, 3, 4)] + [0.25 * 5 / 6] + [0.25] * 3 + [0.125] * 4)
+
+
+def test_smores_rate_decays_from_epoch_to_epoch(make_config: MakeConfig) -> None:
+    config = make_config(model="SMORE", learning_rate=0.01, learning_rate_decay=0.5, learning_rate_decay_epochs=2)
+    train_data, _, _ = data_preparation(config, create_dataset(config))
+    trainer = _build_trainer(config, train_data)
+    rates = [rate for (rate,) in rates_of_each_step(trainer, train_data, [0, 1, 2, 4])]
+    assert rates == pytest.approx(
+        [0.01] * 4 + [0.01 * 0.5**0.5] * 4 + [0.005] * 4 + [0.0025] * 4  # 0.5 ** (epoch / 2)
+    )
 
 
 def test_a_value_that_is_read_and_a_draw_on_the_host_are_noticed(

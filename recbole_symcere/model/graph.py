@@ -18,17 +18,18 @@ with warnings.catch_warnings():  # PyTorch says once a process, at the first CSR
 PAIRS_PER_SEARCH = 2**22  # int64: 32 MiB
 
 
-class _SymmetricProduct(torch.autograd.Function):
-    """A x for a symmetric sparse A: the gradient A' g is A g, so no transpose is ever built."""
+class _Product(torch.autograd.Function):
+    """A x for a sparse A whose transpose is at hand: the gradient is A' g, so no transpose is ever built."""
 
     @staticmethod
-    def forward(ctx: Any, adjacency: Tensor, x: Tensor) -> Tensor:
-        ctx.adjacency = adjacency
+    def forward(ctx: Any, adjacency: Tensor, transposed: Tensor, x: Tensor) -> Tensor:
+        ctx.matrices = adjacency, transposed
         return _PRODUCTS.get(x.device.type, _sparse_product)(adjacency, x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        return None, _SymmetricProduct.apply(ctx.adjacency, grad)
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
+        adjacency, transposed = ctx.matrices
+        return None, None, _Product.apply(transposed, adjacency, grad)
 
 
 def _sparse_product(adjacency: Tensor, x: Tensor) -> Tensor:
@@ -44,18 +45,24 @@ def _bag_product(adjacency: Tensor, x: Tensor) -> Tensor:
 _PRODUCTS = {"cpu": _bag_product}  # elsewhere a bag is one thread's work, and a popular item's bag is long
 
 
-def propagate(adjacency: Tensor, x: Tensor) -> Tensor:
+def propagate(adjacency: Tensor, x: Tensor, transposed: Tensor | None = None) -> Tensor:
     """One propagation step, in the adjacency's precision: sparse products know no autocast.
 
     Args:
-        adjacency: [n_nodes, n_nodes] sparse CSR, symmetric; it gets no gradient.
+        adjacency: [n_rows, n_nodes] sparse CSR; it gets no gradient.
         x: [n_nodes, d] node vectors.
+        transposed: the adjacency's transpose, [n_nodes, n_rows] sparse CSR; None for a symmetric one.
 
     Returns:
-        [n_nodes, d]
+        [n_rows, d]
     """
     with torch.autocast(x.device.type, enabled=False):
-        return _SymmetricProduct.apply(adjacency, x.to(adjacency.dtype))
+        return _Product.apply(adjacency, adjacency if transposed is None else transposed, x.to(adjacency.dtype))
+
+
+def csr(crow: Tensor, column: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
+    """A sparse CSR matrix of parts known to be right."""
+    return torch.sparse_csr_tensor(crow, column, values, size, check_invariants=False)
 
 
 class BipartiteGraph(nn.Module):
@@ -106,6 +113,21 @@ class BipartiteGraph(nn.Module):
     def adjacency(self) -> Tensor:
         """The symmetrically normalised adjacency D^-1/2 A D^-1/2, [n_nodes, n_nodes] sparse CSR."""
         return self._csr(self.full_values)
+
+    def user_rows(self) -> tuple[Tensor, Tensor]:
+        """The block of :meth:`adjacency` that takes item vectors to users, and its transpose, both sparse CSR.
+
+        Returns:
+            [n_users, n_items] and [n_items, n_users].
+        """
+        n_users, n_items, n_edges = self.n_users, self.n_items, self.n_edges
+        users_end, items_end = self.crow[: n_users + 1], self.crow[n_users:] - n_edges
+        of_users, of_items = self.column[:n_edges] - n_users, self.column[n_edges:]
+        to_users, to_items = self.full_values.tensor_split([n_edges])
+        return (
+            csr(users_end, of_users, to_users, (n_users, n_items)),
+            csr(items_end, of_items.clone(), to_items.clone(), (n_items, n_users)),  # cuSPARSE wants aligned starts
+        )
 
     def dropped_adjacency(self, ratio: float) -> Tensor:
         """A view with each undirected edge dropped with probability ``ratio``, degrees counted anew.
@@ -163,8 +185,7 @@ class BipartiteGraph(nn.Module):
         return torch.cat([values, values.index_select(0, self.by_item)])
 
     def _csr(self, values: Tensor) -> Tensor:
-        size = (self.n_nodes, self.n_nodes)
-        return torch.sparse_csr_tensor(self.crow, self.column, values, size, check_invariants=False)
+        return csr(self.crow, self.column, values, (self.n_nodes, self.n_nodes))
 
 
 class LightGCN(nn.Module):

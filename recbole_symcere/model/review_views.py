@@ -1,4 +1,4 @@
-"""The text side of a training batch: each review in a clean and a word-masked view, in the graph's width."""
+"""The text side of a model: the views of a batch's reviews, in the graph's width, or one mean vector an item."""
 
 from collections.abc import Sequence
 
@@ -69,6 +69,42 @@ def review_views(config: Config, dataset: ReviewDataset) -> KeptVectors | Traine
         views = config["text_views"] if config["alpha"] else 0
         return KeptVectors(dataset.embedded_reviews(encoder.to(config["device"]), views, config["word_masking"]))
     return TrainedEncoder(encoder, dataset.tokenised_reviews(encoder), config["word_masking"])
+
+
+def item_text_features(config: Config, dataset: ReviewDataset) -> Tensor:
+    """Reviews encoded early, before training: the mean vector of each item's training reviews.
+
+    Args:
+        config: the keys of ``ReviewEncoder.frozen_from_config``, ``text_cache_dir`` and ``device``.
+        dataset: the interactions that train; no other review is read.
+
+    Returns:
+        float32 [n_items, hidden]; an item without a training review, padding among them, gets the mean over the others.
+
+    Raises:
+        DatasetError, ReviewFileError, EncoderError: the reviews or their encoder can't be had.
+    """
+    encoder = ReviewEncoder.frozen_from_config(config).to(config["device"])
+    (vectors,) = dataset.embedded_reviews(encoder, 0, 0.0)
+    items = dataset.inter_feat[dataset.iid_field]
+    return mean_by_group(torch.from_numpy(vectors), items, dataset.item_num)
+
+
+def mean_by_group(vectors: Tensor, group: Tensor, n_groups: int) -> Tensor:
+    """The mean vector of each group; a group without members gets the mean of those of the others.
+
+    Args:
+        vectors: [n, hidden], n > 0.
+        group: [n] long, from 0 to n_groups - 1.
+
+    Returns:
+        [n_groups, hidden]
+    """
+    size = torch.bincount(group, minlength=n_groups)[:, None]
+    means = vectors.new_zeros(n_groups, vectors.shape[1]).index_add_(0, group, vectors) / size.clamp(min=1)
+    empty = size.flatten() == 0
+    means[empty] = means[~empty].mean(0)
+    return means
 
 
 def projection(kind: str, width: int, to_width: int) -> nn.Module:

@@ -3,7 +3,7 @@
 Equation numbers are the paper's; what it leaves open is decided in ``properties/model/SymCERE.yaml``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from recbole.config import Config
 from recbole.data.interaction import Interaction
-from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from recbole_symcere.config import ABOVE_0, ConfigError
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.model.graph import NGCF, BipartiteGraph, LightGCN
 from recbole_symcere.model.loss import bpr, info_nce, symmetric_nce
+from recbole_symcere.model.recommender import VectorRecommender
 from recbole_symcere.model.review_views import KeptVectors, TrainedEncoder, projection, review_views
 
 GRAPH_ENCODERS: dict[str, Callable[[Config, int, int], LightGCN | NGCF]] = {
@@ -31,7 +31,7 @@ GRAPH_ENCODERS: dict[str, Callable[[Config, int, int], LightGCN | NGCF]] = {
 }
 
 
-class SymCERE(GeneralRecommender):
+class SymCERE(VectorRecommender):
     """Aligns graph vectors of interactions with the vectors of their reviews; ranks by the graph alone.
 
     Args:
@@ -58,8 +58,6 @@ class SymCERE(GeneralRecommender):
         **dict.fromkeys(("embedding_size", "text_views", "text_max_length", "text_tokens_per_batch"), (1, inf)),
         **dict.fromkeys(("contrast_batch_size", "lora_r"), (1, inf)),
     }
-
-    ranking_settings: ClassVar = {"cross_weight": 0.0, "alpha": 0.0}  # enough to rank: no review is read
 
     def __init__(self, config: Config, dataset: ReviewDataset) -> None:
         super().__init__(config, dataset)
@@ -89,7 +87,12 @@ class SymCERE(GeneralRecommender):
             self.text_encoder = review_views(config, dataset)
             self.projection = projection(config["projection"], self.text_encoder.width, self.graph_encoder.width)
         self.text_learning_rate, self.text_warmup_steps = config["text_learning_rate"], config["text_warmup_steps"]
-        self._ranking_vectors: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def to_rank(cls, config: Config, dataset: ReviewDataset, state: Mapping[str, Tensor]) -> "SymCERE":
+        """A model that the graph's part of a trained one's ``state`` can be loaded into; no review is read."""
+        config["cross_weight"] = config["alpha"] = 0.0
+        return cls(config, dataset)
 
     # Section 3.1: modality encoders
 
@@ -186,32 +189,14 @@ class SymCERE(GeneralRecommender):
 
     # Ranking: the graph only
 
-    def train(self, mode: bool = True) -> "SymCERE":
-        self._ranking_vectors = None  # propagated anew after every change of the weights
-        return super().train(mode)
-
     def ranking_vectors(self) -> tuple[Tensor, Tensor]:
         """Users [n_users, d] and items [n_items, d] whose dot products are the scores.
 
         Lengths are the ``score_norm``-th power of the graph vectors': scores are cosines at 0, dot products at 1. A
         user's own length changes no ranking.
         """
-        if self._ranking_vectors is not None:
-            return self._ranking_vectors
         users, items = (_with_length(vectors, self.score_norm) for vectors in self(self.graph.adjacency()))
-        if not self.training:
-            self._ranking_vectors = users, items
         return users, items
-
-    def predict(self, interaction: Interaction) -> Tensor:
-        """Scores [B] of the given (user, item) pairs."""
-        users, items = self.ranking_vectors()
-        return (users[interaction[self.USER_ID]] * items[interaction[self.ITEM_ID]]).sum(-1)
-
-    def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """Scores of all items for the given users, [B * n_items]."""
-        users, items = self.ranking_vectors()
-        return (users[interaction[self.USER_ID]] @ items.T).flatten()
 
 
 def _with_length(x: Tensor, power: float) -> Tensor:

@@ -23,8 +23,13 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-from peft import LoraConfig, TaskType, get_peft_model
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from peft import LoraConfig, PeftModel, PeftType, TaskType, get_peft_model, get_peft_model_state_dict
+from peft.utils import (
+    CONFIG_NAME,
+    SAFETENSORS_WEIGHTS_NAME,
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    load_peft_weights,
+)
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -104,6 +109,7 @@ class ReviewEncoder(nn.Module):
         memory: GiB of activations kept for the backward pass, beside those of two micro-batches. None: 2 on a CPU, half
             of a GPU's.
         lora_r, lora_alpha, lora_dropout: PEFT's ``r``, ``lora_alpha`` and ``lora_dropout``.
+        adapter: the folder of a LoRA adapter, as :meth:`save_adapter` writes it, merged into the weights beforehand.
         trust_remote_code: run Python code that comes with the encoder.
 
     Attributes:
@@ -129,6 +135,7 @@ class ReviewEncoder(nn.Module):
         lora_r: int = 8,
         lora_alpha: int = 16,
         lora_dropout: float = 0.05,
+        adapter: str | Path | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
@@ -147,6 +154,8 @@ class ReviewEncoder(nn.Module):
         self.pooling = _stored_pooling(folder, self.model.config) if pooling == "auto" else pooling
         self.mask_token, self.pad_token = _mask_and_pad(name, tokenizer)
         _check_length(name, max_length, tokenizer, self.model)
+        if adapter is not None:
+            self.model = _with_merged(name, self.model, Path(str(adapter)))
         if train == "lora":
             self.model = _with_lora(name, self.model, r=lora_r, lora_alpha=lora_alpha, lora_dropout=lora_dropout)
             self.lora_scale = lora_alpha / lora_r
@@ -163,16 +172,17 @@ class ReviewEncoder(nn.Module):
         return cls(
             config["text_encoder"],
             train=config["text_train"],
-            pooling=config["text_pooling"],
-            max_length=config["text_max_length"],
-            precision=config["text_precision"],
-            tokens_per_batch=config["text_tokens_per_batch"],
             memory=config["text_memory"],
             lora_r=config["lora_r"],
             lora_alpha=config["lora_alpha"],
             lora_dropout=config["lora_dropout"],
-            trust_remote_code=config["trust_remote_code"],
+            **_encoding_settings(config),
         )
+
+    @classmethod
+    def frozen_from_config(cls, config: Mapping[str, Any]) -> ReviewEncoder:
+        """The same for a model that trains no encoder: it has the key ``text_adapter`` in place of those to train."""
+        return cls(config["text_encoder"], train="frozen", adapter=config["text_adapter"], **_encoding_settings(config))
 
     def train(self, mode: bool = True) -> ReviewEncoder:
         """Train or eval mode; a frozen encoder stays in eval mode, without dropout."""
@@ -274,24 +284,34 @@ class ReviewEncoder(nn.Module):
         starts = torch.from_numpy((np.cumsum(lengths) - lengths)[order]).to(self.device)
         sizes = torch.from_numpy(lengths[order]).to(self.device)
         token_ids = F.pad(token_ids, (0, 1), value=self.pad_token)  # the last one stands for all padding
+        ends = np.cumsum([len(batch) for batch in batches])
+        places = [slice(end - len(batch), end) for batch, end in zip(batches, ends, strict=True)]
         widths = [max(1, int(lengths[batch].max())) for batch in batches]
-        tokens_left = np.cumsum([len(batch) * width for batch, width in zip(batches, widths, strict=True)][::-1])[::-1]
+        padded = (_pad(token_ids, starts[p], sizes[p], width) for p, width in zip(places, widths, strict=True))
+        n_tokens = sum(len(batch) * width for batch, width in zip(batches, widths, strict=True))
+        vectors = torch.cat(self._within_memory(padded, n_tokens))
+        return vectors[torch.from_numpy(np.argsort(order)).to(self.device)]
+
+    def _within_memory(self, batches: Iterable[tuple[Tensor, Tensor]], n_tokens: int) -> list[Tensor]:
+        """Pooled vectors of micro-batches of ``n_tokens`` padded tokens in all.
+
+        Where something trains, the activations of the first are kept, and those of the last as far as memory allows:
+        the backward pass frees the last before it computes any others again.
+        """
         first = _KeptForBackward(self.model.parameters())
         affordable = 0.0  # padded tokens
-        vectors = []
-        end = 0
-        for batch, width, left in zip(batches, widths, tokens_left, strict=True):
-            begin, end = end, end + len(batch)
-            padded = _pad(token_ids, starts[begin:end], sizes[begin:end], width)
-            if begin == 0:  # the longest reviews: they keep the most a token
+        vectors: list[Tensor] = []
+        for token_ids, attended in batches:
+            if not vectors:  # the longest reviews: they keep the most a token
                 with first:
-                    vectors.append(self._pooled(*padded))
-                affordable = self._memory_budget() * padded[0].numel() / first.n_bytes if first.n_bytes else np.inf
-            elif left <= affordable:  # the last: the backward pass frees them before its first second pass
-                vectors.append(self._pooled(*padded))
+                    vectors.append(self._pooled(token_ids, attended))
+                affordable = self._memory_budget() * token_ids.numel() / first.n_bytes if first.n_bytes else np.inf
+            elif n_tokens <= affordable:
+                vectors.append(self._pooled(token_ids, attended))
             else:  # the random state is restored for the second pass, so dropout falls on the same units
-                vectors.append(checkpoint(self._pooled, *padded, use_reentrant=False))
-        return torch.cat(vectors)[torch.from_numpy(np.argsort(order)).to(self.device)]
+                vectors.append(checkpoint(self._pooled, token_ids, attended, use_reentrant=False))
+            n_tokens -= token_ids.numel()  # left
+        return vectors
 
     def _memory_budget(self) -> float:
         """Bytes of activations."""
@@ -432,6 +452,16 @@ def _pool_last(hidden: Tensor, attended: Tensor) -> Tensor:
 
 
 POOLING = {"cls": _pool_cls, "mean": _pool_mean, "last": _pool_last}
+
+
+def _encoding_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "pooling": config["text_pooling"],
+        "max_length": config["text_max_length"],
+        "precision": config["text_precision"],
+        "tokens_per_batch": config["text_tokens_per_batch"],
+        "trust_remote_code": config["trust_remote_code"],
+    }
 
 
 def _check_choice(setting: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -591,6 +621,29 @@ def _with_lora(name: str, model: Any, **settings: Any) -> Any:
         raise EncoderError(f"text_encoder {name!r}: LoRA can't be added ({error})") from error
     adapted.peft_config["default"].base_model_name_or_path = name  # not this machine's folder
     return adapted
+
+
+def _with_merged(name: str, model: Any, folder: Path) -> Any:
+    """The model with a LoRA adapter merged into its weights; the adapter is read from safetensors only."""
+    for file in (folder / CONFIG_NAME, folder / SAFETENSORS_WEIGHTS_NAME):
+        if not file.is_file():
+            raise EncoderError(
+                f"text_adapter: there is no {file}; name the folder RUN.adapter that stands beside the checkpoint "
+                "RUN.pth of a SymCERE run with text_train lora"
+            )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # weights that are missing: an error here
+            adapted = PeftModel.from_pretrained(model, folder, torch_device="cpu")
+        config = adapted.peft_config["default"]
+        fits = get_peft_model_state_dict(adapted).keys() == load_peft_weights(str(folder), device="cpu").keys()
+    except Exception as error:  # foreign files fail in any way
+        raise EncoderError(f"text_adapter {str(folder)!r} can't be added to {name!r} ({error})") from error
+    if not fits or config.peft_type != PeftType.LORA:
+        raise EncoderError(f"text_adapter {str(folder)!r} is no LoRA adapter of {name!r}; set text_encoder to its own")
+    if config.base_model_name_or_path != name:
+        warnings.warn(f"{folder} was trained on {config.base_model_name_or_path}, not {name}", stacklevel=2)
+    return adapted.merge_and_unload()
 
 
 def _untrained(encoder: nn.Module, prefix: str) -> dict[str, Tensor]:

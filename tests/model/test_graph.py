@@ -93,6 +93,21 @@ def test_adjacency_is_symmetrically_normalised_with_a_repeated_pair_as_one_edge(
 
 
 @quick
+@given(data=interactions())
+def test_the_users_rows_are_the_adjacencys_and_propagate_with_the_gradient_of_the_transpose(data):
+    graph = data.graph().double()
+    rows, transposed = graph.user_rows()
+    block = graph.adjacency().to_dense()[: data.n_users, data.n_users :]
+    assert torch.equal(rows.to_dense(), block) and torch.equal(transposed.to_dense(), block.T)
+    for matrix in (rows, transposed):
+        parts = matrix.crow_indices(), matrix.col_indices(), matrix.values()
+        torch.sparse_csr_tensor(*parts, matrix.shape, check_invariants=True)
+    x = torch.rand(data.n_items, 3, dtype=torch.float64, requires_grad=True)
+    assert_close(propagate(rows, x, transposed), block @ x)
+    assert torch.autograd.gradcheck(lambda x: propagate(rows, x, transposed), x)
+
+
+@quick
 @given(data=interactions(), ratio=st.floats(0, 1), seed=st.integers(0, 2**32 - 1))
 def test_a_dropped_view_is_the_normalised_adjacency_of_the_edges_it_keeps(data, ratio, seed):
     graph = data.graph().double()

@@ -1,0 +1,1 @@
+"""Side-by-side comparison of models: the same tuning budget on validation, several seeds, one look at test, tables."""

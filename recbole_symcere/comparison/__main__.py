@@ -1,0 +1,69 @@
+"""``python -m recbole_symcere.comparison``: tunes, trains and tests models on datasets, and writes their tables."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from recbole_symcere.comparison.comparison import Comparison
+from recbole_symcere.comparison.tables import RunsError
+from recbole_symcere.config import ConfigError, parse_value
+
+EXAMPLE = """examples:
+  %(prog)s --models SymCERE LightGCN BPR --datasets demo --trials 10 --seeds 5
+  %(prog)s --models SymCERE LightGCN --datasets yelp --text_train=frozen --stopping_step=100
+
+The same command again goes on where it was; given twice at once, two processes share the work.
+Any setting of RecBole or of a model is --key=value: it goes to each model that reads it.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status: 0, or 2 for settings or files that can't be used."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recbole_symcere.comparison",
+        description="Compare models: as many trials on validation for each, several seeds, one look at test.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--models", nargs="+", required=True, metavar="MODEL")
+    add("--datasets", nargs="+", required=True, metavar="DATASET")
+    add("--ours", nargs="+", default=["SymCERE"], metavar="MODEL", help="the others are baselines (%(default)s)")
+    add("--trials", type=_positive, default=10, help="settings to try for each model (%(default)s)")
+    add("--seeds", type=_positive, default=5, help="runs of the best setting (%(default)s)")
+    add("--protocol", default="strict", help="strict (default), paper or temporal")
+    add("--output", type=Path, default=Path("comparison"), help="folder of trials, runs and tables (%(default)s)")
+    given, rest = parser.parse_known_args(arguments)
+    settings = {}
+    for argument in rest:
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if not (argument.startswith("--") and key and equals):
+            parser.error(f"cannot read the argument {argument!r}: settings are given as --key=value")
+        settings[key] = parse_value(value)
+    from recbole_symcere.quick_start import USER_ERRORS
+
+    try:
+        comparison = Comparison(
+            given.models, given.datasets, given.ours, given.trials, given.seeds, given.protocol, settings, given.output
+        )
+        comparison.work()
+        print(comparison.write_tables())
+    except (*USER_ERRORS, ConfigError, RunsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""A comparison: for each dataset and model a search on validation, then runs on test, then tables."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from recbole_symcere.comparison import runs
+from recbole_symcere.comparison.search import Search, search_space
+from recbole_symcere.comparison.tables import make_table, to_csv, to_latex, to_markdown
+from recbole_symcere.config import Config
+from recbole_symcere.trainer import FREE_SETTINGS, TrainingError
+
+SECONDS_BETWEEN_LOOKS = 5.0  # at what other processes have finished
+FIRST_SEED = 2020
+ACCURACY = ("hit@10", "ndcg@10", "hit@20", "ndcg@20")
+POPULARITY = ("ndcg@10", "itemcoverage@10", "averagepopularity@10", "giniindex@10")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model on one dataset.
+
+    Attributes:
+        settings: all that is given or fixed; what is searched comes over it.
+        folder: of its runs.
+    """
+
+    dataset: str
+    model: str
+    settings: Mapping[str, Any]
+    search: Search
+    folder: Path
+    seeds: Sequence[int]
+
+    @cached_property
+    def tuned(self) -> dict[str, Any]:
+        """The best settings, once the search is done."""
+        return {**self.settings, **self.search.best()}
+
+    def run_folder(self, seed: int) -> Path:
+        return self.folder / f"seed-{seed}"
+
+    @property
+    def seeds_left(self) -> list[int]:
+        return [seed for seed in self.seeds if not runs.is_complete(self.run_folder(seed))]
+
+    @property
+    def tasks(self) -> int:
+        return self.search.n_trials + len(self.seeds)
+
+    @property
+    def tasks_left(self) -> int:
+        return max(0, self.search.n_trials - len(self.search.scores)) + len(self.seeds_left)
+
+
+class Comparison:
+    """Models on datasets under one protocol; all that is finished is on disk in ``output``.
+
+    Args:
+        models, datasets: names.
+        ours: those of the models that the others are baselines of.
+        n_trials, n_seeds: of each model on each dataset.
+        settings: for all models that read them.
+
+    Raises:
+        ConfigError: a setting that no model reads, or that can't be used.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[str],
+        datasets: Sequence[str],
+        ours: Sequence[str],
+        n_trials: int,
+        n_seeds: int,
+        protocol: str,
+        settings: Mapping[str, Any],
+        output: Path,
+    ) -> None:
+        self.ours, self.output = list(ours), output
+        seeds = range(FIRST_SEED, FIRST_SEED + n_seeds)
+        common = {"protocol": protocol, "seed": FIRST_SEED}
+        configs = [Config(model, dataset, config_dict=common) for dataset in datasets for model in models]
+        read_by_none = sorted(set(settings) - set().union(*(config.known_keys for config in configs)))
+        if read_by_none:
+            Config(models[0], datasets[0], config_dict={key: settings[key] for key in read_by_none})  # says which
+        self.entries = []
+        for config in configs:
+            model, dataset = config["model"], config["dataset"]
+            own = {key: value for key, value in settings.items() if key in config.known_keys}
+            given = common | own | {"model": model, "dataset": dataset}
+            complete = Config(config_dict=given).settings
+            space = {key: values for key, values in search_space(model).items() if key not in own}
+            fixed = {key: value for key, value in complete.items() if key not in FREE_SETTINGS | space.keys()}
+            name = f"{protocol}/{dataset}/{model}"
+            search = Search(output / "search", name, space, complete, n_trials, fixed)
+            self.entries.append(Entry(dataset, model, given, search, output / "runs" / name, seeds))
+
+    def work(self) -> None:
+        """Does what is left, beside other processes that do the same."""
+        total = sum(entry.tasks for entry in self.entries)
+        with tqdm(total=total, desc="comparison", unit="run", dynamic_ncols=True) as bar:
+            while left := sum(entry.tasks_left for entry in self.entries):
+                bar.n = total - left
+                doing = next(self._one_task(), None)
+                bar.set_postfix_str(f"{doing or 'waiting for other processes'}; {self._time_left()}")
+                if doing is None:
+                    sleep(SECONDS_BETWEEN_LOOKS)
+            bar.n = total
+            bar.refresh()
+
+    def _one_task(self) -> Iterator[str]:
+        """Does the first task that nobody has, and names it."""
+        for entry in self.entries:
+            if not entry.search.done:
+                yield from self._one_trial(entry)
+            else:
+                yield from self._one_run(entry)
+
+    def _one_trial(self, entry: Entry) -> Iterator[str]:
+        with entry.search.claim() as trial:
+            if trial is None:
+                return
+            checkpoint = entry.folder / f"trial-{trial.number}.pth"
+            try:
+                score, details = runs.validation_score({**entry.settings, **trial.params}, checkpoint)
+            except TrainingError as error:  # such as a learning rate at which the loss is not finite
+                score, details = 0.0, {"error": str(error)}
+            entry.search.finish(trial, score, **details)
+        yield f"{entry.dataset}, {entry.model}: trial {len(entry.search.scores)}, {score:.4f}"
+
+    def _one_run(self, entry: Entry) -> Iterator[str]:
+        for seed in entry.seeds_left:
+            folder = entry.run_folder(seed)
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                held = FileLock(folder / "lock").acquire(timeout=0)
+            except Timeout:
+                continue
+            with held:
+                if not runs.is_complete(folder):  # by now
+                    runs.test_run(entry.tuned | {"seed": seed}, folder)
+            yield f"{entry.dataset}, {entry.model}: seed {seed}"
+
+    def _time_left(self) -> str:
+        """A guess by each model's own runs, or by the others' where it has none."""
+        means = [statistics.fmean(seconds) if (seconds := entry.search.seconds) else None for entry in self.entries]
+        known = [mean for mean in means if mean is not None]
+        if not known:
+            return "time left unknown"
+        pairs = zip(self.entries, means, strict=True)
+        left = sum(entry.tasks_left * (statistics.fmean(known) if mean is None else mean) for entry, mean in pairs)
+        return f"about {tqdm.format_interval(left)} left for one process"
+
+    def write_tables(self) -> str:
+        """Writes the tables and the best settings; returns the first table in Markdown."""
+        done = [runs.read_run(entry.model, entry.run_folder(seed)) for entry in self.entries for seed in entry.seeds]
+        accuracy = make_table(done, ACCURACY, self.ours)
+        popularity = make_table(done, POPULARITY, self.ours)
+        self.output.mkdir(parents=True, exist_ok=True)
+        for name, table in (("accuracy", accuracy), ("popularity", popularity)):
+            for suffix, render in (("md", to_markdown), ("csv", to_csv), ("tex", to_latex)):
+                (self.output / f"{name}.{suffix}").write_text(render(table), encoding="utf-8")
+        for entry in self.entries:
+            path = self.output / "tuned" / entry.dataset / f"{entry.model}.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(yaml.safe_dump(entry.search.best()), encoding="utf-8")
+        return to_markdown(accuracy)

@@ -1,0 +1,96 @@
+"""What a comparison trains: trials on validation, and the best settings on test, once for every seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recbole_symcere.comparison.tables import Run
+from recbole_symcere.config import Config
+from recbole_symcere.quick_start import Fitted, commit, fit, versions
+from recbole_symcere.trainer import resume_path
+
+QUIET = {"show_progress": False, "state": "ERROR"}
+
+
+def validation_score(settings: Mapping[str, Any], checkpoint: Path) -> tuple[float, dict[str, Any]]:
+    """Trains, and never ranks for a test user.
+
+    Args:
+        settings: of the model, the dataset and the training.
+        checkpoint: where an interrupted training goes on from; removed at the end.
+
+    Returns:
+        The best validation score, and seconds and epochs for the record.
+    """
+    fitted = _fit(settings, checkpoint)
+    _remove(checkpoint)
+    trainer = fitted.trainer
+    return float(fitted.best_valid_score), {"seconds": trainer.seconds, "epochs": trainer.epochs_run}
+
+
+def test_run(settings: Mapping[str, Any], folder: Path) -> None:
+    """Trains with one seed, ranks for the test users once, and writes ``run.json`` and ``users.parquet``.
+
+    ``users.parquet`` has each test user's metrics, for tests of anyone's own. ``run.json`` comes last: where it is, the
+    run is complete.
+    """
+    fitted = _fit(settings, folder / "model.pth")
+    trainer = fitted.trainer
+    started = perf_counter()
+    metrics = trainer.evaluate(fitted.test_data)
+    record = {
+        "metrics": {name: float(value) for name, value in metrics.items()},
+        "best_valid_score": float(fitted.best_valid_score),
+        "seconds": {"fit": trainer.seconds, "test": perf_counter() - started},
+        "epochs": trainer.epochs_run,
+        "best_epoch": trainer.best_epoch,
+        "settings": trainer.config.settings,
+        "versions": versions(),
+        "commit": commit(),
+    }
+    _users(fitted).write_parquet(folder / "users.parquet")
+    _write_last(folder / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    _remove(folder / "model.pth")
+
+
+def read_run(model: str, folder: Path) -> Run:
+    """A complete run of ``test_run``, under the name that it has in the table."""
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    settings = record["settings"]
+    users = pl.read_parquet(folder / "users.parquet")
+    return Run(settings["dataset"], model, settings["seed"], record["metrics"], users, record["seconds"]["fit"])
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether ``test_run`` came to its end there."""
+    return (folder / "run.json").is_file()
+
+
+def _fit(settings: Mapping[str, Any], checkpoint: Path) -> Fitted:
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    return fit(Config(config_dict=dict(settings) | QUIET | {"checkpoint_file": str(checkpoint)}))
+
+
+def _users(fitted: Fitted) -> pl.DataFrame:
+    loader = fitted.test_data
+    dataset = loader._dataset
+    tokens = dataset.id2token(dataset.uid_field, np.asarray(loader.uid_list))
+    return pl.DataFrame({"user_id": tokens.astype(str)} | fitted.trainer.evaluator.of_each_user())
+
+
+def _write_last(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _remove(checkpoint: Path) -> None:
+    for path in (checkpoint, resume_path(checkpoint)):
+        path.unlink(missing_ok=True)

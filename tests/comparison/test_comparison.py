@@ -1,0 +1,149 @@
+"""The command on the tiny dataset: budgets, kills, and what the search may see."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from recbole_symcere.comparison import runs
+from recbole_symcere.comparison.__main__ import main
+from recbole_symcere.comparison.comparison import Comparison
+from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.ranking import RankingDataLoader
+
+MODELS = ["Pop", "LightGCN", "SymCERE"]
+
+
+@pytest.fixture
+def arguments(settings: dict[str, Any]) -> Callable[..., list[str]]:
+    """The command line of a short comparison on the tiny dataset."""
+    given = {key: value for key, value in settings.items() if key not in ("model", "dataset", "state", "show_progress")}
+    given |= {"epochs": 2}
+    given.pop("embedding_size"), given.pop("n_layers")  # searched, or not every model's
+
+    def make(*changes: str, models: list[str] = MODELS) -> list[str]:
+        own = ["--models", *models, "--datasets", "tiny", "--trials", "3", "--seeds", "2"]
+        return [*own, *(f"--{key}={value}" for key, value in given.items()), *changes]
+
+    return make
+
+
+def _counted(function: Callable[..., Any], models: list[str]) -> Callable[..., Any]:
+    def counting(settings: dict[str, Any], *args: Any) -> Any:
+        models.append(settings["model"])
+        return function(settings, *args)
+
+    return counting
+
+
+def numbers(output: Path) -> pl.DataFrame:
+    """The table without what a clock decides."""
+    return pl.read_csv(output / "accuracy.csv").drop("seconds")
+
+
+def test_every_model_gets_the_same_budget_and_the_test_part_once(
+    arguments: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done: dict[str, list[str]] = {"validation_score": [], "test_run": []}
+    for name, models in done.items():
+        original = getattr(runs, name)
+        monkeypatch.setattr(runs, name, _counted(original, models))
+    assert main(arguments()) == 0
+    table = capsys.readouterr().out
+    assert [done["validation_score"].count(model) for model in MODELS] == [1, 3, 3]  # Pop has nothing to search
+    assert [done["test_run"].count(model) for model in MODELS] == [2, 2, 2]
+    assert all(f"| {model} |" in table for model in MODELS) and "SymCERE vs" in table
+    assert main(arguments()) == 0
+    assert [len(models) for models in done.values()] == [7, 6]
+    assert capsys.readouterr().out == table
+    for name in ("accuracy", "popularity"):
+        assert all((Path("comparison") / f"{name}.{suffix}").read_text() for suffix in ("md", "csv", "tex"))
+    assert set(numbers(Path("comparison"))["model"]) == set(MODELS)
+    assert (Path("comparison") / "tuned" / "tiny" / "LightGCN.yaml").read_text().count(":") == 3
+    assert not list(Path("comparison").rglob("*.pth"))
+
+
+@pytest.mark.parametrize("kills", [{0}, {2, 3}, {4, 6}, {8, 10}])
+def test_a_killed_comparison_ends_with_the_table_of_an_unbroken_one(
+    arguments: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, kills: set[int]
+) -> None:
+    models = ["LightGCN", "SymCERE"]
+    assert main(arguments("--output=unbroken", models=models)) == 0
+    fit, calls = runs._fit, []
+
+    def killed_fit(*args: Any) -> Any:
+        calls.append(args)
+        fitted = fit(*args)
+        if len(calls) - 1 in kills:
+            raise KeyboardInterrupt
+        return fitted
+
+    monkeypatch.setattr(runs, "_fit", killed_fit)
+    for _ in kills:
+        with pytest.raises(KeyboardInterrupt):
+            main(arguments("--output=killed", models=models))
+    assert main(arguments("--output=killed", models=models)) == 0
+    assert len(calls) == 10 + len(kills)
+    assert numbers(Path("killed")).equals(numbers(Path("unbroken")))
+
+
+def test_a_search_ranks_for_no_test_user(
+    make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With a test part that can't be ranked a trial ends, and a run on test does not."""
+    config = make_config(model="LightGCN", epochs=2)
+
+    test_parts: list[ReviewDataset] = []
+    build, collate = ReviewDataset.build, RankingDataLoader.collate_fn
+
+    def build_and_note(self: ReviewDataset) -> list[ReviewDataset]:
+        parts = build(self)
+        test_parts.append(parts[2])
+        return parts
+
+    def collate_unless_test(self: RankingDataLoader, index: Any) -> Any:
+        assert self._dataset not in test_parts, "the test part is read"
+        return collate(self, index)
+
+    monkeypatch.setattr(ReviewDataset, "build", build_and_note)
+    monkeypatch.setattr(RankingDataLoader, "collate_fn", collate_unless_test)
+    score, details = runs.validation_score(config.settings, tmp_path / "trial.pth")
+    assert score > 0 and details["epochs"] == 2
+    with pytest.raises(AssertionError, match="test part is read"):
+        runs.test_run(config.settings, tmp_path / "run")
+
+
+def test_users_metrics_have_the_tables_means(make_config: Callable[..., Any], tmp_path: Path) -> None:
+    runs.test_run(make_config(model="LightGCN", epochs=2).settings, tmp_path)
+    run = runs.read_run("LightGCN", tmp_path)
+    assert (run.dataset, run.seed, run.per_user["user_id"].n_unique()) == ("tiny", 2020, len(run.per_user))
+    for metric in ("hit@10", "ndcg@10", "recall@20", "mrr@20"):
+        assert run.per_user[metric].mean() == pytest.approx(run.metrics[metric], abs=1e-6)
+
+
+def test_a_loss_that_is_not_finite_counts_as_nothing(
+    arguments: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "recbole.model.general_recommender.lightgcn.LightGCN.calculate_loss",
+        lambda self, batch: self.user_embedding.weight.sum() * float("nan"),
+    )
+    comparison = Comparison(
+        ["LightGCN"], ["tiny"], [], 2, 1, "strict", {"data_path": dict(
+            argument.removeprefix("--").split("=") for argument in arguments() if "=" in argument
+        )["data_path"]}, Path("nan"),
+    )  # fmt: skip
+    entry = comparison.entries[0]
+    for _ in range(2):
+        next(comparison._one_trial(entry))
+    assert entry.search.scores == [0.0, 0.0]
+
+
+def test_a_setting_that_no_model_reads_is_refused(
+    arguments: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments("--text_trian=lora")) == 2
+    assert "text_trian" in capsys.readouterr().err
+    assert not Path("comparison").exists()

@@ -1,0 +1,120 @@
+"""A search is the same for every model and survives kills: shown without training."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from recbole_symcere.comparison import search as module
+from recbole_symcere.comparison.search import Search, search_space
+from recbole_symcere.config import Config, ConfigError, properties_folder
+
+SPACE = {"rate": FloatDistribution(1e-3, 1.0, log=True), "layers": IntDistribution(1, 4)}
+DEFAULTS = {"rate": 0.1, "layers": 3, "other": 5}
+N_TRIALS = 14  # more than are drawn at random
+
+
+def make(folder: Path, **changes: Any) -> Search:
+    arguments: dict[str, Any] = {"name": "strict/toys/Model", "space": SPACE, "defaults": DEFAULTS}
+    return Search(folder, **(arguments | {"n_trials": N_TRIALS, "fixed": {"epochs": 3}} | changes))
+
+
+def score(settings: dict[str, Any]) -> float:
+    return settings.get("layers", 0) - abs(settings.get("rate", 0.0) - 0.05)
+
+
+def work(search: Search, killed: Callable[[int], bool] = lambda attempt: False) -> list[dict[str, Any]]:
+    """Does all trials; returns the settings that were tried to the end, in order."""
+    finished = []
+    for attempt in range(100):
+        with search.claim() as trial:
+            if trial is None:
+                break
+            if killed(attempt):
+                continue
+            finished.append(dict(trial.params))
+            search.finish(trial, score(trial.params), seconds=1.0)
+    return finished
+
+
+def test_a_search_begins_with_the_defaults_and_ends_after_its_trials(tmp_path: Path) -> None:
+    search = make(tmp_path)
+    finished = work(search)
+    assert finished[0] == {"rate": 0.1, "layers": 3}
+    assert len(finished) == len(search.scores) == len(search.seconds) == N_TRIALS and search.done
+    assert search.best() == max(finished, key=score)
+    assert work(make(tmp_path)) == []
+
+
+@pytest.mark.parametrize("killed", [{0}, {3, 4}, {12}, set(range(0, 24, 2))])
+def test_a_killed_search_ends_as_an_unbroken_one(tmp_path: Path, killed: set[int]) -> None:
+    unbroken = work(make(tmp_path / "unbroken"))
+    first = work(make(tmp_path / "killed"), killed.__contains__)
+    assert first == unbroken
+
+
+def test_a_search_that_is_opened_again_goes_on(tmp_path: Path) -> None:
+    unbroken = work(make(tmp_path / "unbroken"))
+    finished = []
+    for _ in range(N_TRIALS):
+        search = make(tmp_path / "reopened")
+        with search.claim() as trial:
+            assert trial is not None
+            finished.append(dict(trial.params))
+            search.finish(trial, score(trial.params))
+    assert finished == unbroken
+
+
+def test_two_processes_share_the_trials(tmp_path: Path) -> None:
+    one, other = make(tmp_path, n_trials=3), make(tmp_path, n_trials=3)
+    with one.claim() as first, other.claim() as second, one.claim() as third, other.claim() as none:
+        assert first and second and third and none is None
+        assert len({trial.number for trial in (first, second, third)}) == 3
+        for search, trial in ((one, first), (other, second), (one, third)):
+            search.finish(trial, 1.0)
+    assert one.done and other.done and len(one.scores) == 3
+
+
+def test_a_model_without_a_space_is_tried_once(tmp_path: Path) -> None:
+    search = make(tmp_path, space={})
+    assert work(search) == [{}]
+    assert search.best() == {} and search.done
+
+
+def test_trials_of_other_settings_are_not_gone_on_with(tmp_path: Path) -> None:
+    make(tmp_path)
+    make(tmp_path, name="strict/toys/Another", fixed={"epochs": 4})
+    with pytest.raises(ConfigError, match=r"strict/toys/Model had epochs 3, now 4.*another --output"):
+        make(tmp_path, fixed={"epochs": 4})
+
+
+def test_a_default_outside_its_space_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="default of layers, 9, lies outside"):
+        make(tmp_path, defaults=DEFAULTS | {"layers": 9})
+
+
+@pytest.mark.parametrize("model", sorted(path.stem for path in (properties_folder() / "search").glob("*.yaml")))
+def test_each_model_reads_what_is_searched_and_starts_from_its_defaults(model: str, tmp_path: Path) -> None:
+    config = Config(model, "demo")
+    space = search_space(model)
+    assert space and space.keys() <= config.known_keys
+    make(tmp_path, space=space, defaults=config.settings)
+
+
+def test_a_space_is_read_from_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "properties_folder", lambda: tmp_path)
+    (tmp_path / "search").mkdir()
+    file = tmp_path / "search" / "Model.yaml"
+    file.write_text("a: [1, ~, x]\nb: {low: 1, high: 3}\nc: {low: 1.0e-3, high: 1.0, log: True}\n")
+    assert search_space("Model") == {
+        "a": CategoricalDistribution([1, None, "x"]),
+        "b": IntDistribution(1, 3),
+        "c": FloatDistribution(1e-3, 1.0, log=True),
+    }
+    assert search_space("Another") == {}
+    for broken in ("a: 3", "a: []", "a: {low: 1}", "a: {low: 1, high: 2, step: 1}", "a: {low: 2, high: 1}"):
+        file.write_text(broken)
+        with pytest.raises(ConfigError, match=r"Model\.yaml: a: "):
+            search_space("Model")

@@ -1,0 +1,68 @@
+"""The text side of a model."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recbole_symcere.config import Config
+from recbole_symcere.model.review_views import item_text_features, mean_by_group
+from recbole_symcere.model.text import ReviewEncoder
+from recbole_symcere.quick_start import create_dataset
+from tests.conftest import tiny_rows, write_atomic_files
+
+MakeConfig = Callable[..., Config]
+
+
+@settings(deadline=None)
+@given(groups=st.lists(st.integers(0, 5), min_size=1, max_size=12), seed=st.integers(0, 99))
+def test_a_group_without_members_gets_the_mean_of_the_others_means(groups: list[int], seed: int) -> None:
+    vectors = torch.randn(len(groups), 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    found = mean_by_group(vectors, torch.tensor(groups), 6)
+    means = {group: vectors[[g == group for g in groups]].mean(0) for group in set(groups)}
+    expected = [means.get(group, sum(means.values()) / len(means)) for group in range(6)]
+    torch.testing.assert_close(found, torch.stack(expected))
+
+
+def test_item_features_are_the_mean_vectors_of_training_reviews(make_config: MakeConfig) -> None:
+    config = make_config(model="SMORE", eval_args={"split": {"RS": [0.3, 0.1, 0.6]}})
+    part = create_dataset(config).build()[0]
+    found = item_text_features(config, part)
+    encoder = ReviewEncoder(config["text_encoder"], train="frozen", max_length=16, precision="fp32")
+    vectors = encoder(part.tokenised_reviews(encoder), torch.arange(len(part)))
+    means = {
+        item: vectors[part.inter_feat["item_id"] == item].mean(0)
+        for item in part.inter_feat["item_id"].unique().tolist()
+    }
+    cold = set(range(part.item_num)) - means.keys()
+    assert 0 in cold and len(cold) > 1, "an item beside padding has no training review"
+    assert found.dtype == torch.float32 and found.shape == (part.item_num, encoder.hidden_size)
+    for item in range(part.item_num):
+        expected = means.get(item, sum(means.values()) / len(means))
+        torch.testing.assert_close(found[item], expected, atol=1e-6, rtol=1e-5)
+    assert (found.norm(dim=1) > 0).all()
+
+
+def test_no_held_out_review_is_read(make_config: MakeConfig, tmp_path: Path) -> None:
+    """They are not even in the file."""
+    folder = write_atomic_files(tmp_path / "own" / "own", tiny_rows())
+    config = make_config(model="SMORE", dataset="own", data_path=str(folder.parent))
+    part = create_dataset(config).build()[0]
+    expected = item_text_features(config, part)
+    training = set(part.id2token("review_id", part.inter_feat["review_id"].numpy()))
+    lines = (folder / "own.review.jsonl").read_text().splitlines()
+    kept = [line for line in lines if json.loads(line)["review_id"] in training]
+    assert 0 < len(kept) < len(lines)
+    (folder / "own.review.jsonl").write_text("\n".join(kept) + "\n")
+    again = make_config(
+        model="SMORE", dataset="own", data_path=str(folder.parent), text_cache_dir=str(tmp_path / "new")
+    )
+    assert torch.equal(item_text_features(again, create_dataset(again).build()[0]), expected)
+    assert (part.review_rows()[part.inter_feat["review_id"]] < len(part)).all()
+    with pytest.raises(IndexError):
+        held_out = set(range(1, part.num("review_id"))) - set(part.inter_feat["review_id"].tolist())
+        part.review_texts()[part.review_rows()[min(held_out)]]
