@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks import graph, loss, ranking, text, training
+from benchmarks import graph, loss, profile, ranking, text, training
 from benchmarks.measure import Options, Row
 from recbole_symcere.quick_start import commit, versions
 
@@ -27,6 +27,7 @@ PARTS: dict[str, Callable[[Options], Iterator[Row]]] = {
     "frozen-run": training.frozen_run,
     "second-start": training.second_start,
     "scaling": training.scaling,
+    "epoch-profile": profile.epoch_profile,
 }
 
 
@@ -59,15 +60,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-HEADER = "| part | case | peer | ours | peer's | ratio | to reach | over floor |\n|---|---|---|--:|--:|--:|--:|--:|"
+COLUMNS = ("part", "case", "peer", "ours", "peer's", "ratio", "to reach", "over floor", "note")
+HEADER = f"| {' | '.join(COLUMNS)} |\n|---|---|---|--:|--:|--:|--:|--:|---|"
 
 
 def _line(row: Row) -> str:
     theirs = "" if row.theirs is None else f"{row.theirs:.3g} {row.unit}"
     ratio = "" if row.ratio is None else f"{row.ratio:.1f}x"
-    target = "" if row.target is None else f"{row.target:g}x"
+    target = "" if row.target is None else f"{row.target:.2g}x"
     floor = "" if row.floor is None else f"{row.ours / row.floor:.1f}x"
-    cells = (row.part, row.case, row.peer, f"{row.ours:.3g} {row.unit}", theirs, ratio, target, floor)
+    cells = (row.part, row.case, row.peer, f"{row.ours:.3g} {row.unit}", theirs, ratio, target, floor, row.note)
     return f"| {' | '.join(cells)} |"
 
 

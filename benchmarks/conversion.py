@@ -20,10 +20,9 @@ import polars as pl
 from tqdm import tqdm
 
 from benchmarks.graph import random_interactions
-from benchmarks.measure import REPEATS, Row
+from benchmarks.measure import REPEATS, Options, Row
 
-VARIABLE = "RECSYSDATASETS"
-CLONE = f"git clone https://github.com/RUCAIBox/RecSysDatasets, and name its folder in {VARIABLE}"
+CLONE = "git clone https://github.com/RUCAIBox/RecSysDatasets, and name its folder with --recsysdatasets"
 KEEP_ALL = ("--user-core", "0", "--item-core", "0", "--duplicates", "keep", "--missing-text", "keep")
 
 VOCABULARY, WORDS = 5_000, 50  # words that there are, and words a review on average
@@ -94,22 +93,22 @@ EPINIONS = Dump(
 )
 
 
-def conversion(small: bool) -> Iterator[Row]:
+def conversion(options: Options) -> Iterator[Row]:
     """A dump of reviews to an interaction file that keeps all of its rows.
 
     The peer reads JSON lines with review texts for two of its sources, and both are measured. Yelp's is the source that
     both converters know by name; the peer reads it in a loop of its own, which keeps a line at a time. Epinions' goes
-    through the peer's general conversion, by pandas, as ten of its other sources do. (Its Amazon
-    classes read another file than ours: the ratings, without texts.)
+    through the peer's general conversion, by pandas, as ten of its other sources do. (Its Amazon classes read another
+    file than ours: the ratings, without texts.)
 
     Ours does more in that time: it checks the file, counts words, sorts by time, and writes the texts too. It may take
     all cores; the peer takes one.
 
-    The peer is third-party code and not part of this repository: ``RECSYSDATASETS`` names its folder. Without it, rows
-    have no ratio. The whole takes ten minutes and 10 GB in the folder for temporary files.
+    The peer is third-party code and not part of this repository; ``--recsysdatasets`` names its folder. Without it,
+    rows have no ratio. The whole takes ten minutes and 10 GB in the folder for temporary files.
     """
-    peer = _peer()
-    n = 1_000 if small else 1_000_000
+    peer = _peer(options.recsysdatasets)
+    n, repeats = (1_000, 1) if options.small else (1_000_000, REPEATS)
     peaks: dict[str, float] = {}
     for dump in (YELP, EPINIONS):
         with tempfile.TemporaryDirectory() as name:
@@ -122,7 +121,7 @@ def conversion(small: bool) -> Iterator[Row]:
                 command.run()
             if peer:
                 _check_same(commands[0].output, commands[1].output, dump.columns)
-            ours, *others = _alternate(commands, 1 if small else REPEATS)
+            ours, *others = _alternate(commands, repeats)
             peaks[dump.peer] = commands[0].peak
             note = "; ".join(f"peak of {command.name}: {command.peak:.3f} GiB" for command in commands)
         case = f"{n:,} reviews, {dump.peer}, {os.cpu_count()} cores"
@@ -186,15 +185,14 @@ def _their_command(dump: Dump, folder: Path, peer: Path) -> Command:
     return Command("theirs", (*arguments, "--convert_inter"), peer, output / f"{dump.peer}.inter")
 
 
-def _peer() -> Path | None:
+def _peer(checkout: Path | None) -> Path | None:
     """The folder of the peer's ``run.py``."""
-    named = os.environ.get(VARIABLE)
-    if not named:
+    if checkout is None:
         tqdm.write(f"conversion: ours alone; for the peer, {CLONE}", file=sys.stderr)
         return None
-    tools = Path(named).absolute() / "conversion_tools"
+    tools = checkout.absolute() / "conversion_tools"
     if not (tools / "run.py").is_file():
-        raise FileNotFoundError(f"{VARIABLE} is {named}, which has no conversion_tools/run.py; {CLONE}")
+        raise FileNotFoundError(f"{checkout} has no conversion_tools/run.py; {CLONE}")
     return tools
 
 

@@ -97,7 +97,7 @@ class PlainTexts(nn.Module):
         return (hidden * weight).sum(1) / weight.sum(1)
 
 
-def _lora_training(folder: Path, batch: int, plain: bool, seed: int = 0) -> tuple[Trainer, list[Interaction]]:
+def lora_training(folder: Path, batch: int, plain: bool, seed: int = 0) -> tuple[Trainer, list[Interaction]]:
     """SymCERE with MiniLM and LoRA, by our text encoder or the plain one, and the batches of an epoch."""
     settings = {
         "data_path": str(folder), "text_encoder": MINILM, "text_train": "lora", "text_max_length": MAX_LENGTH,
@@ -116,7 +116,7 @@ def _lora_training(folder: Path, batch: int, plain: bool, seed: int = 0) -> tupl
     return trainer, batches
 
 
-def _step(trainer: Trainer, batch: Interaction) -> float:
+def step(trainer: Trainer, batch: Interaction) -> float:
     """One update; the contrastive part of its loss."""
     scaler = torch.amp.GradScaler(trainer.device.type, enabled=False)
     terms = trainer._train_step(batch, trainer.model.calculate_loss, scaler)
@@ -130,14 +130,14 @@ def lora_epoch(options: Options) -> Iterator[Row]:
     """
     with real_dataset(DATASET, options) as folder:
         batch = 4 if options.small else EPOCH_BATCH
-        runs = [_lora_training(folder, batch, plain, seed) for plain, seed in ((False, 0), (True, 0), (False, 1))]
+        runs = [lora_training(folder, batch, plain, seed) for plain, seed in ((False, 0), (True, 0), (False, 1))]
         seconds: list[list[float]] = [[] for _ in runs]
         losses: list[list[float]] = [[] for _ in runs]
         steps = 5 if options.small else len(runs[0][1])
         for begin, end in pairwise(np.linspace(0, steps, REPEATS + 1).round().astype(int)):
             for (trainer, batches), measured, curve in zip(runs, seconds, losses, strict=True):
                 started = perf_counter()
-                curve.append(statistics.mean(_step(trainer, batch) for batch in batches[begin:end]))
+                curve.append(statistics.mean(step(trainer, batch) for batch in batches[begin:end]))
                 measured.append(perf_counter() - started)
     ours, theirs, _ = (REPEATS * statistics.median(measured) for measured in seconds)
     curves = ("ours", "plain", "ours, other draws")
@@ -160,5 +160,5 @@ def lora_memory(options: Options) -> Iterator[Row]:
 
 
 def _one_step(folder: Path, interactions: int, plain: bool) -> None:
-    trainer, batches = _lora_training(folder, interactions, plain)
-    _step(trainer, batches[0])
+    trainer, batches = lora_training(folder, interactions, plain)
+    step(trainer, batches[0])

@@ -28,6 +28,7 @@ from recbole_symcere.model.text import MINILM
 from recbole_symcere.quick_start import create_dataset, data_preparation
 from recbole_symcere.trainer import Trainer
 
+IMDB = "imdb-2000-2001"
 FROZEN = {"text_encoder": MINILM, "text_train": "frozen"}
 SILENT = {"state": "ERROR", "show_progress": False}
 # The paper's weights, and BPR on dot products in the lead: results/first-light.md
@@ -44,16 +45,15 @@ def frozen_run(options: Options) -> Iterator[Row]:
 
     The peer is RecBole's LightGCN in RecBole's trainer with its default ``eval_batch_size``.
     """
-    dataset = "imdb-2000-2001"
-    with real_dataset(dataset, options) as folder:
+    with real_dataset(IMDB, options) as folder:
         shared = {"data_path": str(folder)} | SILENT | ({"epochs": 3} if options.small else {})
         for recipe, weights in RECIPES.items():
             ours, theirs = [], []
             for seed in range(1 if options.small else REPEATS):
-                config = Config("SymCERE", dataset, config_dict=shared | FROZEN | weights | {"seed": seed})
+                config = Config("SymCERE", IMDB, config_dict=shared | FROZEN | weights | {"seed": seed})
                 ours.append(_to_best_epoch(config, Trainer))
                 changes = {"seed": seed, "eval_batch_size": RECBOLE_EVAL_BATCH_SIZE}
-                config = Config("LightGCN", dataset, config_dict=shared | changes)
+                config = Config("LightGCN", IMDB, config_dict=shared | changes)
                 theirs.append(_to_best_epoch(config, RecBoleTrainer))
             ours_s, theirs_s = (statistics.median(seconds for seconds, _ in runs) for runs in (ours, theirs))
             epochs = [", ".join(str(epoch) for _, epoch in runs) for runs in (ours, theirs)]
