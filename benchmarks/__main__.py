@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks import graph, loss, profile, ranking, text, training
+from benchmarks import conversion, graph, loss, profile, ranking, text, training
 from benchmarks.measure import Options, Row
 from recbole_symcere.quick_start import commit, versions
 
@@ -26,6 +26,7 @@ PARTS: dict[str, Callable[[Options], Iterator[Row]]] = {
     "full-ranking": ranking.full_ranking,
     "frozen-run": training.frozen_run,
     "second-start": training.second_start,
+    "conversion": conversion.conversion,
     "scaling": training.scaling,
     "epoch-profile": profile.epoch_profile,
 }

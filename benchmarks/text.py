@@ -72,14 +72,13 @@ class PlainTexts(nn.Module):
 
     def __init__(self, ours: TrainedEncoder) -> None:
         super().__init__()
-        self.encoder, self.reviews, self.mask_ratio, self.width = (
-            ours.encoder,
-            ours.reviews,
-            ours.mask_ratio,
-            ours.width,
-        )
+        self.encoder, self.reviews = ours.encoder, ours.reviews
+        self.mask_ratio, self.width = ours.mask_ratio, ours.width
         self.encoder.precision = "fp32"
         self.encoder.model.set_attn_implementation("sdpa")
+        for module in self.encoder.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.__class__ = nn.Dropout
 
     def forward(self, rows: Tensor, masked: bool) -> tuple[Tensor, Tensor]:
         ids, word_index, lengths = self.reviews.gather(rows.numpy())

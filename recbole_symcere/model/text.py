@@ -43,11 +43,11 @@ from transformers import (
     AutoModel,
     AutoTokenizer,
 )
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging as transformers_logging
 
 from recbole_symcere.data.reviews import SPECIAL, TokenisedReviews
+from recbole_symcere.model.dropout import attention, use_fast_dropout
 
 HUB_TIMEOUT = 5.0  # seconds
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.py"]
@@ -82,7 +82,7 @@ def _mask_without_look(*args: Any, **kwargs: Any) -> Tensor | None:
 
 # transformers' SDPA looks whether the mask hides anything: at every micro-batch, a GPU would be waited for.
 ATTENTION = "sdpa_without_look"
-AttentionInterface.register(ATTENTION, sdpa_attention_forward)
+AttentionInterface.register(ATTENTION, attention)
 AttentionMaskInterface.register(ATTENTION, _mask_without_look)
 
 
@@ -161,6 +161,7 @@ class ReviewEncoder(nn.Module):
             self.lora_scale = lora_alpha / lora_r
         else:
             self.model.requires_grad_(train == "full")
+        use_fast_dropout(self.model)
         if train != "full":
             self.register_state_dict_post_hook(_drop_untrained)
             self.register_load_state_dict_pre_hook(_keep_untrained)
