@@ -65,7 +65,7 @@ class Row:
         return asdict(self) | {"ratio": self.ratio, "over_floor": self.floor and self.ours / self.floor}
 
 
-def alternate(*functions: Callable[[], Any], repeats: int = REPEATS, least: float = 0.05) -> list[float]:
+def alternate(*functions: Callable[[], Any], repeats: int = 2 * REPEATS, least: float = 0.1) -> list[float]:
     """Median milliseconds of each function, called in turn.
 
     Args:
