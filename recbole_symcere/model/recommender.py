@@ -1,5 +1,7 @@
 """What models that rank by user and item vectors share."""
 
+from abc import ABC, abstractmethod
+
 from recbole.config import Config
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import GeneralRecommender
@@ -8,16 +10,16 @@ from torch import Tensor
 from recbole_symcere.data.dataset import ReviewDataset
 
 
-class VectorRecommender(GeneralRecommender):
+class VectorRecommender(GeneralRecommender, ABC):
     """Scores are dot products; in eval mode the vectors are propagated once and kept until training goes on."""
 
     def __init__(self, config: Config, dataset: ReviewDataset) -> None:
         super().__init__(config, dataset)
         self._kept_vectors: tuple[Tensor, Tensor] | None = None
 
+    @abstractmethod
     def ranking_vectors(self) -> tuple[Tensor, Tensor]:
         """Users [n_users, d] and items [n_items, d] whose dot products are the scores."""
-        raise NotImplementedError
 
     def train(self, mode: bool = True) -> "VectorRecommender":
         self._kept_vectors = None  # the weights may change
