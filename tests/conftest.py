@@ -1,8 +1,9 @@
 """One small dataset whose truth is known, one small encoder, and configurations over them."""
 
 import json
+import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,17 @@ def tiny_rows(n_users: int = 40, n_items: int = 30, seed: int = 0) -> list[Row]:
                 (f"u{user}", f"i{item}", 4.0, float(START + number // 2), f"r{number}", f"u{user} i{item} {words}")
             )
     return rows
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A run takes the root logger's handlers and level for itself."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
 
 
 @pytest.fixture(autouse=True)
