@@ -1,15 +1,19 @@
 """The command on the tiny dataset: budgets, kills, and what the search may see."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 
 from recbole_symcere.comparison import runs
 from recbole_symcere.comparison.__main__ import main
 from recbole_symcere.comparison.comparison import Comparison
+from recbole_symcere.comparison.search import search_space
+from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.ranking import RankingDataLoader
 
@@ -61,7 +65,12 @@ def test_every_model_gets_the_same_budget_and_the_test_part_once(
     for name in ("accuracy", "popularity"):
         assert all((Path("comparison") / f"{name}.{suffix}").read_text() for suffix in ("md", "csv", "tex"))
     assert set(numbers(Path("comparison"))["model"]) == set(MODELS)
-    assert (Path("comparison") / "tuned" / "tiny" / "LightGCN.yaml").read_text().count(":") == 3
+    tuned = yaml.safe_load((Path("comparison") / "tuned" / "tiny" / "LightGCN.yaml").read_text())
+    assert tuned.keys() == search_space("LightGCN").keys()
+    for record in Path("comparison").glob("runs/strict/tiny/LightGCN/*/run.json"):
+        settings = json.loads(record.read_text())["settings"]
+        assert {key: settings[key] for key in tuned} == tuned
+        assert any(Config("LightGCN", "tiny").settings[key] != value for key, value in tuned.items())
     assert not list(Path("comparison").rglob("*.pth"))
 
 
