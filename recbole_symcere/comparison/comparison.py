@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from recbole_symcere.comparison import runs
-from recbole_symcere.comparison.search import Search, search_space
+from recbole_symcere.comparison.search import Search, origin, search_space
 from recbole_symcere.comparison.tables import make_table, to_csv, to_latex, to_markdown
 from recbole_symcere.config import Config
 from recbole_symcere.trainer import FREE_SETTINGS, TrainingError
@@ -131,7 +131,7 @@ class Comparison:
         with entry.search.claim() as trial:
             if trial is None:
                 return
-            checkpoint = entry.folder / f"trial-{trial.number}.pth"
+            checkpoint = entry.folder / f"trial-{origin(trial)}.pth"
             try:
                 score, details = runs.validation_score({**entry.settings, **trial.params}, checkpoint)
             except TrainingError as error:  # such as a learning rate at which the loss is not finite

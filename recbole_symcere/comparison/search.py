@@ -23,6 +23,7 @@ from optuna.trial import TrialState
 from recbole_symcere.config import ConfigError, load_yaml, properties_folder
 
 RANDOM_TRIALS = 10  # before the sampler learns from results
+ORIGIN = "origin"
 LIVING = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
 
 
@@ -151,7 +152,7 @@ class Search:
             held.release()
 
     def finish(self, trial: optuna.Trial, score: float, **details: Any) -> None:
-        """Keeps a trial's validation score, and details as the study's user attributes."""
+        """Keeps a trial's validation score, and details as its user attributes."""
         for key, value in details.items():
             trial.set_user_attr(key, value)
         self._study.tell(trial, score)
@@ -170,8 +171,13 @@ class Search:
             except Timeout:
                 continue
             self._study.tell(trial.number, state=TrialState.FAIL)
-            self._study.enqueue_trial(trial.params)
+            self._study.enqueue_trial(trial.params, user_attrs={ORIGIN: origin(trial)})
             held.release()
+
+
+def origin(trial: optuna.Trial | optuna.trial.FrozenTrial) -> int:
+    """The number of the trial that was first made with these settings, if this one goes on with a killed one."""
+    return int(trial.user_attrs.get(ORIGIN, trial.number))
 
 
 def _file_name(name: str) -> str:

@@ -96,6 +96,7 @@ def test_a_killed_comparison_ends_with_the_table_of_an_unbroken_one(
     assert main(arguments("--output=killed", models=models)) == 0
     assert len(calls) == 10 + len(kills)
     assert numbers(Path("killed")).equals(numbers(Path("unbroken")))
+    assert not list(Path("killed").rglob("*.pth"))  # each was gone on with
 
 
 def test_a_search_ranks_for_no_test_user(
