@@ -48,6 +48,7 @@ from transformers.utils import logging as transformers_logging
 
 from recbole_symcere.data.reviews import SPECIAL, TokenisedReviews
 from recbole_symcere.model.dropout import attention, use_fast_dropout
+from recbole_symcere.model.linear import use_fast_linear
 
 HUB_TIMEOUT = 5.0  # seconds
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.py"]
@@ -162,6 +163,7 @@ class ReviewEncoder(nn.Module):
         else:
             self.model.requires_grad_(train == "full")
         use_fast_dropout(self.model)
+        use_fast_linear(self.model)
         if train != "full":
             self.register_state_dict_post_hook(_drop_untrained)
             self.register_load_state_dict_pre_hook(_keep_untrained)

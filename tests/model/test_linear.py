@@ -1,0 +1,52 @@
+"""The fast linear layer against PyTorch's own."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.testing import assert_close
+
+from recbole_symcere.model.linear import Linear, use_fast_linear
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    shape=st.lists(st.integers(0, 5), max_size=3),
+    wide=st.integers(1, 40),
+    out=st.integers(1, 40),
+    bias=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_it_is_the_same_product(shape: list[int], wide: int, out: int, bias: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    layer = nn.Linear(wide, out, bias=bias)
+    x = torch.randn(wide, *shape).movedim(0, -1)  # not contiguous
+    expected = layer(x)
+    use_fast_linear(layer)
+    with torch.no_grad():
+        assert_close(layer(x), expected)
+
+
+def test_oneDNN_makes_it_without_gradients_in_float32_and_there_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this PyTorch has no oneDNN")
+    layer = nn.Linear(4, 3)
+    use_fast_linear(layer)
+    assert type(layer) is Linear
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: "PyTorch's")
+    x = torch.ones(2, 4)
+    assert layer(x) == "PyTorch's"  # with gradients
+    with torch.no_grad():
+        assert layer(x).shape == (2, 3)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(x) == "PyTorch's"
+        assert layer.double()(x.double()) == "PyTorch's"
+
+
+def test_gradients_are_pytorchs() -> None:
+    layer = nn.Sequential(nn.Linear(4, 3))
+    x = torch.randn(2, 4, requires_grad=True)
+    expected = torch.autograd.grad(layer(x).pow(2).sum(), [x, *layer.parameters()])
+    use_fast_linear(layer)
+    assert_close(torch.autograd.grad(layer(x).pow(2).sum(), [x, *layer.parameters()]), expected)
