@@ -19,6 +19,7 @@ from recbole_symcere.quick_start import create_dataset, data_preparation
 from recbole_symcere.trainer import Trainer
 
 RECBOLE_EVAL_BATCH_SIZE = 4096  # scores a step: one user, or a few
+RECBOLE_METRICS = ["Hit", "NDCG", "Recall", "MRR", "ItemCoverage", "AveragePopularity", "GiniIndex"]
 
 
 def full_ranking(options: Options) -> Iterator[Row]:
@@ -29,6 +30,7 @@ def full_ranking(options: Options) -> Iterator[Row]:
         evaluations = []
         for trainer_class, changes in ((Trainer, {}), (RecBoleTrainer, {"eval_batch_size": RECBOLE_EVAL_BATCH_SIZE})):
             settings = {"data_path": folder, "checkpoint_dir": folder, "state": "ERROR", "show_progress": False}
+            settings |= {"metrics": RECBOLE_METRICS}
             config = Config("LightGCN", "generated", config_dict=settings | changes)
             train_data, _, test_data = data_preparation(config, create_dataset(config))
             if trainer_class is RecBoleTrainer:

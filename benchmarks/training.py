@@ -20,7 +20,7 @@ from recbole.utils import init_seed
 
 from benchmarks.generated import real_dataset, write_interactions
 from benchmarks.measure import REPEATS, Options, Row, in_new_process
-from benchmarks.ranking import RECBOLE_EVAL_BATCH_SIZE
+from benchmarks.ranking import RECBOLE_EVAL_BATCH_SIZE, RECBOLE_METRICS
 from recbole_symcere.config import Config
 from recbole_symcere.model import symcere
 from recbole_symcere.model.review_views import KeptVectors
@@ -47,6 +47,7 @@ def frozen_run(options: Options) -> Iterator[Row]:
     """
     with real_dataset(IMDB, options) as folder:
         shared = {"data_path": str(folder)} | SILENT | ({"epochs": 3} if options.small else {})
+        shared |= {"metrics": RECBOLE_METRICS}
         for recipe, weights in RECIPES.items():
             ours, theirs = [], []
             for seed in range(1 if options.small else REPEATS):

@@ -22,7 +22,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("-m", "--model", help="SymCERE, SMORE, or a RecBole general recommender such as LightGCN")
+    add("-m", "--model", help="SymCERE, SMORE, XSimGCL, or a RecBole general recommender such as LightGCN")
     add("-d", "--dataset", help="a folder of atomic files below data_path (dataset/); demo is made on first use")
     add(
         "--config_files",
@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         help="later files win over earlier ones",
     )
     add("--protocol", help="strict (default), paper or temporal")
+    add("--tuned", action="store_const", const=True, help="the settings that a comparison chose for this dataset")
     add("--checkpoint_file", metavar="PATH", help="where the best epoch is kept; given again, the run resumes")
     add("--result_file", metavar="PATH", help="write settings, versions and metrics there as JSON")
     return parser

@@ -1,6 +1,6 @@
 """RecBole's Config with this package's properties and models; a key that nothing reads is an error.
 
-Precedence, lowest first: RecBole's overall and model properties, ours (overall, model, dataset, protocol), the
+Precedence, lowest first: RecBole's overall and model properties, ours (overall, model, dataset, tuned, protocol), the
 user's files, dictionary and command line.
 """
 
@@ -35,6 +35,7 @@ FURTHER_KEYS = (
 )  # fmt: skip
 # In RecBole's lists, but read by nothing, or overwritten.
 UNREAD_KEYS = ("config_file", "valid_metric_bigger")
+VARIANT_OF = "variant_of"
 CHOICES = {
     "audit": ("error", "warn"),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
@@ -123,21 +124,29 @@ def our_models() -> dict[str, type]:
     """This package's own models by name."""
     from recbole_symcere.model.smore import SMORE
     from recbole_symcere.model.symcere import SymCERE
+    from recbole_symcere.model.untrained import Repurchase, TextProfile
+    from recbole_symcere.model.xsimgcl import XSimGCL
 
-    return {"SymCERE": SymCERE, "SMORE": SMORE}
+    models = (SymCERE, SMORE, XSimGCL, TextProfile, Repurchase)
+    return {model.__name__: model for model in models}
 
 
 def get_model(name: str) -> type:
-    """A general recommender by its class's name: ours, or RecBole's.
+    """A general recommender by its class's name: ours, or RecBole's; or by that of a variant of it.
+
+    A variant is a file ``properties/model/NAME.yaml`` with the key ``variant_of``, and what it sets otherwise.
 
     Raises:
         ConfigError: there is no such model, or it is of a kind that needs other data.
     """
+    if base := _variant(name).get(VARIANT_OF):
+        return get_model(base)
     if name in our_models():
         return our_models()[name]
     known = {path.stem for path in (RECBOLE_PROPERTIES / "model").glob("*.yaml")}
     if name not in known:
-        raise ConfigError(f"there is no model {name!r}{nearest(name, known | set(our_models()))}")
+        ours = {path.stem for path in (properties_folder() / "model").glob("*.yaml")}
+        raise ConfigError(f"there is no model {name!r}{nearest(name, known | ours)}")
     # By file: to import RecBole's sequential models turns on autograd's anomaly detection, which slows everything.
     folder = next(RECBOLE_PROPERTIES.parent.glob(f"model/*_recommender/{name.lower()}.py")).parent
     if folder.name != "general_recommender":
@@ -151,6 +160,13 @@ def get_model(name: str) -> type:
     if trainer not in (recbole.trainer.Trainer, recbole.trainer.TraditionalTrainer):
         raise ConfigError(f"{name} is trained by RecBole's {trainer.__name__}, whose runs can't be resumed or compared")
     return model
+
+
+def _variant(name: str) -> dict[str, Any]:
+    """The settings of a model's own file, if it is a variant of another."""
+    path = properties_folder() / "model" / f"{name}.yaml"
+    settings = load_yaml(path) if path.is_file() else {}
+    return settings if VARIANT_OF in settings else {}
 
 
 class Config(RecBoleConfig):
@@ -206,8 +222,9 @@ class Config(RecBoleConfig):
         dataset = dataset or self.external_config_dict.get("dataset")
         if not model or not dataset:
             raise ConfigError(f"no {'dataset' if model else 'model'} given: add --{'dataset' if model else 'model'}=…")
-        model_class = model if isinstance(model, type) else get_model(str(model))
-        return model_class.__name__, model_class, str(dataset)
+        if isinstance(model, type):
+            return model.__name__, model, str(dataset)
+        return str(model), get_model(str(model)), str(dataset)
 
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
         ours = properties_folder()
@@ -222,9 +239,14 @@ class Config(RecBoleConfig):
         ]
         layers = [load_yaml(file) for file in files if file.is_file()]
         layers.append(getattr(model_class, "defaults", {}))
+        if variant := _variant(model):
+            layers.append({key: value for key, value in variant.items() if key != VARIANT_OF})
+            names = [model]
         if (ours / "dataset" / f"{dataset}.yaml").is_file():
             layers.append(_for_models(load_yaml(ours / "dataset" / f"{dataset}.yaml"), names))
         overall = load_yaml(ours / "overall.yaml")
+        if self.external_config_dict.get("tuned", overall["tuned"]):
+            layers.append(_tuned(model, dataset))
         layers.append(self._protocol(str(self.external_config_dict.get("protocol", overall["protocol"]))))
         settings = {key: value for layer in layers for key, value in layer.items()}
         self._optional = {key for layer in layers for key, value in layer.items() if value is None}
@@ -339,6 +361,16 @@ def _for_models(settings: dict[str, Any], names: Sequence[str]) -> dict[str, Any
     known = {path.stem for folder in (RECBOLE_PROPERTIES, properties_folder()) for path in folder.glob("model/*.yaml")}
     common = {key: value for key, value in settings.items() if key not in known}
     return common | {key: value for name in names for key, value in settings.get(name, {}).items()}
+
+
+def _tuned(model: str, dataset: str) -> dict[str, Any]:
+    """The settings that a comparison found for a model on a dataset."""
+    folder = properties_folder() / "tuned"
+    path = folder / dataset / f"{model}.yaml"
+    if not path.is_file():
+        known = sorted(f"{path.stem} on {path.parent.name}" for path in folder.glob("*/*.yaml"))
+        raise ConfigError(f"{path}: no tuned settings; there are those of {', '.join(known) or 'no model'}")
+    return load_yaml(path)
 
 
 def _model_with_key(key: str) -> str | None:

@@ -6,7 +6,7 @@ import os
 import pickle
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from logging import getLogger
@@ -100,8 +100,8 @@ class Fitted:
     best_valid_result: Mapping[str, float]
 
 
-def fit(config: Config, saved: bool = True) -> Fitted:
-    """Trains as ``run_recbole_symcere`` does, and raises what it raises."""
+def fit(config: Config, saved: bool = True, callback_fn: Callable[[int, float], bool] | None = None) -> Fitted:
+    """Trains as ``run_recbole_symcere`` does, and raises what it raises; ``callback_fn`` is ``Trainer.fit``'s."""
     _check_outputs(config)
     _start_logging(config)
     logger = getLogger()
@@ -115,7 +115,8 @@ def fit(config: Config, saved: bool = True) -> Fitted:
     if saved and config["checkpoint_file"]:
         _resume_if_begun(trainer)
     show = bool(config["show_progress"])
-    return Fitted(trainer, test_data, *trainer.fit(train_data, valid_data, saved=saved, show_progress=show))
+    best = trainer.fit(train_data, valid_data, saved=saved, show_progress=show, callback_fn=callback_fn)
+    return Fitted(trainer, test_data, *best)
 
 
 def objective_function(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from inspect import signature
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import recbole.evaluator.metrics as recbole_metrics
@@ -11,6 +11,7 @@ from recbole.config import Config
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.evaluator import Collector, Evaluator
 from recbole.evaluator.collector import DataStruct
+from recbole.evaluator.register import metric_information, metric_types, metrics_dict
 from torch import Tensor
 
 NOT_AT_K = ("rec.meanrank", "rec.score", "data.label")  # what metrics that need more than the best k read
@@ -44,8 +45,11 @@ class RankingCollector(Collector):
 
         Args:
             scores_tensor: [n_users, n_items].
-            positive_u, positive_i: [n] long, rows of ``scores_tensor`` and items that belong to them, each pair once.
+            positive_u, positive_i: [n] long, rows of ``scores_tensor``, ascending, and items that belong to them, each
+                pair once.
         """
+        if self.register.need("rec.positives"):
+            self.data_struct.update_tensor("rec.positives", positive_i)
         if any(map(self.register.need, NOT_AT_K)):
             super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
             return
@@ -76,9 +80,7 @@ class AveragePopularity(recbole_metrics.AveragePopularity):
         Returns:
             [n_users, k] long, the interactions of each recommended item.
         """
-        counts = np.zeros(1 + max(int(item_matrix.max()), *item_count), np.int64)
-        counts[list(item_count)] = list(item_count.values())
-        return counts[item_matrix]
+        return _count_array(item_count, 1 + max(int(item_matrix.max()), *item_count))[item_matrix]
 
 
 class GiniIndex(recbole_metrics.GiniIndex):
@@ -95,12 +97,106 @@ class GiniIndex(recbole_metrics.GiniIndex):
         return np.sum((2 * rank - num_items - 1) * counts) / item_matrix.size / num_items
 
 
+class NDCG(recbole_metrics.NDCG):
+    """RecBole's, its ideal lists looked up in one array operation too."""
+
+    def metric_info(self, pos_index: np.ndarray, pos_len: np.ndarray) -> np.ndarray:
+        """As RecBole's.
+
+        Args:
+            pos_index: [n_users, k] bool, which recommended items are relevant.
+            pos_len: [n_users] int, relevant items of each user.
+
+        Returns:
+            [n_users, k] float, NDCG@1 to NDCG@k; NaN for a user without a relevant item.
+        """
+        rank = np.arange(1, pos_index.shape[1] + 1)
+        discount = 1 / np.log2(rank + 1)
+        ideal = np.append(np.nan, discount.cumsum())
+        return (pos_index * discount).cumsum(axis=1) / ideal[np.minimum(pos_len[:, None], rank)]
+
+
+class GroupNDCG(NDCG):
+    """NDCG of the items of one of ``popularity_groups``: the ranked list stays whole, no other item is relevant.
+
+    The mean is over the users that have a held-out item of the group; NaN if nobody has. Needs ``RankingCollector``.
+    """
+
+    metric_need = ("rec.items", "rec.topk", "rec.positives", "data.num_items", "data.count_items")
+    group: ClassVar[int]
+
+    def used_info(self, dataobject: DataStruct) -> tuple[np.ndarray, np.ndarray]:
+        """``metric_info``'s arguments."""
+        hits, relevant = super().used_info(dataobject)
+        items, positives = (dataobject.get(name).numpy() for name in ("rec.items", "rec.positives"))
+        counts = _count_array(dataobject.get("data.count_items"), dataobject.get("data.num_items"))
+        in_group = popularity_groups(counts) == self.group
+        users = np.arange(len(hits)).repeat(relevant)
+        return hits & in_group[items], np.bincount(users[in_group[positives]], minlength=len(hits))
+
+    def calculate_metric(self, dataobject: DataStruct) -> dict[str, float]:
+        """As RecBole's."""
+        of_users = self.metric_info(*self.used_info(dataobject))
+        return self.topk_result(type(self).__name__.lower(), of_users[~np.isnan(of_users[:, 0])])
+
+
+class HeadNDCG(GroupNDCG):
+    """Of the most popular items."""
+
+    group = 0
+
+
+class MiddleNDCG(GroupNDCG):
+    """Of the items between head and tail."""
+
+    group = 1
+
+
+class TailNDCG(GroupNDCG):
+    """Of the least popular items."""
+
+    group = 2
+
+
+def popularity_groups(counts: np.ndarray) -> np.ndarray:
+    """Head, middle and tail items, which hold a third of the interactions each, to within one item's.
+
+    SGL (Wu et al., SIGIR 2021, section 4.3.1) cuts ten such groups.
+
+    Args:
+        counts: [n_items] long, interactions of each item in training.
+
+    Returns:
+        [n_items] long: 0 is head, 1 middle, 2 tail; items without an interaction are tail.
+    """
+    most_popular_first = np.argsort(-counts, kind="stable")
+    ordered = counts[most_popular_first]
+    groups = np.empty_like(counts)
+    groups[most_popular_first] = np.minimum(3 * (ordered.cumsum() - ordered) // ordered.sum(), 2)
+    return groups
+
+
+def _count_array(item_count: Mapping[int, int], n_items: int) -> np.ndarray:
+    """[n_items] long."""
+    counts = np.zeros(n_items, np.int64)
+    counts[list(item_count)] = list(item_count.values())
+    return counts
+
+
+def register_metrics() -> None:
+    """Lets RecBole's ``metrics`` setting name the NDCG of each popularity group."""
+    for metric in (HeadNDCG, MiddleNDCG, TailNDCG):
+        name = metric.__name__.lower()
+        metric_information[name], metric_types[name] = metric.metric_need, metric.metric_type
+        metrics_dict[name] = metric
+
+
 class RankingEvaluator(Evaluator):
     """RecBole's metrics, with the slow ones replaced."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        for name, metric in (("averagepopularity", AveragePopularity), ("giniindex", GiniIndex)):
+        for name, metric in (("averagepopularity", AveragePopularity), ("giniindex", GiniIndex), ("ndcg", NDCG)):
             if name in self.metric_class:
                 self.metric_class[name] = metric(config)
 
@@ -110,7 +206,10 @@ class RankingEvaluator(Evaluator):
         return super().evaluate(dataobject)
 
     def of_each_user(self) -> dict[str, np.ndarray]:
-        """What was evaluated last, before the mean: ``{"ndcg@10": [n_users], ...}``, users in the loader's order."""
+        """What was evaluated last, before the mean: ``{"ndcg@10": [n_users], ...}``, users in the loader's order.
+
+        NaN where a user is not in the mean.
+        """
         values: dict[str, np.ndarray] = {}
         for name, metric in self.metric_class.items():
             if isinstance(metric, recbole_metrics.TopkMetric):

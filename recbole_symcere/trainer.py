@@ -39,6 +39,10 @@ class CheckpointError(ValueError):
     """A checkpoint that can't be used; the message names the file and the mend."""
 
 
+class _Stopped(Exception):
+    """Ends RecBole's loop over epochs."""
+
+
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Reads a checkpoint of this package; nothing in it is executed.
 
@@ -120,6 +124,8 @@ class Trainer(RecBoleTrainer):
         Path(self.saved_model_file).parent.mkdir(parents=True, exist_ok=True)
         self.eval_collector = RankingCollector(config)
         self.evaluator = RankingEvaluator(config)
+        # RecBole has made it one epoch by now where nothing trains, and would never validate.
+        self.eval_step: int = min(self.eval_step, self.epochs)
         self.seconds = 0.0
         self._data = source_fingerprint(config)
         self._saves_resume_state = False
@@ -166,9 +172,13 @@ class Trainer(RecBoleTrainer):
         verbose: bool = True,
         saved: bool = True,
         show_progress: bool = False,
-        callback_fn: Callable[[int, float], None] | None = None,
+        callback_fn: Callable[[int, float], bool | None] | None = None,
     ) -> tuple[float, Mapping[str, float]]:
-        """As RecBole's; goes on where a resumed run stopped."""
+        """As RecBole's; goes on where a resumed run stopped, and ends where ``callback_fn`` returns true.
+
+        Args:
+            callback_fn: called after every validation with the epoch, from 0, and its score.
+        """
         self._saves_resume_state = saved
         if self._resumed_random:
             train_data.generator.set_state(self._resumed_random["train_data"].cpu())
@@ -177,8 +187,16 @@ class Trainer(RecBoleTrainer):
                 self.eval_collector.data_collect(train_data)
                 return self.best_valid_score, self.best_valid_result
         self._started = perf_counter() - self.seconds
+
+        def stop_if_asked(epoch: int, score: float) -> None:
+            if callback_fn is not None and callback_fn(epoch, score):
+                raise _Stopped
+
         with self._progress(show_progress):
-            result = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+            try:
+                result = super().fit(train_data, valid_data, verbose, saved, show_progress, stop_if_asked)
+            except _Stopped:
+                result = self.best_valid_score, self.best_valid_result
         self._save_resume_state(self.epochs_run - 1, train_data)
         return result
 

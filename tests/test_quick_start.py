@@ -33,7 +33,10 @@ from tests.conftest import for_model, tiny_rows, write_atomic_files
 MODELS = ("SymCERE", "SMORE", "NeuMF", "NGCF", "LightGCN", "SGL", "BPR", "Pop", "ItemKNN", "EASE")
 METRICS = {
     f"{metric}@{k}"
-    for metric in ("hit", "ndcg", "recall", "mrr", "itemcoverage", "averagepopularity", "giniindex")
+    for metric in (
+        *("hit", "ndcg", "recall", "mrr", "headndcg", "middlendcg", "tailndcg"),
+        *("itemcoverage", "averagepopularity", "giniindex"),
+    )
     for k in (10, 20)
 }
 Settings = dict[str, Any]

@@ -1,10 +1,13 @@
-"""Our ranking collects what RecBole's does."""
+"""Our ranking collects what RecBole's does; NDCG of popularity groups is what its definition says."""
 
+import math
 import types
+from collections import Counter
 from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 import recbole.evaluator.metrics as recbole_metrics
 import torch
 from hypothesis import given, settings
@@ -14,7 +17,15 @@ from recbole.evaluator.collector import DataStruct
 from recbole.model.general_recommender import BPR
 
 from recbole_symcere.quick_start import create_dataset, data_preparation
-from recbole_symcere.ranking import AveragePopularity, GiniIndex, RankingCollector, RankingDataLoader, RankingEvaluator
+from recbole_symcere.ranking import (
+    NDCG,
+    AveragePopularity,
+    GiniIndex,
+    RankingCollector,
+    RankingDataLoader,
+    RankingEvaluator,
+    popularity_groups,
+)
 from recbole_symcere.trainer import Trainer
 
 
@@ -68,11 +79,99 @@ def test_metrics_of_recommended_items_are_recboles(items: np.ndarray, counts: di
     assert np.array_equal(AveragePopularity(config).get_pop(items, counts), expected)
 
 
+@given(hits=arrays(bool, st.tuples(st.integers(1, 5), st.integers(1, 25))), missed=st.integers(0, 30))
+def test_ndcg_is_recboles(hits: np.ndarray, missed: int) -> None:
+    relevant = np.maximum(hits.sum(1) + missed, 1)
+    config = {"topk": [hits.shape[1]], "metric_decimal_place": 6}
+    assert np.array_equal(
+        NDCG(config).metric_info(hits, relevant), recbole_metrics.NDCG(config).metric_info(hits, relevant)
+    )
+
+
+@given(counts=arrays(np.int64, st.integers(1, 30), elements=st.integers(0, 50)).filter(np.any))
+def test_popularity_groups_hold_a_third_each(counts: np.ndarray) -> None:
+    groups = popularity_groups(counts)
+    for group in range(3):
+        assert abs(counts[groups == group].sum() - counts.sum() / 3) <= counts.max()
+        assert counts[groups < group].min(initial=99) >= counts[groups >= group].max(initial=0)
+    assert (groups[counts == 0] == 2).all()
+
+
+def test_popularity_groups_of_known_counts() -> None:
+    assert popularity_groups(np.array([0, 1, 2, 4, 0, 2, 3])).tolist() == [2, 2, 1, 0, 2, 2, 1]
+
+
+GROUPS = ("head", "middle", "tail")
+
+
+def of_groups(scores: torch.Tensor, positives: list[tuple[int, int]], counts: dict[int, int]) -> tuple[Any, Any]:
+    """The NDCG of each group at 2 and 5, and that of each user."""
+    names = [f"{group}ndcg" for group in GROUPS]
+    evaluator = RankingEvaluator({"metrics": names, "topk": [2, 5], "metric_decimal_place": 6})
+    need = set().union(*(metric.metric_need for metric in evaluator.metric_class.values()))
+    struct = DataStruct()
+    for name, value in collected(RankingCollector, scores, positives, need).items():
+        struct.set(name, value)
+    struct.set("data.count_items", Counter(counts))
+    struct.set("data.num_items", scores.shape[1])
+    return evaluator.evaluate(struct), evaluator.of_each_user()
+
+
+def ndcg(ranked: list[int], relevant: set[int], k: int) -> float:
+    """By the definition; NaN without a relevant item."""
+    gain = sum(1 / math.log2(place + 2) for place, item in enumerate(ranked[:k]) if item in relevant)
+    ideal = sum(1 / math.log2(place + 2) for place in range(min(k, len(relevant))))
+    return gain / ideal if relevant else math.nan
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    positives=st.sets(st.tuples(st.integers(0, 4), st.integers(1, 8)), min_size=1),
+    counts=st.dictionaries(st.integers(1, 8), st.integers(1, 9), min_size=1),
+)
+def test_ndcg_of_a_group_counts_its_items_alone(
+    seed: int, positives: set[tuple[int, int]], counts: dict[int, int]
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.stack([torch.randperm(9, generator=generator) for _ in range(5)]).float()
+    result, of_users = of_groups(scores, sorted(positives), counts)
+    group_of, before = dict.fromkeys(range(9), "tail"), 0
+    for item in sorted(counts, key=lambda item: (-counts[item], item)):
+        group_of[item] = GROUPS[3 * before // sum(counts.values())]
+        before += counts[item]
+    for group in GROUPS:
+        for k in (2, 5):
+            expected = [
+                ndcg(
+                    ranked=sorted(range(9), key=lambda item: -scores[user, item]),
+                    relevant={item for row, item in positives if row == user and group_of[item] == group},
+                    k=k,
+                )
+                for user in range(5)
+            ]
+            assert of_users[f"{group}ndcg@{k}"] == pytest.approx(expected, nan_ok=True)
+            having = [value for value in expected if not math.isnan(value)]
+            mean = sum(having) / len(having) if having else math.nan
+            assert result[f"{group}ndcg@{k}"] == pytest.approx(mean, abs=1e-6, nan_ok=True)
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
+def test_items_outside_training_are_tail_and_a_group_that_nobody_has_is_nan() -> None:
+    scores, counts = torch.arange(9.0).repeat(3, 1), {8: 6, 1: 5, 2: 4}
+    result, _ = of_groups(scores, [(0, 8), (1, 1), (2, 7)], counts)
+    assert [result[f"{group}ndcg@2"] for group in GROUPS] == [1, 0, pytest.approx(1 / math.log2(3), abs=1e-6)]
+    result, _ = of_groups(scores, [(0, 8), (1, 1), (2, 8)], counts)
+    assert [result[f"{group}ndcg@2"] for group in GROUPS] == pytest.approx([1, 0, math.nan], nan_ok=True)
+
+
 def test_a_trainer_evaluates_with_it(make_config: Any) -> None:
     config = make_config()
     evaluator = Trainer(config, BPR(config, create_dataset(config).build()[0])).evaluator
     assert type(evaluator.metric_class["averagepopularity"]) is AveragePopularity
     assert type(evaluator.metric_class["giniindex"]) is GiniIndex
+    assert type(evaluator.metric_class["ndcg"]) is NDCG
     assert RankingEvaluator(make_config(metrics=["NDCG"])).metric_class.keys() == {"ndcg"}
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from recbole_symcere.comparison.comparison import Comparison
 from recbole_symcere.comparison.tables import RunsError
@@ -33,12 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--models", nargs="+", required=True, metavar="MODEL")
     add("--datasets", nargs="+", required=True, metavar="DATASET")
     add("--ours", nargs="+", default=["SymCERE"], metavar="MODEL", help="the others are baselines (%(default)s)")
-    add("--trials", type=_positive, default=10, help="settings to try for each model (%(default)s)")
-    add("--seeds", type=_positive, default=5, help="runs of the best setting (%(default)s)")
+    add("--trials", type=_at_least(0), default=10, help="settings to try for each model (%(default)s); 0: no search")
+    add("--seeds", type=_at_least(1), default=5, help="runs of the best setting (%(default)s)")
+    add("--tuned", action="store_true", help="start from the settings of an earlier comparison, in properties/tuned")
+    add("--ablation", action="store_true", help="run ours also without each of their parts")
     add("--protocol", default="strict", help="strict (default), paper or temporal")
     add("--output", type=Path, default=Path("comparison"), help="folder of trials, runs and tables (%(default)s)")
     given, rest = parser.parse_known_args(arguments)
-    settings = {}
+    settings: dict[str, Any] = {"tuned": True} if given.tuned else {}
     for argument in rest:
         key, equals, value = argument.removeprefix("--").partition("=")
         if not (argument.startswith("--") and key and equals):
@@ -48,7 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         comparison = Comparison(
-            given.models, given.datasets, given.ours, given.trials, given.seeds, given.protocol, settings, given.output
+            given.models,
+            given.datasets,
+            given.ours,
+            given.trials,
+            given.seeds,
+            given.protocol,
+            settings,
+            given.output,
+            given.ablation,
         )
         comparison.work()
         print(comparison.write_tables())
@@ -58,11 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+def _at_least(lowest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        number = int(text)
+        if number < lowest:
+            raise argparse.ArgumentTypeError(f"must be at least {lowest}")
+        return number
+
+    return parse
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -16,36 +17,63 @@ from tqdm import tqdm
 
 from recbole_symcere.comparison import runs
 from recbole_symcere.comparison.search import Search, origin, search_space
-from recbole_symcere.comparison.tables import make_table, to_csv, to_latex, to_markdown
-from recbole_symcere.config import Config
+from recbole_symcere.comparison.tables import Run, make_table, to_csv, to_latex, to_markdown
+from recbole_symcere.config import Config, load_yaml, properties_folder
 from recbole_symcere.trainer import FREE_SETTINGS, TrainingError
 
 SECONDS_BETWEEN_LOOKS = 5.0  # at what other processes have finished
 FIRST_SEED = 2020
+NOT_TUNED = {"model", "dataset", "protocol", "seed", "tuned"}
 ACCURACY = ("hit@10", "ndcg@10", "hit@20", "ndcg@20")
-POPULARITY = ("ndcg@10", "itemcoverage@10", "averagepopularity@10", "giniindex@10")
+POPULARITY = (
+    "ndcg@10", "headndcg@10", "middlendcg@10", "tailndcg@10", "itemcoverage@10", "averagepopularity@10", "giniindex@10",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One model on one dataset.
+    """One row of a table on one dataset: a model, or an ablation of it.
 
     Attributes:
+        name: the row's.
         settings: all that is given or fixed; what is searched comes over it.
         folder: of its runs.
+        changes: an ablation's, over the best settings of its model, whose search it shares.
     """
 
     dataset: str
     model: str
+    name: str
     settings: Mapping[str, Any]
     search: Search
     folder: Path
     seeds: Sequence[int]
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def tuned(self) -> dict[str, Any]:
         """The best settings, once the search is done."""
-        return {**self.settings, **self.search.best()}
+        return {**self.settings, **self.search.best(), **self.changes}
+
+    @property
+    def is_ablation(self) -> bool:
+        return self.name != self.model
+
+    def ablation(self, name: str, changes: Mapping[str, Any]) -> Entry:
+        """The row of the same model with some settings changed.
+
+        Raises:
+            ConfigError: a setting that the model does not read, or that can't be used.
+        """
+        Config(config_dict={**self.settings, **changes})
+        folder = self.folder.with_name(f"{self.model}, {name}")
+        return replace(self, name=f"{self.model}, {name}", folder=folder, changes=changes)
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """What ``--tuned`` reads: all that was searched, or given, and bears on the result."""
+        given = {key: value for key, value in self.settings.items() if key not in FREE_SETTINGS | NOT_TUNED}
+        return given | self.search.best()
 
     def run_folder(self, seed: int) -> Path:
         return self.folder / f"seed-{seed}"
@@ -56,11 +84,12 @@ class Entry:
 
     @property
     def tasks(self) -> int:
-        return self.search.n_trials + len(self.seeds)
+        return (0 if self.is_ablation else self.search.n_trials) + len(self.seeds)
 
     @property
     def tasks_left(self) -> int:
-        return max(0, self.search.n_trials - len(self.search.scores)) + len(self.seeds_left)
+        trials_left = 0 if self.is_ablation else max(0, self.search.n_trials - len(self.search.scores))
+        return trials_left + len(self.seeds_left)
 
 
 class Comparison:
@@ -71,6 +100,7 @@ class Comparison:
         ours: those of the models that the others are baselines of.
         n_trials, n_seeds: of each model on each dataset.
         settings: for all models that read them.
+        ablations: whether ``ours`` are also run with the changes of ``properties/ablation/MODEL.yaml``, each alone.
 
     Raises:
         ConfigError: a setting that no model reads, or that can't be used.
@@ -86,6 +116,7 @@ class Comparison:
         protocol: str,
         settings: Mapping[str, Any],
         output: Path,
+        ablations: bool = False,
     ) -> None:
         self.ours, self.output = list(ours), output
         seeds = range(FIRST_SEED, FIRST_SEED + n_seeds)
@@ -104,7 +135,9 @@ class Comparison:
             fixed = {key: value for key, value in complete.items() if key not in FREE_SETTINGS | space.keys()}
             name = f"{protocol}/{dataset}/{model}"
             search = Search(output / "search", name, space, complete, n_trials, fixed)
-            self.entries.append(Entry(dataset, model, given, search, output / "runs" / name, seeds))
+            entry = Entry(dataset, model, model, given, search, output / "runs" / name, seeds)
+            changes = ablations_of(model) if ablations and model in ours else {}
+            self.entries += [entry, *(entry.ablation(name, settings) for name, settings in changes.items())]
 
     def work(self) -> None:
         """Does what is left, beside other processes that do the same."""
@@ -133,7 +166,8 @@ class Comparison:
                 return
             checkpoint = entry.folder / f"trial-{origin(trial)}.pth"
             try:
-                score, details = runs.validation_score({**entry.settings, **trial.params}, checkpoint)
+                hopeless = partial(entry.search.is_hopeless, trial)
+                score, details = runs.validation_score({**entry.settings, **trial.params}, checkpoint, hopeless)
             except TrainingError as error:  # such as a learning rate at which the loss is not finite
                 score, details = 0.0, {"error": str(error)}
             entry.search.finish(trial, score, **details)
@@ -150,7 +184,7 @@ class Comparison:
             with held:
                 if not runs.is_complete(folder):  # by now
                     runs.test_run(entry.tuned | {"seed": seed}, folder)
-            yield f"{entry.dataset}, {entry.model}: seed {seed}"
+            yield f"{entry.dataset}, {entry.name}: seed {seed}"
 
     def _time_left(self) -> str:
         """A guess by each model's own runs, or by the others' where it has none."""
@@ -164,15 +198,33 @@ class Comparison:
 
     def write_tables(self) -> str:
         """Writes the tables and the best settings; returns the first table in Markdown."""
-        done = [runs.read_run(entry.model, entry.run_folder(seed)) for entry in self.entries for seed in entry.seeds]
-        accuracy = make_table(done, ACCURACY, self.ours)
-        popularity = make_table(done, POPULARITY, self.ours)
+        models = [entry for entry in self.entries if not entry.is_ablation]
+        done = _runs(models)
+        # On a small dataset nobody may have an item of one of the groups held out.
+        of_popularity = [name for name in POPULARITY if not any(math.isnan(run.metrics[name]) for run in done)]
+        tables = {
+            "accuracy": make_table(done, ACCURACY, self.ours),
+            "popularity": make_table(done, of_popularity, self.ours),
+        }
+        for model in sorted({entry.model for entry in self.entries if entry.is_ablation}):
+            rows = [entry for entry in self.entries if entry.model == model]
+            tables[f"ablation-{model}"] = make_table(_runs(rows), ACCURACY, [model])
         self.output.mkdir(parents=True, exist_ok=True)
-        for name, table in (("accuracy", accuracy), ("popularity", popularity)):
+        for name, table in tables.items():
             for suffix, render in (("md", to_markdown), ("csv", to_csv), ("tex", to_latex)):
                 (self.output / f"{name}.{suffix}").write_text(render(table), encoding="utf-8")
-        for entry in self.entries:
+        for entry in models:
             path = self.output / "tuned" / entry.dataset / f"{entry.model}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(yaml.safe_dump(entry.search.best()), encoding="utf-8")
-        return to_markdown(accuracy)
+            path.write_text(yaml.safe_dump(entry.chosen), encoding="utf-8")
+        return to_markdown(tables["accuracy"])
+
+
+def ablations_of(model: str) -> dict[str, dict[str, Any]]:
+    """The changes of ``properties/ablation/MODEL.yaml`` by their names: none, if there is no such file."""
+    path = properties_folder() / "ablation" / f"{model}.yaml"
+    return load_yaml(path) if path.is_file() else {}
+
+
+def _runs(entries: Sequence[Entry]) -> list[Run]:
+    return [runs.read_run(entry.name, entry.run_folder(seed)) for entry in entries for seed in entry.seeds]

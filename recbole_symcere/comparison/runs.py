@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,17 +19,20 @@ from recbole_symcere.trainer import resume_path
 QUIET = {"show_progress": False, "state": "ERROR"}
 
 
-def validation_score(settings: Mapping[str, Any], checkpoint: Path) -> tuple[float, dict[str, Any]]:
+def validation_score(
+    settings: Mapping[str, Any], checkpoint: Path, is_hopeless: Callable[[int, float], bool]
+) -> tuple[float, dict[str, Any]]:
     """Trains, and never ranks for a test user.
 
     Args:
         settings: of the model, the dataset and the training.
         checkpoint: where an interrupted training goes on from; removed at the end.
+        is_hopeless: asked after every validation, with its epoch and score; true ends the training.
 
     Returns:
         The best validation score, and seconds and epochs for the record.
     """
-    fitted = _fit(settings, checkpoint)
+    fitted = _fit(settings, checkpoint, is_hopeless)
     _remove(checkpoint)
     trainer = fitted.trainer
     return float(fitted.best_valid_score), {"seconds": trainer.seconds, "epochs": trainer.epochs_run}
@@ -73,9 +76,12 @@ def is_complete(folder: Path) -> bool:
     return (folder / "run.json").is_file()
 
 
-def _fit(settings: Mapping[str, Any], checkpoint: Path) -> Fitted:
+def _fit(
+    settings: Mapping[str, Any], checkpoint: Path, is_hopeless: Callable[[int, float], bool] | None = None
+) -> Fitted:
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    return fit(Config(config_dict=dict(settings) | QUIET | {"checkpoint_file": str(checkpoint)}))
+    config = Config(config_dict=dict(settings) | QUIET | {"checkpoint_file": str(checkpoint)})
+    return fit(config, callback_fn=is_hopeless)
 
 
 def _users(fitted: Fitted) -> pl.DataFrame:

@@ -2,6 +2,9 @@
 
 A trial that was killed is run again with its settings; as each draw depends on the finished trials alone, a search by
 one process ends where an unbroken one would.
+
+Optuna's median rule ends a trial early, for every model alike: one whose best score so far is below the median of what
+the finished trials had reached by that epoch. It counts as a trial, with that score.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any
 import optuna
 from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -23,7 +27,8 @@ from optuna.trial import TrialState
 from recbole_symcere.config import ConfigError, load_yaml, properties_folder
 
 RANDOM_TRIALS = 10  # before the sampler learns from results
-ORIGIN = "origin"
+UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 4, 50  # validation curves dip before they rise
+ORIGIN, REPORTED = "origin", "reported"
 LIVING = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
 
 
@@ -59,7 +64,7 @@ class Search:
         name: of the search, one in the folder.
         space: what is searched.
         defaults: the first trial, so that no model ends below its defaults.
-        n_trials: finished trials that end the search. A model without a space has one.
+        n_trials: finished trials that end the search. A model without a space has one, unless there are to be none.
         fixed: all other settings that decide a result; another comparison may not go on with these trials.
 
     Raises:
@@ -77,7 +82,7 @@ class Search:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.name, self.space = name, dict(space)
-        self.n_trials = n_trials if space else 1
+        self.n_trials = n_trials if space else min(n_trials, 1)
         self._locks = folder / "locks"
         self._locks.mkdir(exist_ok=True)
         self._lock = FileLock(self._locks / f"{_file_name(name)}.lock")
@@ -89,7 +94,11 @@ class Search:
         with self._lock:
             storage = JournalStorage(JournalFileBackend(str(folder / "trials.journal")))
             self._study = optuna.create_study(
-                storage=storage, study_name=name, direction="maximize", load_if_exists=True
+                storage=storage,
+                study_name=name,
+                direction="maximize",
+                load_if_exists=True,
+                pruner=MedianPruner(UNPRUNED_TRIALS, UNPRUNED_EPOCHS),
             )
             if not self._study.user_attrs:
                 self._study.set_user_attr("fixed", dict(fixed))
@@ -121,8 +130,9 @@ class Search:
         return len(self._finished()) >= self.n_trials
 
     def best(self) -> dict[str, Any]:
-        """The settings with the highest validation score; of several, the earliest."""
-        return dict(max(self._finished(), key=lambda trial: (trial.value, -trial.number)).params)
+        """The settings with the highest validation score; of several, the earliest. Nothing, if nothing was tried."""
+        best = max(self._finished(), key=lambda trial: (trial.value, -trial.number), default=None)
+        return dict(best.params) if best else {}
 
     def _finished(self) -> list[optuna.trial.FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -135,12 +145,15 @@ class Search:
         """
         with self._lock:
             self._return_trials_of_the_dead()
-            if len(self._study.get_trials(deepcopy=False, states=LIVING)) >= self.n_trials and not self._waiting():
+            taken = len(self._study.get_trials(deepcopy=False, states=LIVING)) >= self.n_trials and not self._waiting()
+            if self.done or taken:
                 trial = None
             else:
                 seed = zlib.crc32(f"{self.name} {len(self._finished())}".encode())
                 self._study.sampler = TPESampler(n_startup_trials=RANDOM_TRIALS, multivariate=True, seed=seed)
                 trial = self._study.ask(self.space)
+                for epoch, score in trial.user_attrs.get(REPORTED, {}).items():
+                    trial.report(score, int(epoch))
                 held = self._trial_lock(trial.number)
                 held.acquire()
         if trial is None:
@@ -150,6 +163,13 @@ class Search:
             yield trial
         finally:
             held.release()
+
+    def is_hopeless(self, trial: optuna.Trial, epoch: int, score: float) -> bool:
+        """Whether the median rule ends the trial; keeps its best validation score up to ``epoch`` for the others."""
+        so_far = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        if epoch not in so_far:  # a killed trial goes on from an epoch before its last
+            trial.report(max(score, *so_far.values()) if so_far else score, epoch)
+        return trial.should_prune()
 
     def finish(self, trial: optuna.Trial, score: float, **details: Any) -> None:
         """Keeps a trial's validation score, and details as its user attributes."""
@@ -171,7 +191,8 @@ class Search:
             except Timeout:
                 continue
             self._study.tell(trial.number, state=TrialState.FAIL)
-            self._study.enqueue_trial(trial.params, user_attrs={ORIGIN: origin(trial)})
+            reported = {str(epoch): score for epoch, score in trial.intermediate_values.items()}
+            self._study.enqueue_trial(trial.params, user_attrs={ORIGIN: origin(trial), REPORTED: reported})
             held.release()
 
 

@@ -15,7 +15,8 @@ Direction = Literal["higher", "lower", "neither"]
 DIRECTIONS: dict[str, Direction] = {"averagepopularity": "neither", "giniindex": "neither"}
 """What is better, by a metric's name without its @k; higher, where nothing is said."""
 
-NAMES = {"hit": "HR", "giniindex": "Gini"} | {
+GROUPS = {"headndcg": "Head NDCG", "middlendcg": "Middle NDCG", "tailndcg": "Tail NDCG"}
+NAMES = {"hit": "HR", "giniindex": "Gini", **GROUPS} | {
     name.lower(): name
     for name in ("NDCG", "MRR", "MAP", "ItemCoverage", "AveragePopularity", "ShannonEntropy", "TailPercentage")
 }
@@ -36,7 +37,8 @@ class Run:
 
     Attributes:
         metrics: by RecBole's names, such as ``ndcg@10``.
-        per_user: ``user_id`` (text, each user once) and a column for each metric that is a mean over users.
+        per_user: ``user_id`` (text, each user once) and a column for each metric that is a mean over users; NaN or null
+            for a user who is not in the mean.
         seconds: of training.
     """
 
@@ -63,7 +65,7 @@ class Contrast:
 
     Attributes:
         improvement: in percent of the baseline, positive if ours is better; NaN if the baseline's mean is 0.
-        users: ours minus the baseline over users, the seeds of each user averaged.
+        users: ours minus the baseline over users, the seeds of each user averaged; without users who lack a value.
     """
 
     ours: str
@@ -78,8 +80,8 @@ class Table:
 
     Attributes:
         columns: by dataset and metric, the cells by model.
-        contrasts: by dataset and metric; none where neither direction is better, where values are not per user, or
-            where all models are ours or all are baselines.
+        contrasts: by dataset and metric; none where neither direction is better, where values are not per user or of
+            fewer than two users, or where all models are ours or all are baselines.
         p_holm: the p-value of each contrast, corrected for all of them.
         seconds: of training, mean over seeds, by dataset and model.
         n_users: of the test part, by dataset.
@@ -163,7 +165,7 @@ def _check(runs: Sequence[Run], metrics: Sequence[str]) -> int:
             value = run.metrics.get(metric, math.nan)
             if not math.isfinite(value):
                 raise RunsError(f"{name} has no {metric}, or one that is not finite")
-            mean = run.per_user[metric].to_numpy().mean() if metric in first.columns else value
+            mean = np.nanmean(run.per_user[metric].to_numpy()) if metric in first.columns else value
             if not math.isclose(mean, value, rel_tol=ROUNDING, abs_tol=ROUNDING):
                 raise RunsError(f"{name} has {metric} {value}, but the mean over its users is {mean}")
     return len(first)
@@ -197,12 +199,16 @@ def _contrast(
         return None
     base = cells[baseline].mean
     improvement = 100 * sign * (cells[best].mean - base) / base if base else math.nan
-    users = compare_users(_user_means(runs[best], metric), _user_means(runs[baseline], metric), n_draws)
+    first, second = (_user_means(runs[model], metric) for model in (best, baseline))
+    paired = ~np.isnan(first - second)
+    if paired.sum() < 2:
+        return None
+    users = compare_users(first[paired], second[paired], n_draws)
     return Contrast(best, baseline, improvement, users)
 
 
 def _user_means(runs: Sequence[Run], metric: str) -> np.ndarray:
-    """[n_users], a metric averaged over seeds."""
+    """[n_users], a metric averaged over seeds; NaN for a user who lacks it with a seed."""
     return np.stack([run.per_user[metric].to_numpy() for run in runs]).mean(axis=0, dtype=np.float64)
 
 
@@ -306,6 +312,11 @@ def _notes(table: Table) -> list[str]:
         f"Test users: {', '.join(f'{dataset} {n:,}' for dataset, n in table.n_users.items())}.",
         "The best is bold, the second underlined, where higher or lower is better. Seconds are of training.",
     ]
+    if any(metric.partition("@")[0] in GROUPS for metric in table.metrics):
+        notes.append(
+            "Head, middle and tail items, by popularity, have a third of the training interactions each; "
+            "their NDCG is a mean over the test users who have such an item held out."
+        )
     if table.contrasts:
         notes.append(
             f"* p < {SIGNIFICANT}: two-sided paired randomisation test over users, Holm-corrected "

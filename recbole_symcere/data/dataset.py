@@ -19,6 +19,7 @@ from recbole_symcere.data.reviews import Embedder, TokenisedReviews, cached_embe
 
 # Settings beside RecBole's own ``dataset_arguments`` on which a saved dataset depends.
 FURTHER_ARGUMENTS = ("REVIEW_ID_FIELD", "seed", "repeatable", "eval_args")
+MASKING_SEED = 2020
 
 
 class DatasetError(ValueError):
@@ -156,11 +157,13 @@ class ReviewDataset(Dataset):
     def embedded_reviews(self, encoder: Embedder, views: int, mask_ratio: float) -> list[np.ndarray]:
         """Vectors of ``review_texts``, clean and in ``views`` word-masked views, cached on disk.
 
+        Runs of all seeds share the masked views: to encode them takes longer than most runs.
+
         Returns:
             1 + views arrays, float32 [n, hidden].
         """
         texts = self.review_texts()
-        return cached_embeddings(texts, encoder, views, mask_ratio, self.config["seed"], self._cache_dir, self._bars)
+        return cached_embeddings(texts, encoder, views, mask_ratio, MASKING_SEED, self._cache_dir, self._bars)
 
     @property
     def _cache_dir(self) -> Path:

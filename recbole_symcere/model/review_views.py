@@ -1,9 +1,10 @@
-"""The text side of a model: the views of a batch's reviews, in the graph's width, or one mean vector an item."""
+"""The text side of a model: the views of a batch's reviews, in the graph's width, or one vector a user or an item."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from recbole.config import Config
 from torch import Tensor, nn
 
@@ -59,16 +60,28 @@ class TrainedEncoder(nn.Module):
 
 
 def review_views(config: Config, dataset: ReviewDataset) -> KeptVectors | TrainedEncoder:
-    """What ``text_train`` asks for.
+    """What ``text_train`` and ``text_source`` ask for.
 
     Raises:
         DatasetError, ReviewFileError, EncoderError: the reviews or their encoder can't be had.
     """
+    views = config["text_views"] if config["alpha"] else 0
+    if config["text_source"] == "random":
+        vectors = torch.randn(len(dataset), config["embedding_size"]).numpy()
+        return KeptVectors([vectors] * (1 + views))
     encoder = ReviewEncoder.from_config(config)
     if config["text_train"] == "frozen":
-        views = config["text_views"] if config["alpha"] else 0
         return KeptVectors(dataset.embedded_reviews(encoder.to(config["device"]), views, config["word_masking"]))
     return TrainedEncoder(encoder, dataset.tokenised_reviews(encoder), config["word_masking"])
+
+
+def review_rows(config: Config, dataset: ReviewDataset) -> Tensor:
+    """``ReviewDataset.review_rows``; ``shuffled`` gives each training interaction the review of another one."""
+    rows = dataset.review_rows()
+    if config["text_source"] == "shuffled":
+        others = torch.cat([torch.randperm(len(dataset)), torch.tensor([len(dataset)])])
+        return others[rows]
+    return rows
 
 
 def item_text_features(config: Config, dataset: ReviewDataset) -> Tensor:
@@ -84,10 +97,31 @@ def item_text_features(config: Config, dataset: ReviewDataset) -> Tensor:
     Raises:
         DatasetError, ReviewFileError, EncoderError: the reviews or their encoder can't be had.
     """
+    return mean_by_group(_training_vectors(config, dataset), dataset.inter_feat[dataset.iid_field], dataset.item_num)
+
+
+def text_profiles(config: Config, dataset: ReviewDataset) -> tuple[Tensor, Tensor]:
+    """The mean vectors of users' and of items' training reviews, seen from the mean over all, of unit length.
+
+    Args:
+        config, dataset: as for :func:`item_text_features`, which encodes alike.
+
+    Returns:
+        float32 [n_users, hidden] and [n_items, hidden]; zeros for whom there is no training review.
+
+    Raises:
+        DatasetError, ReviewFileError, EncoderError: the reviews or their encoder can't be had.
+    """
+    vectors = _training_vectors(config, dataset)
+    users, items = (dataset.inter_feat[field] for field in (dataset.uid_field, dataset.iid_field))
+    return profiles_by_group(vectors, users, dataset.user_num), profiles_by_group(vectors, items, dataset.item_num)
+
+
+def _training_vectors(config: Config, dataset: ReviewDataset) -> Tensor:
+    """Of the training reviews, in the interactions' order, float32 [n, hidden]."""
     encoder = ReviewEncoder.frozen_from_config(config).to(config["device"])
     (vectors,) = dataset.embedded_reviews(encoder, 0, 0.0)
-    items = dataset.inter_feat[dataset.iid_field]
-    return mean_by_group(torch.from_numpy(vectors), items, dataset.item_num)
+    return torch.from_numpy(vectors)
 
 
 def mean_by_group(vectors: Tensor, group: Tensor, n_groups: int) -> Tensor:
@@ -100,11 +134,31 @@ def mean_by_group(vectors: Tensor, group: Tensor, n_groups: int) -> Tensor:
     Returns:
         [n_groups, hidden]
     """
-    size = torch.bincount(group, minlength=n_groups)[:, None]
-    means = vectors.new_zeros(n_groups, vectors.shape[1]).index_add_(0, group, vectors) / size.clamp(min=1)
+    sums, size = _sums(vectors, group, n_groups)
+    means = sums / size.clamp(min=1)
     empty = size.flatten() == 0
     means[empty] = means[~empty].mean(0)
     return means
+
+
+def profiles_by_group(vectors: Tensor, group: Tensor, n_groups: int) -> Tensor:
+    """The direction from the mean over all vectors to the mean of each group; zeros for a group without members.
+
+    Args:
+        vectors: [n, hidden], n > 0.
+        group: [n] long, from 0 to n_groups - 1.
+
+    Returns:
+        [n_groups, hidden], of unit length.
+    """
+    sums, size = _sums(vectors, group, n_groups)
+    return F.normalize(sums - size * vectors.mean(0), dim=1)
+
+
+def _sums(vectors: Tensor, group: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
+    """Of each group's vectors [n_groups, hidden], and how many they are [n_groups, 1]."""
+    size = torch.bincount(group, minlength=n_groups)[:, None]
+    return vectors.new_zeros(n_groups, vectors.shape[1]).index_add_(0, group, vectors), size
 
 
 def projection(kind: str, width: int, to_width: int) -> nn.Module:

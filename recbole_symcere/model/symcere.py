@@ -21,7 +21,7 @@ from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.model.graph import NGCF, BipartiteGraph, LightGCN
 from recbole_symcere.model.loss import bpr, info_nce, symmetric_nce
 from recbole_symcere.model.recommender import VectorRecommender
-from recbole_symcere.model.review_views import KeptVectors, TrainedEncoder, projection, review_views
+from recbole_symcere.model.review_views import KeptVectors, TrainedEncoder, projection, review_rows, review_views
 
 GRAPH_ENCODERS: dict[str, Callable[[Config, int, int], LightGCN | NGCF]] = {
     "LightGCN": lambda config, users, items: LightGCN(users, items, config["embedding_size"], config["n_layers"]),
@@ -48,6 +48,7 @@ class SymCERE(VectorRecommender):
         "graph_encoder": tuple(GRAPH_ENCODERS),
         "projection": ("linear", "mlp"),
         "contrast": ("sincere", "infonce"),
+        "text_source": ("reviews", "shuffled", "random"),
     }
     bounds: ClassVar = {
         **dict.fromkeys(("tau_cross", "tau_intra"), (ABOVE_0, inf)),
@@ -82,7 +83,7 @@ class SymCERE(VectorRecommender):
         self.text_encoder: KeptVectors | TrainedEncoder | None = None
         if self.cross_weight or self.alpha:
             self.review_field = dataset.review_field
-            self.review_rows = dataset.review_rows()  # on the host, as the reviews are
+            self.review_rows = review_rows(config, dataset)  # on the host, as the reviews are
             self.host_fields = (self.review_field,)
             self.text_encoder = review_views(config, dataset)
             self.projection = projection(config["projection"], self.text_encoder.width, self.graph_encoder.width)

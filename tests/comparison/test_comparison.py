@@ -11,7 +11,7 @@ import yaml
 
 from recbole_symcere.comparison import runs
 from recbole_symcere.comparison.__main__ import main
-from recbole_symcere.comparison.comparison import Comparison
+from recbole_symcere.comparison.comparison import Comparison, ablations_of
 from recbole_symcere.comparison.search import search_space
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
@@ -42,6 +42,10 @@ def _counted(function: Callable[..., Any], models: list[str]) -> Callable[..., A
     return counting
 
 
+def never(epoch: int, score: float) -> bool:
+    return False
+
+
 def numbers(output: Path) -> pl.DataFrame:
     """The table without what a clock decides."""
     return pl.read_csv(output / "accuracy.csv").drop("seconds")
@@ -66,7 +70,7 @@ def test_every_model_gets_the_same_budget_and_the_test_part_once(
         assert all((Path("comparison") / f"{name}.{suffix}").read_text() for suffix in ("md", "csv", "tex"))
     assert set(numbers(Path("comparison"))["model"]) == set(MODELS)
     tuned = yaml.safe_load((Path("comparison") / "tuned" / "tiny" / "LightGCN.yaml").read_text())
-    assert tuned.keys() == search_space("LightGCN").keys()
+    assert tuned.keys() == search_space("LightGCN").keys() | {"train_batch_size", "text_encoder"} & tuned.keys()
     for record in Path("comparison").glob("runs/strict/tiny/LightGCN/*/run.json"):
         settings = json.loads(record.read_text())["settings"]
         assert {key: settings[key] for key in tuned} == tuned
@@ -119,7 +123,7 @@ def test_a_search_ranks_for_no_test_user(
 
     monkeypatch.setattr(ReviewDataset, "build", build_and_note)
     monkeypatch.setattr(RankingDataLoader, "collate_fn", collate_unless_test)
-    score, details = runs.validation_score(config.settings, tmp_path / "trial.pth")
+    score, details = runs.validation_score(config.settings, tmp_path / "trial.pth", never)
     assert score > 0 and details["epochs"] == 2
     with pytest.raises(AssertionError, match="test part is read"):
         runs.test_run(config.settings, tmp_path / "run")
@@ -149,6 +153,50 @@ def test_a_loss_that_is_not_finite_counts_as_nothing(
     for _ in range(2):
         next(comparison._one_trial(entry))
     assert entry.search.scores == [0.0, 0.0]
+
+
+def test_a_trial_ends_where_the_rule_says(make_config: Callable[..., Any], tmp_path: Path) -> None:
+    seen = []
+
+    def rule(epoch: int, score: float) -> bool:
+        seen.append((epoch, score))
+        return epoch == 2
+
+    score, details = runs.validation_score(make_config(model="LightGCN", epochs=9).settings, tmp_path / "a.pth", rule)
+    assert [epoch for epoch, _ in seen] == [0, 1, 2] and details["epochs"] == 3
+    assert score == max(score for _, score in seen)
+    assert not list(tmp_path.glob("*.pth"))
+
+
+def test_ours_are_run_without_each_of_their_parts(
+    arguments: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+    monkeypatch.setattr(runs, "validation_score", _counted(runs.validation_score, trained))
+    assert main(arguments("--ablation", models=["LightGCN", "SymCERE"])) == 0
+    assert [trained.count(model) for model in ("LightGCN", "SymCERE")] == [3, 3]  # ablations share the model's search
+    changes = ablations_of("SymCERE")
+    assert {"normalize": False} in changes.values()
+    table = pl.read_csv("comparison/ablation-SymCERE.csv")
+    assert set(table["model"]) == {"SymCERE", *(f"SymCERE, {name}" for name in changes)}
+    assert not any(", " in model for model in numbers(Path("comparison"))["model"])
+    tuned = yaml.safe_load(Path("comparison/tuned/tiny/SymCERE.yaml").read_text())
+    for name, change in changes.items():
+        record = Path("comparison") / "runs" / "strict" / "tiny" / f"SymCERE, {name}" / "seed-2021" / "run.json"
+        settings = json.loads(record.read_text())["settings"]
+        assert {key: settings[key] for key in tuned | change} == tuned | change
+
+
+def test_without_trials_the_given_settings_are_run(arguments: Callable[..., list[str]]) -> None:
+    assert main(arguments("--trials=0", "--learning_rate=0.01", models=["LightGCN", "SymCERE"])) == 0
+    records = list(Path("comparison").glob("runs/strict/tiny/*/*/run.json"))
+    assert len(records) == 4
+    defaults = Config("LightGCN", "tiny").settings
+    for record in records:
+        settings = json.loads(record.read_text())["settings"]
+        assert settings["learning_rate"] == 0.01
+        if settings["model"] == "LightGCN":
+            assert settings["n_layers"] == defaults["n_layers"]
 
 
 def test_a_setting_that_no_model_reads_is_refused(

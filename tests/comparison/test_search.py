@@ -1,6 +1,6 @@
 """A search is the same for every model and survives kills: shown without training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from recbole_symcere.comparison import search as module
-from recbole_symcere.comparison.search import Search, search_space
+from recbole_symcere.comparison.search import UNPRUNED_EPOCHS, UNPRUNED_TRIALS, Search, search_space
 from recbole_symcere.config import Config, ConfigError, properties_folder
 
 SPACE = {"rate": FloatDistribution(1e-3, 1.0, log=True), "layers": IntDistribution(1, 4)}
@@ -81,6 +81,78 @@ def test_a_model_without_a_space_is_tried_once(tmp_path: Path) -> None:
     search = make(tmp_path, space={})
     assert work(search) == [{}]
     assert search.best() == {} and search.done
+
+
+def test_no_trials_leave_the_defaults(tmp_path: Path) -> None:
+    search = make(tmp_path, n_trials=0)
+    assert search.done and search.best() == {} and work(search) == []
+
+
+EPOCHS = range(0, 200, 10)
+
+
+def curve(settings: dict[str, Any]) -> list[float]:
+    """Validation scores by epoch: it dips, then rises to where it is going."""
+    return [score(settings) * (0.5 if epoch < 30 else epoch / EPOCHS[-1]) for epoch in EPOCHS]
+
+
+def train(search: Search, trial: Any, start: int = 0, killed_at: int | None = None) -> list[int] | None:
+    """Validates until the rule ends it; the epochs that it was validated at, or None if it was killed."""
+    seen = []
+    for epoch, value in zip(EPOCHS, curve(trial.params), strict=True):
+        if epoch < start:
+            continue
+        seen.append(epoch)
+        hopeless = search.is_hopeless(trial, epoch, value)
+        if epoch == killed_at:
+            return None
+        if hopeless:
+            break
+    search.finish(trial, max(curve(trial.params)[: len(seen)]))
+    return seen
+
+
+def prune(search: Search, kills: Iterable[tuple[int, int]] = ()) -> list[tuple[dict[str, Any], int]]:
+    """All trials, some killed at an epoch and resumed two validations earlier: their settings and last epochs."""
+    done, left = [], dict(kills)
+    start = 0
+    for attempt in range(100):
+        with search.claim() as trial:
+            if trial is None:
+                break
+            seen = train(search, trial, start, killed_at := left.pop(attempt, None))
+            start = 0 if seen or killed_at is None else max(0, killed_at - 20)
+            if seen:
+                done.append((dict(trial.params), seen[-1]))
+    return done
+
+
+def test_the_median_rule_ends_trials_of_every_model_alike(tmp_path: Path) -> None:
+    done = prune(make(tmp_path))
+    ended = [last for _, last in done if last < EPOCHS[-1]]
+    assert len(done) == N_TRIALS and 0 < len(ended) < N_TRIALS - UNPRUNED_TRIALS
+    assert all(last == EPOCHS[-1] for _, last in done[:UNPRUNED_TRIALS]) and min(ended) >= UNPRUNED_EPOCHS
+    best = max(done, key=lambda trial: score(trial[0]))
+    assert best[1] == EPOCHS[-1]
+
+
+def test_a_dip_is_not_held_against_a_trial_that_was_ahead(tmp_path: Path) -> None:
+    """What counts is the best score up to an epoch, a trial's own and the others'."""
+    search = make(tmp_path, n_trials=6)
+    for _ in range(5):
+        with search.claim() as trial:
+            assert trial is not None
+            assert not search.is_hopeless(trial, 0, 0.5) and not search.is_hopeless(trial, 100, 0.6)
+            search.finish(trial, 0.6)
+    with search.claim() as trial:
+        assert trial is not None
+        assert not search.is_hopeless(trial, 0, 0.7)
+        assert not search.is_hopeless(trial, 100, 0.1)
+
+
+@pytest.mark.parametrize("kills", [{0: 100}, {5: 70, 6: 40}, {9: 190, 12: 50}])
+def test_a_killed_trial_is_ended_where_an_unbroken_one_is(tmp_path: Path, kills: dict[int, int]) -> None:
+    assert prune(make(tmp_path / "killed"), kills.items()) == prune(make(tmp_path / "unbroken"))
 
 
 def test_trials_of_other_settings_are_not_gone_on_with(tmp_path: Path) -> None:

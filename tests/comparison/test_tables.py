@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -28,7 +29,7 @@ USERS = [f"u{number}" for number in range(8)]
 def make_run(model: str, seed: int = 1, dataset: str = "toy", seconds: float = 1.0, **metrics: Any) -> Run:
     """Metrics are named ``hit`` for hit@10: one value for each user, or a number that is no mean over users."""
     per_user = {f"{name}@10": values for name, values in metrics.items() if isinstance(values, list)}
-    means = {name: sum(values) / len(values) for name, values in per_user.items()}
+    means = {name: float(np.nanmean(values)) for name, values in per_user.items()}
     others = {f"{name}@10": value for name, value in metrics.items() if not isinstance(value, list)}
     n_users = len(next(iter(per_user.values()), USERS))
     return Run(dataset, model, seed, means | others, pl.DataFrame({"user_id": USERS[:n_users]} | per_user), seconds)
@@ -224,6 +225,21 @@ def test_a_baseline_that_scores_nothing_is_improved_on_by_no_number() -> None:
     assert r"| improvement | –\* |" in to_markdown(table) and "improvement & --* &" in to_latex(table)
 
 
+def test_users_without_a_value_are_in_no_pair() -> None:
+    ours, pop = [0.5, math.nan, 1.0, 0.25, 0.0, 0.75], [0.25, math.nan, 0.5, 0.5, 0.0, 0.25]
+    runs = [make_run("Pop", tailndcg=pop), make_run("SymCERE", tailndcg=ours)]
+    runs[1] = replace(runs[1], per_user=runs[1].per_user.fill_nan(None))
+    contrast = make_table(runs, ["tailndcg@10"], {"SymCERE"}).contrasts["toy", "tailndcg@10"]
+    assert contrast.users == compare_users(np.delete(ours, 1), np.delete(pop, 1))
+
+
+def test_head_middle_and_tail_are_explained_where_they_stand() -> None:
+    runs = [make_run("Pop", headndcg=0.5, hit=[0.5] * 8)]
+    note = "Head, middle and tail items, by popularity"
+    assert note in to_markdown(make_table(runs, ["headndcg@10"], ()))
+    assert note not in to_markdown(make_table(runs, ["hit@10"], ()))
+
+
 def test_the_order_of_users_and_runs_changes_no_number() -> None:
     runs = [
         make_run(model, seed, hit=[float((user * prime + seed) % 3 == 0) for user in range(8)])
@@ -301,6 +317,7 @@ def test_ours_must_have_runs() -> None:
         ("itemcoverage@10", "ItemCoverage@10"),
         ("averagepopularity@10", "AveragePopularity@10"),
         ("giniindex@10", "Gini@10"),
+        ("tailndcg@10", "Tail NDCG@10"),
     ],
 )
 def test_metrics_have_the_names_of_the_field(metric: str, name: str) -> None:

@@ -1,0 +1,161 @@
+"""Scorers that train nothing, against slow loops and in whole runs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from recbole.data.interaction import Interaction
+from recbole.utils.case_study import full_sort_topk
+from scipy.sparse import coo_matrix, csr_matrix
+from torch.testing import assert_close
+
+from recbole_symcere.config import Config
+from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.model.review_views import profiles_by_group, text_profiles
+from recbole_symcere.model.text import ReviewEncoder
+from recbole_symcere.model.untrained import Repurchase, TextProfile
+from recbole_symcere.quick_start import create_dataset, load_data_and_model, recommend, run_recbole_symcere
+from tests.conftest import for_model, tiny_rows, write_atomic_files
+
+Settings = dict[str, Any]
+quick = hypothesis_settings(deadline=None, max_examples=50)
+
+
+@pytest.fixture
+def text_settings(settings: Settings) -> Settings:
+    """Of a TextProfile run on the tiny dataset."""
+    text = {key: value for key, value in settings.items() if key.startswith("text_") and key != "text_train"}
+    return for_model(settings | {"model": "TextProfile"}) | text
+
+
+def every_pair(n_users: int, n_items: int) -> Interaction:
+    users, items = torch.arange(n_users), torch.arange(n_items)
+    return Interaction({"user_id": users.repeat_interleave(n_items), "item_id": items.repeat(n_users)})
+
+
+# TextProfile
+
+
+@quick
+@given(
+    groups=st.lists(st.integers(0, 5), max_size=12).filter(lambda g: len(set(g)) > 1),  # else there is no direction
+    seed=st.integers(0, 99),
+)
+def test_a_profile_is_the_direction_of_a_mean_from_the_mean_over_all(groups: list[int], seed: int) -> None:
+    vectors = 3 + torch.from_numpy(np.random.default_rng(seed).normal(size=(len(groups), 3)))
+    found = profiles_by_group(vectors, torch.tensor(groups), 6)
+    for group in range(6):
+        own = [vector for vector, g in zip(vectors, groups, strict=True) if g == group]
+        away = sum(own) / len(own) - sum(vectors) / len(groups) if own else torch.zeros(3, dtype=torch.float64)
+        assert_close(found[group], away / away.norm() if own else away)
+
+
+def test_text_profile_scores_are_cosines_of_mean_training_reviews(text_settings: Settings) -> None:
+    config = Config(config_dict=text_settings | {"eval_args": {"split": {"RS": [0.3, 0.1, 0.6]}}})
+    part = create_dataset(config).build()[0]
+    model = TextProfile(config, part).eval()
+    encoder = ReviewEncoder(config["text_encoder"], train="frozen", max_length=16, precision="fp32")
+    vectors = encoder(part.tokenised_reviews(encoder), torch.arange(len(part)))
+    vectors = vectors - vectors.mean(0)
+    expected = torch.zeros(part.user_num, part.item_num)
+    users, items = part.inter_feat["user_id"], part.inter_feat["item_id"]
+    for user in users.unique():
+        for item in items.unique():
+            expected[user, item] = torch.cosine_similarity(
+                vectors[users == user].mean(0), vectors[items == item].mean(0), 0
+            )
+    assert (expected[:, 1:] == 0).all(0).any(), "an item beside padding has no training review"
+    scores = model.full_sort_predict(Interaction({"user_id": torch.arange(part.user_num)}))
+    assert_close(scores.view(expected.shape), expected, atol=1e-4, rtol=1e-4)
+    assert_close(model.predict(every_pair(*expected.shape)), scores)
+
+
+def test_no_held_out_review_bears_on_a_profile(text_settings: Settings, tmp_path: Path) -> None:
+    folder = write_atomic_files(tmp_path / "own" / "own", tiny_rows())
+    config = Config(config_dict=text_settings | {"dataset": "own", "data_path": str(folder.parent)})
+    part = create_dataset(config).build()[0]
+    training = set(part.id2token("review_id", part.inter_feat["review_id"].numpy()))
+    file = folder / "own.review.jsonl"
+    before = torch.cat(text_profiles(config, part))
+
+    def after_a_change_of(changes: Callable[[str], bool]) -> torch.Tensor:
+        lines = map(json.loads, file.read_text().splitlines())
+        changed = [line | {"review": "love the cable"} if changes(line["review_id"]) else line for line in lines]
+        file.write_text("".join(json.dumps(line) + "\n" for line in changed))
+        return torch.cat(text_profiles(config, create_dataset(config).build()[0]))
+
+    assert torch.equal(after_a_change_of(lambda review: review not in training), before)
+    assert not torch.allclose(after_a_change_of(lambda review: review == min(training)), before)
+
+
+def test_a_text_profile_run_takes_one_epoch_and_recommends_without_reviews(
+    text_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "run.pth"
+    own = {"checkpoint_file": str(file), "result_file": str(tmp_path / "run.json")}
+    run_recbole_symcere(config_dict=text_settings | own)
+    assert json.loads((tmp_path / "run.json").read_text())["epochs"] == 1
+    config, model, dataset, _, _, test_data = load_data_and_model(file)
+    scores, items = full_sort_topk(dataset.token2id("user_id", ["u3", "u11"]), model, test_data, 5, config["device"])
+    monkeypatch.delattr(ReviewDataset, "review_texts")
+    recommended = recommend(file, ["u3", "u11"], k=5, config_dict={"text_encoder": "gone"})
+    for found, score, item in zip(recommended.values(), scores, items, strict=True):
+        tokens, values = zip(*found, strict=True)
+        assert list(tokens) == dataset.id2token("item_id", item).tolist()
+        assert values == pytest.approx(score.tolist())
+
+
+# Repurchase
+
+
+class Bought(NamedTuple):
+    """What Repurchase asks its dataset for."""
+
+    pairs: list[tuple[int, int]]
+
+    def num(self, field: str) -> int:
+        return {"user_id": 4, "item_id": 5}[field]
+
+    def inter_matrix(self, form: str) -> csr_matrix:
+        return coo_matrix((np.ones(len(self.pairs)), zip(*self.pairs, strict=True)), (4, 5)).asformat(form)
+
+
+FIELDS = {"USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "NEG_PREFIX": "neg_", "device": torch.device("cpu")}
+
+
+@quick
+@given(pairs=st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), min_size=1, max_size=25))
+def test_what_was_met_more_often_is_first_and_popularity_breaks_ties(pairs: list[tuple[int, int]]) -> None:
+    model = Repurchase(FIELDS, Bought(pairs))
+    popularity = [sum(i == item for _, i in pairs) for item in range(5)]
+    scores = model.full_sort_predict(Interaction({"user_id": torch.arange(4)})).view(4, 5)
+    for user in range(4):
+        ranks = [(pairs.count((user, item)), popularity[item]) for item in range(5)]
+        assert scores[user].tolist() == pytest.approx([met + p / (1 + max(popularity)) for met, p in ranks])
+        assert sorted(range(5), key=scores[user].tolist().__getitem__) == sorted(range(5), key=ranks.__getitem__)
+    assert torch.equal(model.predict(every_pair(4, 5)), scores.flatten())
+
+
+def test_repeated_rows_are_found_where_the_protocol_leaves_them(settings: Settings, tmp_path: Path) -> None:
+    rows = tiny_rows()
+    first = {user: (user, item, 4.0, 2e9, f"again {user}", "again") for user, item, *_ in reversed(rows)}
+    folder = write_atomic_files(tmp_path / "own" / "own", [*rows, *first.values()])
+    own = for_model(settings | {"model": "Repurchase", "dataset": "own", "data_path": str(folder.parent)})
+    files = {"checkpoint_file": str(tmp_path / "run.pth"), "result_file": str(tmp_path / "run.json")}
+    paper = run_recbole_symcere(config_dict=own | files | {"protocol": "paper"})
+    strict = run_recbole_symcere(config_dict=own)
+    assert paper["test_result"]["mrr@10"] == 1 > 2 * strict["test_result"]["mrr@10"]
+    assert json.loads((tmp_path / "run.json").read_text())["epochs"] == 1
+
+    (found,) = recommend(tmp_path / "run.pth", ["u3"], k=30).values()
+    _, _, _, train_data, _, _ = load_data_and_model(tmp_path / "run.pth")
+    popularity = train_data._dataset.inter_feat["item_id"].bincount()
+    counts = [int(popularity[train_data._dataset.token2id("item_id", item)]) for item, _ in found]
+    assert counts == sorted(counts, reverse=True) and len(found) < 30, "the history is masked"

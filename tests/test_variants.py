@@ -1,0 +1,84 @@
+"""Variants of a model, and tuned settings, from property files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+
+from recbole_symcere import config as module
+from recbole_symcere.cli import main, parse_settings
+from recbole_symcere.config import Config, ConfigError, get_model, load_yaml, properties_folder
+from recbole_symcere.model.symcere import SymCERE
+from recbole_symcere.quick_start import load_data_and_model, run_recbole_symcere
+
+
+@pytest.fixture
+def properties(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the property files, with a variant, and tuned settings of it on one dataset."""
+    folder = copytree(properties_folder(), tmp_path / "properties")
+    (folder / "model" / "Mine.yaml").write_text("variant_of: SymCERE\nalpha: 0.25\nbeta: 0.75\n")
+    (folder / "dataset" / "toys.yaml").write_text("SymCERE: {alpha: 0.1}\nMine: {beta: 0.5}\nepochs: 7\n")
+    (folder / "tuned" / "toys").mkdir(parents=True)
+    (folder / "tuned" / "toys" / "Mine.yaml").write_text("beta: 0.125\ntau_cross: 0.3\n")
+    monkeypatch.setattr(module, "properties_folder", lambda: folder)
+    yield folder
+
+
+def test_a_variant_is_its_model_with_other_settings(properties: Path) -> None:
+    base, variant = Config("SymCERE", "other"), Config("Mine", "other")
+    assert get_model("Mine") is SymCERE is variant.model_class
+    changed = {key for key, value in variant.settings.items() if base.settings.get(key) != value}
+    assert changed == {"model", "alpha", "beta"}
+    assert (variant["model"], variant["alpha"], variant["beta"]) == ("Mine", 0.25, 0.75)
+    assert Config(config_dict=variant.settings).settings == variant.settings
+    assert Config("Mine", "other", config_dict={"alpha": 0.5})["alpha"] == 0.5
+
+
+def test_a_datasets_block_for_the_model_is_not_the_variants(properties: Path) -> None:
+    variant = Config("Mine", "toys")
+    assert (variant["alpha"], variant["beta"], variant["epochs"]) == (0.25, 0.5, 7)
+    assert Config("SymCERE", "toys")["alpha"] == 0.1
+
+
+def test_a_variant_is_suggested_for_a_typo(properties: Path) -> None:
+    with pytest.raises(ConfigError, match="no model 'Mime'; did you mean 'Mine'"):
+        Config("Mime", "toys")
+
+
+def test_tuned_settings_lie_between_the_files_and_the_users(properties: Path) -> None:
+    tuned = Config("Mine", "toys", config_dict={"tuned": True, "tau_cross": 0.4})
+    assert (tuned["alpha"], tuned["beta"], tuned["tau_cross"]) == (0.25, 0.125, 0.4)
+    assert Config("Mine", "toys")["beta"] == 0.5
+    with pytest.raises(ConfigError, match=r"tuned.*other.*SymCERE\.yaml: no tuned settings.*Mine on toys"):
+        Config("SymCERE", "other", config_dict={"tuned": True})
+
+
+def test_the_command_takes_tuned_settings() -> None:
+    assert parse_settings(["--model=SymCERE", "--tuned"]) == ([], {"model": "SymCERE", "tuned": True})
+    assert "tuned" not in parse_settings(["--model=SymCERE"])[1]
+
+
+def test_a_variant_trains_and_loads_under_its_name(
+    properties: Path, settings: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = settings | {"model": "Mine", "epochs": 1, "checkpoint_file": "run.pth"}
+    run_recbole_symcere(config_dict=given)
+    config, model, *_ = load_data_and_model("run.pth")
+    assert config["model"] == "Mine" and model.alpha == 0.25
+    assert main([f"--{key}={value}" for key, value in given.items() if key != "checkpoint_file"]) == 0
+
+
+@pytest.mark.parametrize("path", sorted(properties_folder().glob("tuned/*/*.yaml")), ids=lambda path: path.stem)
+def test_tuned_settings_in_the_package_can_be_used(path: Path) -> None:
+    config = Config(path.stem, path.parent.name, config_dict={"tuned": True})
+    assert {key: config.settings[key] for key in load_yaml(path)} == load_yaml(path)
+
+
+@pytest.mark.parametrize("path", sorted(properties_folder().glob("ablation/*.yaml")), ids=lambda path: path.stem)
+def test_each_ablation_changes_settings_of_its_model(path: Path) -> None:
+    complete = Config(path.stem, "other").settings
+    for changes in load_yaml(path).values():
+        ablated = Config(path.stem, "other", config_dict=changes).settings
+        assert {key for key in complete if complete[key] != ablated[key]} == changes.keys()
