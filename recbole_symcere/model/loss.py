@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from recbole_symcere.model.linear import product
+
 SCORES_PER_TILE = {"cpu": 2**19}  # 2 MiB of float32, about a core's own cache
 GPU_SCORES_PER_TILE = 2**26
 
@@ -79,14 +81,14 @@ class _TiledNCE(torch.autograd.Function):
     def forward(ctx: Any, anchors: Tensor, others: Tensor, excluded: Tensor | None, temperature: float) -> Tensor:
         size = len(anchors)
         rows = max(1, SCORES_PER_TILE.get(anchors.device.type, GPU_SCORES_PER_TILE) // size)
-        columns = (others / temperature).T.contiguous()
+        scaled, columns = others / temperature, others.T.contiguous()
         losses = anchors.new_empty(size)
         anchors_grad = torch.empty_like(anchors)
         others_grad = torch.zeros_like(columns)  # transposed, as the products are faster so
-        tile, penalty = anchors.new_empty(2, min(rows, size), size)
+        penalty = anchors.new_empty(min(rows, size), size)
         for start in range(0, size, rows):
             part = slice(start, start + rows)
-            scores = torch.mm(anchors[part], columns, out=tile[: len(anchors[part])])
+            scores = product(anchors[part], scaled)
             if excluded is not None:  # a sum, since to fill by a mask takes five to ten times as long
                 hidden = penalty[: len(scores)].copy_(excluded[part].view(torch.uint8))
                 scores.add_(hidden, alpha=torch.finfo(scores.dtype).min)
@@ -94,8 +96,8 @@ class _TiledNCE(torch.autograd.Function):
             probabilities = torch.softmax(scores, 1, out=scores)
             losses[part] = largest - own - probabilities.amax(1).log()  # log-sum-exp: the largest is exp(0) / sum
             probabilities.diagonal(start).sub_(1)  # now the gradient with respect to the scores
-            torch.mm(probabilities, others, out=anchors_grad[part])
-            others_grad.addmm_(anchors[part].T, probabilities)
+            anchors_grad[part] = product(probabilities, columns)
+            others_grad += product(anchors[part].T, probabilities.T)
         scale = 1 / (size * temperature)
         ctx.save_for_backward(anchors_grad.mul_(scale), others_grad.T.mul(scale))
         return losses.mean()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import inf
 from typing import ClassVar
 
+import numpy as np
 import torch
 from recbole.config import Config
 from recbole.data.interaction import Interaction
@@ -83,11 +84,11 @@ class Repurchase(Untrained):
     def predict(self, interaction: Interaction) -> Tensor:
         """Scores [B] of the given (user, item) pairs, float64."""
         users, items = interaction[self.USER_ID], interaction[self.ITEM_ID]
-        met = torch.from_numpy(self.met[users.cpu().numpy(), items.cpu().numpy()]).flatten()
+        met = torch.from_numpy(self.met[np.array(users.cpu()), np.array(items.cpu())]).flatten()  # SciPy wants copies
         return met.to(users.device) + self.tie_break[items]
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Scores of all items for the given users, [B * n_items] float64."""
         users = interaction[self.USER_ID]
-        met = torch.from_numpy(self.met[users.cpu().numpy()].toarray())
+        met = torch.from_numpy(self.met[np.array(users.cpu())].toarray())
         return (met.to(users.device) + self.tie_break).flatten()
