@@ -142,9 +142,10 @@ def test_a_term_of_weight_0_is_left_out(weights: dict[str, float], names: tuple[
 def test_a_step_brings_nothing_back_to_the_host_and_draws_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
     monkeypatch.setitem(graph._PRODUCTS, "meta", lambda adjacency, x: x.new_empty(len(adjacency), x.shape[1]))
-    model = few().to("meta")
+    model, batch = few().to("meta"), few_batch()
+    batch = batch.to(torch.device("meta"), [field for field in batch.columns if field not in model.host_fields])
     with HostDraws() as draws:
-        sum(model.calculate_loss(few_batch().to(torch.device("meta"), ["neg_item_id"]))).backward()
+        sum(model.calculate_loss(batch)).backward()
     assert draws.drawn == []
 
 
