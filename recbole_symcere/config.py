@@ -124,10 +124,11 @@ def our_models() -> dict[str, type]:
     """This package's own models by name."""
     from recbole_symcere.model.smore import SMORE
     from recbole_symcere.model.symcere import SymCERE
+    from recbole_symcere.model.symcere_plus import SymCEREPlus
     from recbole_symcere.model.untrained import Repurchase, TextProfile
     from recbole_symcere.model.xsimgcl import XSimGCL
 
-    models = (SymCERE, SMORE, XSimGCL, TextProfile, Repurchase)
+    models = (SymCERE, SymCEREPlus, SMORE, XSimGCL, TextProfile, Repurchase)
     return {model.__name__: model for model in models}
 
 

@@ -131,7 +131,8 @@ class Comparison:
             own = {key: value for key, value in settings.items() if key in config.known_keys}
             given = common | own | {"model": model, "dataset": dataset}
             complete = Config(config_dict=given).settings
-            space = {key: values for key, values in search_space(model).items() if key not in own}
+            searched = search_space(model) or search_space(config.model_class.__name__)  # or a variant's model's
+            space = {key: values for key, values in searched.items() if key not in own}
             fixed = {key: value for key, value in complete.items() if key not in FREE_SETTINGS | space.keys()}
             name = f"{protocol}/{dataset}/{model}"
             search = Search(output / "search", name, space, complete, n_trials, fixed)

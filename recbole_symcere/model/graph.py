@@ -212,6 +212,44 @@ class LightGCN(nn.Module):
         return users, items
 
 
+class NoisyLightGCN(nn.Module):
+    """XSimGCL's (Yu et al., TKDE 2023): LightGCN without its layer 0, whose layers can be noisy.
+
+    Args:
+        contrast_layer: from 1; the layer that :meth:`with_contrast_layer` returns beside the mean of all.
+    """
+
+    def __init__(self, n_users: int, n_items: int, embedding_size: int, n_layers: int, contrast_layer: int) -> None:
+        super().__init__()
+        self.n_users, self.n_layers, self.contrast_layer = n_users, n_layers, contrast_layer
+        self.width = embedding_size
+        self.embedding = _node_embedding(n_users, n_items, embedding_size)
+
+    def forward(self, adjacency: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``LightGCN.forward``, without noise."""
+        users, items = self.with_contrast_layer(adjacency, 0.0)[0].tensor_split([self.n_users])
+        return users, items
+
+    def with_contrast_layer(self, adjacency: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """Vectors of all nodes, users first: the mean over the layers from 1, and the layer to contrast it with.
+
+        Args:
+            adjacency: [n_nodes, n_nodes] normalised, sparse CSR.
+            eps: length of the noise that each layer adds to a vector, within the vector's own orthant.
+
+        Returns:
+            [n_nodes, width] each.
+        """
+        layer, layers = self.embedding.weight, []
+        for _ in range(self.n_layers):
+            layer = propagate(adjacency, layer)
+            if eps:
+                noise = F.normalize(torch.rand_like(layer), dim=1)
+                layer = layer.addcmul(layer.detach().sign(), noise, value=eps)
+            layers.append(layer)
+        return sum(layers[1:], layers[0]) / self.n_layers, layers[self.contrast_layer - 1]
+
+
 class NGCF(nn.Module):
     """NGCF (Wang et al., SIGIR 2019): non-linear propagation; the layers' outputs are concatenated."""
 

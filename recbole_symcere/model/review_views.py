@@ -59,16 +59,18 @@ class TrainedEncoder(nn.Module):
         return self.encoder.two_views(self.reviews, rows, self.mask_ratio)
 
 
-def review_views(config: Config, dataset: ReviewDataset) -> KeptVectors | TrainedEncoder:
+def review_views(config: Config, dataset: ReviewDataset, masked: bool) -> KeptVectors | TrainedEncoder:
     """What ``text_train`` and ``text_source`` ask for.
+
+    Args:
+        masked: whether masked views will be wanted.
 
     Raises:
         DatasetError, ReviewFileError, EncoderError: the reviews or their encoder can't be had.
     """
-    views = config["text_views"] if config["alpha"] else 0
+    views = config["text_views"] if masked else 0
     if config["text_source"] == "random":
-        vectors = torch.randn(len(dataset), config["embedding_size"]).numpy()
-        return KeptVectors([vectors] * (1 + views))
+        return KeptVectors([_random_vectors(config, dataset).numpy()] * (1 + views))
     encoder = ReviewEncoder.from_config(config)
     if config["text_train"] == "frozen":
         return KeptVectors(dataset.embedded_reviews(encoder.to(config["device"]), views, config["word_masking"]))
@@ -79,9 +81,19 @@ def review_rows(config: Config, dataset: ReviewDataset) -> Tensor:
     """``ReviewDataset.review_rows``; ``shuffled`` gives each training interaction the review of another one."""
     rows = dataset.review_rows()
     if config["text_source"] == "shuffled":
-        others = torch.cat([torch.randperm(len(dataset)), torch.tensor([len(dataset)])])
-        return others[rows]
+        return torch.cat([_shuffle(config, dataset), torch.tensor([len(dataset)])])[rows]
     return rows
+
+
+def _shuffle(config: Config, dataset: ReviewDataset) -> Tensor:
+    """A permutation of the training interactions, the run's."""
+    return torch.randperm(len(dataset), generator=torch.Generator().manual_seed(config["seed"]))
+
+
+def _random_vectors(config: Config, dataset: ReviewDataset) -> Tensor:
+    """One a training interaction, the run's, of the graph's width."""
+    size = len(dataset), config["embedding_size"]
+    return torch.randn(size, generator=torch.Generator().manual_seed(config["seed"]))
 
 
 def item_text_features(config: Config, dataset: ReviewDataset) -> Tensor:
@@ -97,7 +109,7 @@ def item_text_features(config: Config, dataset: ReviewDataset) -> Tensor:
     Raises:
         DatasetError, ReviewFileError, EncoderError: the reviews or their encoder can't be had.
     """
-    return mean_by_group(_training_vectors(config, dataset), dataset.inter_feat[dataset.iid_field], dataset.item_num)
+    return mean_by_group(training_vectors(config, dataset), dataset.inter_feat[dataset.iid_field], dataset.item_num)
 
 
 def text_profiles(config: Config, dataset: ReviewDataset) -> tuple[Tensor, Tensor]:
@@ -112,16 +124,19 @@ def text_profiles(config: Config, dataset: ReviewDataset) -> tuple[Tensor, Tenso
     Raises:
         DatasetError, ReviewFileError, EncoderError: the reviews or their encoder can't be had.
     """
-    vectors = _training_vectors(config, dataset)
+    vectors = training_vectors(config, dataset)
     users, items = (dataset.inter_feat[field] for field in (dataset.uid_field, dataset.iid_field))
     return profiles_by_group(vectors, users, dataset.user_num), profiles_by_group(vectors, items, dataset.item_num)
 
 
-def _training_vectors(config: Config, dataset: ReviewDataset) -> Tensor:
-    """Of the training reviews, in the interactions' order, float32 [n, hidden]."""
+def training_vectors(config: Config, dataset: ReviewDataset) -> Tensor:
+    """Of the training reviews, in the interactions' order, float32 [n, hidden]; ``text_source`` as in SymCERE.yaml."""
+    if config["text_source"] == "random":
+        return _random_vectors(config, dataset)
     encoder = ReviewEncoder.frozen_from_config(config).to(config["device"])
-    (vectors,) = dataset.embedded_reviews(encoder, 0, 0.0)
-    return torch.from_numpy(vectors)
+    (array,) = dataset.embedded_reviews(encoder, 0, 0.0)
+    vectors = torch.from_numpy(array)
+    return vectors[_shuffle(config, dataset)] if config["text_source"] == "shuffled" else vectors
 
 
 def mean_by_group(vectors: Tensor, group: Tensor, n_groups: int) -> Tensor:

@@ -18,16 +18,19 @@ from torch import Tensor, nn
 
 from recbole_symcere.config import ABOVE_0, ConfigError
 from recbole_symcere.data.dataset import ReviewDataset
-from recbole_symcere.model.graph import NGCF, BipartiteGraph, LightGCN
+from recbole_symcere.model.graph import NGCF, BipartiteGraph, LightGCN, NoisyLightGCN
 from recbole_symcere.model.loss import bpr, info_nce, symmetric_nce
 from recbole_symcere.model.recommender import VectorRecommender
 from recbole_symcere.model.review_views import KeptVectors, TrainedEncoder, projection, review_rows, review_views
+from recbole_symcere.model.xsimgcl import noisy_light_gcn
 
-GRAPH_ENCODERS: dict[str, Callable[[Config, int, int], LightGCN | NGCF]] = {
+Nodes = tuple[Tensor, Tensor]  # users [n_users, d] and items [n_items, d]
+GRAPH_ENCODERS: dict[str, Callable[[Config, int, int], LightGCN | NGCF | NoisyLightGCN]] = {
     "LightGCN": lambda config, users, items: LightGCN(users, items, config["embedding_size"], config["n_layers"]),
     "NGCF": lambda config, users, items: NGCF(
         users, items, config["embedding_size"], config["n_layers"], config["message_dropout"]
     ),
+    "XSimGCL": noisy_light_gcn,
 }
 
 
@@ -45,14 +48,14 @@ class SymCERE(VectorRecommender):
 
     input_type = InputType.PAIRWISE
     choices: ClassVar = {
-        "graph_encoder": tuple(GRAPH_ENCODERS),
+        "graph_encoder": ("LightGCN", "NGCF"),
         "projection": ("linear", "mlp"),
         "contrast": ("sincere", "infonce"),
         "text_source": ("reviews", "shuffled", "random"),
     }
     bounds: ClassVar = {
         **dict.fromkeys(("tau_cross", "tau_intra"), (ABOVE_0, inf)),
-        **dict.fromkeys(("cross_weight", "alpha", "beta", "reg_weight", "text_memory"), (0.0, inf)),
+        **dict.fromkeys(("cross_weight", "alpha", "alpha_text", "beta", "reg_weight", "text_memory"), (0.0, inf)),
         **dict.fromkeys(("edge_dropout", "word_masking", "message_dropout", "lora_dropout"), (0.0, 1.0)),
         **dict.fromkeys(("bpr_norm", "score_norm"), (-inf, inf)),
         **dict.fromkeys(("n_layers", "text_warmup_steps"), (0, inf)),
@@ -65,6 +68,7 @@ class SymCERE(VectorRecommender):
         if config["train_neg_sample_args"]["sample_num"] != 1:
             raise ConfigError("train_neg_sample_args sample_num must be 1: a repeated row would be its own negative")
         self.cross_weight, self.alpha, self.beta = config["cross_weight"], config["alpha"], config["beta"]
+        self.alpha_text = self.alpha if config["alpha_text"] is None else config["alpha_text"]
         self.reg_weight = config["reg_weight"]
         self.tau_cross, self.tau_intra = config["tau_cross"], config["tau_intra"]
         self.edge_dropout = config["edge_dropout"]
@@ -81,27 +85,32 @@ class SymCERE(VectorRecommender):
 
         self.graph_encoder = GRAPH_ENCODERS[config["graph_encoder"]](config, self.n_users, self.n_items)
         self.text_encoder: KeptVectors | TrainedEncoder | None = None
-        if self.cross_weight or self.alpha:
+        if self.cross_weight or self.alpha_text:
             self.review_field = dataset.review_field
             self.review_rows = review_rows(config, dataset)  # on the host, as the reviews are
             self.host_fields = (self.review_field,)
-            self.text_encoder = review_views(config, dataset)
+            self.text_encoder = review_views(config, dataset, masked=bool(self.alpha_text))
             self.projection = projection(config["projection"], self.text_encoder.width, self.graph_encoder.width)
         self.text_learning_rate, self.text_warmup_steps = config["text_learning_rate"], config["text_warmup_steps"]
 
     @classmethod
     def to_rank(cls, config: Config, dataset: ReviewDataset, state: Mapping[str, Tensor]) -> "SymCERE":
         """A model that the graph's part of a trained one's ``state`` can be loaded into; no review is read."""
-        config["cross_weight"] = config["alpha"] = 0.0
+        config["cross_weight"] = config["alpha_text"] = 0.0
         return cls(config, dataset)
 
     # Section 3.1: modality encoders
 
-    def forward(self, adjacency: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, adjacency: Tensor) -> Nodes:
         """Graph vectors of all users [n_users, d] and all items [n_items, d]: eq. (1)."""
         return self.graph_encoder(adjacency)
 
-    def interaction_vectors(self, nodes: tuple[Tensor, Tensor], users: Tensor, items: Tensor) -> Tensor:
+    def graph_views(self) -> tuple[Nodes, Nodes | None]:
+        """Vectors of all nodes, and for eq. (6) those with edges dropped; None where alpha is 0."""
+        nodes = self(self.graph.adjacency())
+        return nodes, self(self.graph.dropped_adjacency(self.edge_dropout)) if self.alpha else None
+
+    def interaction_vectors(self, nodes: Nodes, users: Tensor, items: Tensor) -> Tensor:
         """Unit vectors of g_uv = (g_u + g_v) / 2, [B, d]: section 3.1.1 and eq. (2)."""
         user_vectors, item_vectors = nodes
         return self.unit((user_vectors[users] + item_vectors[items]) / 2)
@@ -126,18 +135,18 @@ class SymCERE(VectorRecommender):
             interaction: B interactions with their review ids and one sampled negative item each.
         """
         users, items = interaction[self.USER_ID], interaction[self.ITEM_ID]
-        nodes = self(self.graph.adjacency())
+        nodes, other_nodes = self.graph_views()
+        graph = self.interaction_vectors(nodes, users, items)
         terms: dict[str, Tensor] = {}
         if self.text_encoder is not None:
-            graph = self.interaction_vectors(nodes, users, items)
-            text, masked_text = self.review_vectors(interaction[self.review_field], masked=bool(self.alpha))
+            text, masked_text = self.review_vectors(interaction[self.review_field], masked=bool(self.alpha_text))
             if self.cross_weight:
                 terms["cross_modal"] = self.cross_weight * self._contrast(self.cross_modal, graph, text, users, items)
-            if self.alpha:
-                dropped = self(self.graph.dropped_adjacency(self.edge_dropout))
-                dropped_graph = self.interaction_vectors(dropped, users, items)
-                terms["intra_graph"] = self.alpha * self._contrast(self.intra_modal, graph, dropped_graph)
-                terms["intra_text"] = self.alpha * self._contrast(self.intra_modal, text, masked_text)
+            if self.alpha_text:
+                terms["intra_text"] = self.alpha_text * self._contrast(self.intra_modal, text, masked_text)
+        if other_nodes is not None:
+            other_graph = self.interaction_vectors(other_nodes, users, items)
+            terms["intra_graph"] = self.alpha * self._contrast(self.intra_modal, graph, other_graph)
         if self.beta:
             terms["bpr"] = self.beta * self._ranking_loss(nodes, users, items, interaction[self.NEG_ITEM_ID])
         if self.reg_weight:
@@ -162,9 +171,7 @@ class SymCERE(VectorRecommender):
         groups = zip(*(part.split(self.contrast_batch_size or size) for part in batch), strict=True)
         return torch.stack([len(group[0]) / size * loss(*group) for group in groups]).sum()
 
-    def _ranking_loss(
-        self, nodes: tuple[Tensor, Tensor], users: Tensor, positives: Tensor, negatives: Tensor
-    ) -> Tensor:
+    def _ranking_loss(self, nodes: Nodes, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
         """Eq. (7) over a batch of (user, observed item, sampled item), its scores between cosine and dot product."""
         user = _with_length(nodes[0][users], self.bpr_norm)
         positive, negative = (_with_length(nodes[1][items], self.bpr_norm) for items in (positives, negatives))

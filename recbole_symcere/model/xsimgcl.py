@@ -6,7 +6,6 @@ As https://github.com/Coder-Yu/SELFRec has it, commit 5b02294, but for the 1e-5 
 from math import inf
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from recbole.config import Config
 from recbole.data.interaction import Interaction
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from recbole_symcere.config import ABOVE_0, ConfigError
 from recbole_symcere.data.dataset import ReviewDataset
-from recbole_symcere.model.graph import BipartiteGraph, _node_embedding, propagate
+from recbole_symcere.model.graph import BipartiteGraph, NoisyLightGCN
 from recbole_symcere.model.loss import bpr, info_nce
 from recbole_symcere.model.recommender import VectorRecommender
 
@@ -40,36 +39,18 @@ class XSimGCL(VectorRecommender):
 
     def __init__(self, config: Config, dataset: ReviewDataset) -> None:
         super().__init__(config, dataset)
-        self.n_layers, self.contrast_layer = config["n_layers"], config["contrast_layer"]
-        if self.contrast_layer > self.n_layers:
-            raise ConfigError(f"contrast_layer is {self.contrast_layer}, but n_layers is {self.n_layers}")
         self.cl_weight, self.temperature = config["cl_weight"], config["temperature"]
         self.eps, self.reg_weight = config["eps"], config["reg_weight"]
         users, items = dataset.inter_feat[self.USER_ID], dataset.inter_feat[self.ITEM_ID]
         self.graph = BipartiteGraph(users, items, self.n_users, self.n_items)
-        self.embedding = _node_embedding(self.n_users, self.n_items, config["embedding_size"])
+        self.encoder = noisy_light_gcn(config, self.n_users, self.n_items)
         # The contrast is over each user and item of a batch once, as the authors': how many there are sets a shape, and
         # is counted on the host, so that nothing waits for a GPU.
         self.host_fields = (self.USER_ID, self.ITEM_ID)
 
     def forward(self, eps: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Vectors of all nodes, users first: the mean over the layers from 1, and the layer that it is contrasted with.
-
-        Args:
-            eps: length of the noise that each layer adds to a vector, within the vector's own orthant.
-
-        Returns:
-            [n_nodes, d] each.
-        """
-        adjacency = self.graph.adjacency()
-        layer, layers = self.embedding.weight, []
-        for _ in range(self.n_layers):
-            layer = propagate(adjacency, layer)
-            if eps:
-                noise = F.normalize(torch.rand_like(layer), dim=1)
-                layer = layer.addcmul(layer.detach().sign(), noise, value=eps)
-            layers.append(layer)
-        return sum(layers[1:], layers[0]) / self.n_layers, layers[self.contrast_layer - 1]
+        """``NoisyLightGCN.with_contrast_layer`` over the training graph."""
+        return self.encoder.with_contrast_layer(self.graph.adjacency(), eps)
 
     def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
         """The weighted terms, named by ``loss_names``; a term of weight 0 is neither computed nor returned.
@@ -99,3 +80,13 @@ class XSimGCL(VectorRecommender):
     def ranking_vectors(self) -> tuple[Tensor, Tensor]:
         users, items = self()[0].tensor_split([self.n_users])
         return users, items
+
+
+def noisy_light_gcn(config: Config, n_users: int, n_items: int) -> NoisyLightGCN:
+    """Raises:
+    ConfigError: there is no layer of the number ``contrast_layer``.
+    """
+    n_layers, contrast_layer = config["n_layers"], config["contrast_layer"]
+    if contrast_layer > n_layers:
+        raise ConfigError(f"contrast_layer is {contrast_layer}, but n_layers is {n_layers}")
+    return NoisyLightGCN(n_users, n_items, config["embedding_size"], n_layers, contrast_layer)

@@ -13,7 +13,7 @@ from recbole_symcere.comparison import runs
 from recbole_symcere.comparison.__main__ import main
 from recbole_symcere.comparison.comparison import Comparison, ablations_of
 from recbole_symcere.comparison.search import search_space
-from recbole_symcere.config import Config
+from recbole_symcere.config import Config, parse_value
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.ranking import RankingDataLoader
 
@@ -205,3 +205,11 @@ def test_a_setting_that_no_model_reads_is_refused(
     assert main(arguments("--text_trian=lora")) == 2
     assert "text_trian" in capsys.readouterr().err
     assert not Path("comparison").exists()
+
+
+def test_a_variant_is_searched_in_its_models_space(arguments: Callable[..., list[str]]) -> None:
+    given = [argument.removeprefix("--").split("=", 1) for argument in arguments() if "=" in argument]
+    settings = {key: parse_value(value) for key, value in given if key != "text_train"}
+    comparison = Comparison(["SMORE-dup"], ["tiny"], [], 2, 1, "strict", settings, Path("variant"))
+    (entry,) = comparison.entries
+    assert entry.search.space == search_space("SMORE") and entry.settings["model"] == "SMORE-dup"

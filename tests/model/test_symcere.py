@@ -134,9 +134,9 @@ def test_known_pairs_are_those_that_train_and_no_others(make_config: MakeConfig)
     ("weights", "names"),
     [
         ({"alpha": 0}, ("cross_modal", "bpr", "l2")),
-        ({"cross_weight": 0}, ("intra_graph", "intra_text", "bpr", "l2")),
-        ({"beta": 0}, ("cross_modal", "intra_graph", "intra_text", "l2")),
-        ({"reg_weight": 0}, ("cross_modal", "intra_graph", "intra_text", "bpr")),
+        ({"cross_weight": 0}, ("intra_text", "intra_graph", "bpr", "l2")),
+        ({"beta": 0}, ("cross_modal", "intra_text", "intra_graph", "l2")),
+        ({"reg_weight": 0}, ("cross_modal", "intra_text", "intra_graph", "bpr")),
         ({"alpha": 0, "cross_weight": 0}, ("bpr", "l2")),
     ],
 )
@@ -264,7 +264,7 @@ def test_negatives_come_from_so_many_interactions_of_a_batch(make_config: MakeCo
     assert [len(part) for part in parts] == [25, 25, 14]
     losses = [loss_of(alone, part) for part in parts]
     found, undivided = loss_of(model, batch), loss_of(alone, batch)
-    for name in ("cross_modal", "intra_graph", "intra_text", "bpr"):
+    for name in ("cross_modal", "intra_text", "intra_graph", "bpr"):
         mean = sum(len(part) * float(loss[name]) for part, loss in zip(parts, losses, strict=True)) / len(batch)
         assert float(found[name]) == pytest.approx(mean, rel=1e-5)
         assert (float(undivided[name]) == pytest.approx(mean, rel=1e-3)) == (name == "bpr")

@@ -60,7 +60,7 @@ def slow_layers(model: XSimGCL, n_layers: int, eps: float) -> list[list[Tensor]]
     edges = {(user, N_USERS + item) for user, item in PAIRS}
     nodes = range(N_USERS + N_ITEMS)
     neighbours = [[sum(edge) - node for edge in edges if node in edge] for node in nodes]
-    layer, layers = list(model.embedding.weight), []
+    layer, layers = list(model.encoder.embedding.weight), []
     for _ in nodes[:n_layers]:
         noise = torch.rand(len(nodes), WIDTH, dtype=torch.float64)
         layer = [
