@@ -138,8 +138,8 @@ def make_config(settings: dict[str, Any]) -> Callable[..., Config]:
 
 
 def for_model(settings: dict[str, Any]) -> dict[str, Any]:
-    """``settings`` without SymCERE's keys, if the model is another; SMORE has all but one of them too."""
-    if settings["model"] == "SymCERE":
+    """``settings`` without SymCERE's keys, if the model does not have them; SMORE has all but one."""
+    if settings["model"] in ("SymCERE", "SymCEREPlus"):
         return settings
     own = {"text_train"}
     if settings["model"] != "SMORE":

@@ -30,7 +30,9 @@ from recbole_symcere.quick_start import (
 from recbole_symcere.trainer import CheckpointError, Trainer, TrainingError, load_checkpoint, resume_path
 from tests.conftest import for_model, tiny_rows, write_atomic_files
 
-MODELS = ("SymCERE", "SMORE", "NeuMF", "NGCF", "LightGCN", "SGL", "BPR", "Pop", "ItemKNN", "EASE")
+MODELS = (
+    "SymCERE", "SymCEREPlus", "XSimGCL", "SMORE", "NeuMF", "NGCF", "LightGCN", "SGL", "BPR", "Pop", "ItemKNN", "EASE",
+)  # fmt: skip
 METRICS = {
     f"{metric}@{k}"
     for metric in (
@@ -91,12 +93,15 @@ def test_the_same_seed_gives_the_same_result_to_the_last_digit(settings: Setting
         ("SymCERE", {"text_train": "lora", "text_warmup_steps": 12}),
         ("SymCERE", {"text_train": "full"}),
         ("SymCERE", {"graph_encoder": "NGCF"}),
+        ("SymCEREPlus", {}),
+        ("SymCEREPlus", {"text_train": "lora", "text_warmup_steps": 12}),
         ("SMORE", {"smore_mode": "single", "dropout_rate": 0.1}),
         ("SMORE", {"smore_mode": "dup", "image_knn_k": 5, "learning_rate_decay": 0.1, "learning_rate_decay_epochs": 2}),
         ("NeuMF", {}),
         ("NGCF", {}),
         ("LightGCN", {}),
         ("SGL", {}),
+        ("XSimGCL", {}),
     ],
 )
 def test_a_killed_run_resumes_to_the_result_it_would_have_had(
@@ -293,7 +298,7 @@ def test_recommendations_of_smore_are_those_of_the_whole_model(
         assert values == pytest.approx(score.tolist())
 
 
-@pytest.mark.parametrize("model", ["SymCERE", "SMORE", "NeuMF"])
+@pytest.mark.parametrize("model", ["SymCERE", "SymCEREPlus", "SMORE", "NeuMF"])
 def test_recommendations_need_no_review_and_no_test_row(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:

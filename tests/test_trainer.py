@@ -57,6 +57,14 @@ def test_a_step_of_smore_does_neither(make_config: MakeConfig, smore_mode: str) 
     assert step_on_meta(make_config(model="SMORE", smore_mode=smore_mode, dropout_rate=0.1)) == []
 
 
+@pytest.mark.parametrize("text_train", ["frozen", "lora"])
+def test_a_step_of_symcere_plus_does_neither(make_config: MakeConfig, text_train: str) -> None:
+    config = make_config(
+        model="SymCEREPlus", text_train=text_train, alpha_text=0.1, text_tokens_per_batch=100, text_memory=1e-4
+    )
+    assert step_on_meta(config) == []
+
+
 def rates_of_each_step(trainer: Trainer, train_data: Any, epochs: Iterable[int]) -> list[list[float]]:
     """The learning rates of the optimiser's groups, step by step; nothing is trained."""
     rates: list[list[float]] = []

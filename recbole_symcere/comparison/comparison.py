@@ -24,6 +24,7 @@ from recbole_symcere.trainer import FREE_SETTINGS, TrainingError
 SECONDS_BETWEEN_LOOKS = 5.0  # at what other processes have finished
 FIRST_SEED = 2020
 NOT_TUNED = {"model", "dataset", "protocol", "seed", "tuned"}
+SUMMARY = ("ndcg@10",)
 ACCURACY = ("hit@10", "ndcg@10", "hit@20", "ndcg@20")
 POPULARITY = (
     "ndcg@10", "headndcg@10", "middlendcg@10", "tailndcg@10", "itemcoverage@10", "averagepopularity@10", "giniindex@10",
@@ -204,6 +205,7 @@ class Comparison:
         # On a small dataset nobody may have an item of one of the groups held out.
         of_popularity = [name for name in POPULARITY if not any(math.isnan(run.metrics[name]) for run in done)]
         tables = {
+            "summary": make_table(done, SUMMARY, self.ours),
             "accuracy": make_table(done, ACCURACY, self.ours),
             "popularity": make_table(done, of_popularity, self.ours),
         }
@@ -218,7 +220,7 @@ class Comparison:
             path = self.output / "tuned" / entry.dataset / f"{entry.model}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(yaml.safe_dump(entry.chosen), encoding="utf-8")
-        return to_markdown(tables["accuracy"])
+        return to_markdown(tables["summary"])
 
 
 def ablations_of(model: str) -> dict[str, dict[str, Any]]:

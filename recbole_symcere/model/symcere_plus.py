@@ -29,7 +29,7 @@ class SymCEREPlus(SymCERE):
     Args:
         config: see ``properties/model/SymCEREPlus.yaml``.
         dataset: the interactions that train; no other review is read.
-        profiles: what ``text_profiles`` returns, in place of reading the reviews.
+        profiles: what ``whitened_profiles`` returns, in place of reading the reviews.
 
     Raises:
         ConfigError: there is no layer of the number ``contrast_layer``; or as for SymCERE.
@@ -49,7 +49,7 @@ class SymCEREPlus(SymCERE):
         super().__init__(config, dataset)
         self.eps, self.profile_weight = config["eps"], config["profile_weight"]
         if profiles is None and (self.profile_weight or config["text_init"]):
-            profiles = text_profiles(config, dataset)
+            profiles = whitened_profiles(config, dataset)
             add_main_directions(self.graph_encoder.embedding.weight.data, torch.cat(profiles), config["text_init"])
         if self.profile_weight and profiles is not None:
             for name, vectors in zip(("user_profiles", "item_profiles"), profiles, strict=True):
@@ -79,7 +79,7 @@ class SymCEREPlus(SymCERE):
         return torch.cat([users, weight[:, None] * self.user_profiles], 1), torch.cat([items, self.item_profiles], 1)
 
 
-def text_profiles(config: Config, dataset: ReviewDataset) -> Nodes:
+def whitened_profiles(config: Config, dataset: ReviewDataset) -> Nodes:
     """Directions of unit length in the whitened space of training reviews.
 
     An item's is that of the mean of its reviews; a user's lies half-way between that of the mean of their own reviews
@@ -113,7 +113,7 @@ def add_main_directions(embedding: Tensor, profiles: Tensor, scale: float) -> No
         profiles: [n, hidden]; of fewer than d directions, the last columns of the embedding stay as they are.
     """
     directions, singular = _main_directions(profiles)
-    d = min(embedding.shape[1], int((singular > 1e-6 * singular[0]).sum()))
+    d = min(embedding.shape[1], int((singular > 1e-3 * singular[0]).sum()))  # below, float32 rounds x.T @ x
     strongest = profiles @ directions[:, :d] * (len(profiles) ** 0.5 / singular[:d])
     embedding[:, :d] += scale * embedding.std() * strongest.to(embedding.dtype)
 

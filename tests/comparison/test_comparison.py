@@ -66,7 +66,7 @@ def test_every_model_gets_the_same_budget_and_the_test_part_once(
     assert main(arguments()) == 0
     assert [len(models) for models in done.values()] == [7, 6]
     assert capsys.readouterr().out == table
-    for name in ("accuracy", "popularity"):
+    for name in ("summary", "accuracy", "popularity"):
         assert all((Path("comparison") / f"{name}.{suffix}").read_text() for suffix in ("md", "csv", "tex"))
     assert set(numbers(Path("comparison"))["model"]) == set(MODELS)
     tuned = yaml.safe_load((Path("comparison") / "tuned" / "tiny" / "LightGCN.yaml").read_text())

@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_symcere.config import Config
-from recbole_symcere.model.review_views import item_text_features, mean_by_group
+from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.model.review_views import (
+    item_text_features,
+    mean_by_group,
+    review_rows,
+    review_views,
+    training_vectors,
+)
 from recbole_symcere.model.text import ReviewEncoder
 from recbole_symcere.quick_start import create_dataset
 from tests.conftest import tiny_rows, write_atomic_files
@@ -66,3 +73,43 @@ def test_no_held_out_review_is_read(make_config: MakeConfig, tmp_path: Path) -> 
     with pytest.raises(IndexError):
         held_out = set(range(1, part.num("review_id"))) - set(part.inter_feat["review_id"].tolist())
         part.review_texts()[part.review_rows()[min(held_out)]]
+
+
+# What the reviews are replaced with
+
+
+def test_shuffled_reviews_are_those_of_other_training_interactions(make_config: MakeConfig) -> None:
+    config = make_config(text_source="shuffled")
+    part = create_dataset(config).build()[0]
+    rows = review_rows(config, part)
+    training = part.inter_feat["review_id"]
+    assert sorted(rows[training].tolist()) == list(range(len(part)))
+    assert (rows[training] != part.review_rows()[training]).float().mean() > 0.9
+    held_out = torch.tensor(sorted(set(range(1, part.num("review_id"))) - set(training.tolist())))
+    assert len(held_out) and (rows[held_out] == len(part)).all(), "to look one up is an index error"
+    assert torch.equal(rows, review_rows(config, part))
+    assert not torch.equal(rows, review_rows(make_config(text_source="shuffled", seed=1), part))
+
+
+@pytest.mark.parametrize("text_source", ["reviews", "shuffled", "random"])
+def test_loss_and_profiles_know_an_interaction_by_the_same_text(make_config: MakeConfig, text_source: str) -> None:
+    part, of_seeds = create_dataset(make_config()).build()[0], []
+    for seed in (0, 1):
+        config = make_config(text_source=text_source, seed=seed)
+        rows = review_rows(config, part)[part.inter_feat["review_id"]]
+        vectors, _ = review_views(config, part, masked=False)(rows, False)
+        assert torch.equal(vectors, training_vectors(config, part))
+        of_seeds.append(vectors)
+    assert torch.equal(*of_seeds) == (text_source == "reviews")
+
+
+def test_random_vectors_need_neither_review_nor_encoder(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(text_source="random", text_encoder="gone", embedding_size=6)
+    part = create_dataset(config).build()[0]
+    monkeypatch.delattr(ReviewDataset, "review_texts")
+    rows = torch.arange(len(part))
+    clean, masked = review_views(config, part, masked=True)(rows, True)
+    assert clean.shape == training_vectors(config, part).shape == (len(part), 6)
+    assert torch.equal(clean, masked), "there is no word to mask"

@@ -12,8 +12,9 @@ from recbole.data.interaction import Interaction
 from recbole.utils.case_study import full_sort_scores
 from torch import Tensor
 
-from recbole_symcere.config import Config
+from recbole_symcere.config import Config, ConfigError
 from recbole_symcere.model import symcere as module
+from recbole_symcere.model import text
 from recbole_symcere.model.review_views import KeptVectors
 from recbole_symcere.model.symcere import SymCERE
 from recbole_symcere.quick_start import create_dataset, data_preparation
@@ -25,7 +26,7 @@ def build(config: Config) -> tuple[SymCERE, Interaction, Any]:
     """A model, a training batch, and the test dataloader."""
     train_data, _, test_data = data_preparation(config, create_dataset(config))
     torch.manual_seed(0)
-    model = SymCERE(config, train_data._dataset)
+    model = config.model_class(config, train_data._dataset)
     return model, next(iter(train_data)), test_data
 
 
@@ -110,6 +111,11 @@ def test_bpr_scores_lie_between_cosine_and_dot_product(
     assert float(found) == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
+def test_the_noisy_graph_encoder_is_that_of_symcere_plus_alone(make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match="graph_encoder is 'XSimGCL', but must be one of 'LightGCN', 'NGCF'"):
+        make_config(graph_encoder="XSimGCL")
+
+
 def model_pairs(model: SymCERE) -> set[tuple[int, int]]:
     """Every pair that the mask of eq. (3) would drop."""
     known = model.known_pairs(torch.arange(model.n_users), torch.arange(model.n_items))
@@ -138,6 +144,9 @@ def test_known_pairs_are_those_that_train_and_no_others(make_config: MakeConfig)
         ({"beta": 0}, ("cross_modal", "intra_text", "intra_graph", "l2")),
         ({"reg_weight": 0}, ("cross_modal", "intra_text", "intra_graph", "bpr")),
         ({"alpha": 0, "cross_weight": 0}, ("bpr", "l2")),
+        ({"alpha_text": 0}, ("cross_modal", "intra_graph", "bpr", "l2")),
+        ({"alpha_text": 0.5, "alpha": 0}, ("cross_modal", "intra_text", "bpr", "l2")),
+        ({"alpha_text": 0, "cross_weight": 0}, ("intra_graph", "bpr", "l2")),
     ],
 )
 def test_a_term_of_weight_0_costs_nothing(
@@ -156,11 +165,32 @@ def test_a_term_of_weight_0_costs_nothing(
     )
     model, batch, _ = build(make_config(**weights))
     assert tuple(loss_of(model, batch)) == names
-    assert ("symmetric_nce" in calls) == bool(weights.get("cross_weight", 1))
-    assert ("info_nce" in calls) == ("dropped" in calls) == bool(weights.get("alpha", 1))
-    assert ("bpr" in calls) == bool(weights.get("beta", 1))
-    needs_text = bool(weights.get("cross_weight", 1) or weights.get("alpha", 1))
+    assert ("symmetric_nce" in calls) == ("cross_modal" in names)
+    assert ("dropped" in calls) == ("intra_graph" in names)
+    assert ("info_nce" in calls) == ("intra_graph" in names or "intra_text" in names)
+    assert ("bpr" in calls) == ("bpr" in names)
+    needs_text = "cross_modal" in names or "intra_text" in names
     assert ("review_views" in calls) == (model.text_encoder is not None) == needs_text
+
+
+@pytest.mark.parametrize("alpha_text", [0.0, 0.2])
+@pytest.mark.parametrize("text_train", ["frozen", "lora"])
+def test_words_are_masked_only_for_the_contrast_of_texts(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, text_train: str, alpha_text: float
+) -> None:
+    mask_words, ratios = text.mask_words, []
+    monkeypatch.setattr(text, "mask_words", lambda *args: ratios.append(args[3]) or mask_words(*args))
+    model, batch, _ = build(make_config(text_train=text_train, alpha_text=alpha_text, word_masking=0.5))
+    assert ("intra_text" in loss_of(model, batch)) == bool(alpha_text)
+    assert set(ratios) - {0.0} == ({0.5} if alpha_text else set())
+
+
+def test_alpha_text_weighs_the_text_alone(make_config: MakeConfig) -> None:
+    (model, batch, _), (other, _, _) = (build(make_config(alpha=0.7, alpha_text=weight)) for weight in (None, 0.2))
+    found, apart = loss_of(model, batch), loss_of(other, batch)
+    for name, value in found.items():
+        weight = 0.2 / 0.7 if name == "intra_text" else 1.0
+        assert float(apart[name].detach()) == pytest.approx(weight * float(value.detach())), name
 
 
 @pytest.mark.parametrize("text_train", ["frozen", "lora", "full"])
