@@ -142,7 +142,7 @@ def _epoch(folder: Path, n: int) -> tuple[float, float]:
     settings = {"data_path": str(folder), "train_batch_size": max(1, n // STEPS), "contrast_batch_size": CONTRAST}
     config = Config("SymCERE", "generated", config_dict=settings | FROZEN | SILENT)
     train_data, _, _ = data_preparation(config, create_dataset(config))
-    with patch.object(symcere, "review_views", lambda config, dataset: _random_views(len(dataset))):
+    with patch.object(symcere, "review_views", lambda config, dataset, masked: _random_views(len(dataset))):
         model = symcere.SymCERE(config, train_data._dataset)
     trainer = Trainer(config, model.to(config["device"]))
     started = perf_counter()
