@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         help="later files win over earlier ones",
     )
     add("--protocol", help="strict (default), paper or temporal")
-    add("--tuned", action="store_const", const=True, help="the settings that a comparison chose for this dataset")
+    add("--tuned", nargs="?", const=True, type=parse_value, help="what a comparison chose for this dataset")
     add("--checkpoint_file", metavar="PATH", help="where the best epoch is kept; given again, the run resumes")
     add("--result_file", metavar="PATH", help="write settings, versions and metrics there as JSON")
     return parser

@@ -247,9 +247,10 @@ class Config(RecBoleConfig):
             layers.append(_for_models(load_yaml(ours / "dataset" / f"{dataset}.yaml"), names))
         overall = load_yaml(ours / "overall.yaml")
         if self.external_config_dict.get("tuned", overall["tuned"]):
-            layers.append(_tuned(model, dataset))
+            layers.append(tuned_settings(model, dataset))
         layers.append(self._protocol(str(self.external_config_dict.get("protocol", overall["protocol"]))))
-        settings = {key: value for layer in layers for key, value in layer.items()}
+        unread = getattr(model_class, "unread", ())  # of the settings that a model inherits
+        settings = {key: value for layer in layers for key, value in layer.items() if key not in unread}
         self._optional = {key for layer in layers for key, value in layer.items() if value is None}
         settings["MODEL_TYPE"] = model_class.type  # type: ignore[attr-defined]
         self.internal_config_dict = settings
@@ -272,7 +273,8 @@ class Config(RecBoleConfig):
         self._check_evaluation(final)
         # What rebuilds this configuration, before RecBole adds what it derives: checkpoints and results hold it.
         self.settings = _plain({key: value for key, value in final.items() if key not in ("MODEL_TYPE", *UNREAD_KEYS)})
-        self.settings |= {"model": self.model, "dataset": self.dataset}
+        # Tuned settings are among them now: their file may be gone when they are read again.
+        self.settings |= {"model": self.model, "dataset": self.dataset, "tuned": False}
         return final
 
     def _init_device(self) -> None:
@@ -364,8 +366,12 @@ def _for_models(settings: dict[str, Any], names: Sequence[str]) -> dict[str, Any
     return common | {key: value for name in names for key, value in settings.get(name, {}).items()}
 
 
-def _tuned(model: str, dataset: str) -> dict[str, Any]:
-    """The settings that a comparison found for a model on a dataset."""
+def tuned_settings(model: str, dataset: str) -> dict[str, Any]:
+    """The settings that a comparison found for a model on a dataset.
+
+    Raises:
+        ConfigError: there are none.
+    """
     folder = properties_folder() / "tuned"
     path = folder / dataset / f"{model}.yaml"
     if not path.is_file():

@@ -195,8 +195,9 @@ class Trainer(RecBoleTrainer):
         with self._progress(show_progress):
             try:
                 result = super().fit(train_data, valid_data, verbose, saved, show_progress, stop_if_asked)
-            except _Stopped:
-                result = self.best_valid_score, self.best_valid_result
+            except _Stopped:  # no state of this epoch is kept, so that a resumed run is asked again
+                self.seconds = perf_counter() - self._started
+                return self.best_valid_score, self.best_valid_result
         self._save_resume_state(self.epochs_run - 1, train_data)
         return result
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_symcere.comparison.comparison import Comparison
+from recbole_symcere.comparison.comparison import Comparison, is_ours
 from recbole_symcere.comparison.tables import RunsError
 from recbole_symcere.config import ConfigError, parse_value
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--models", nargs="+", required=True, metavar="MODEL")
     add("--datasets", nargs="+", required=True, metavar="DATASET")
-    add("--ours", nargs="+", default=["SymCERE"], metavar="MODEL", help="the others are baselines (%(default)s)")
+    add("--ours", nargs="+", metavar="MODEL", help="the others are baselines (default: SymCERE and its kin)")
     add("--trials", type=_at_least(0), default=10, help="settings to try for each model (%(default)s); 0: no search")
     add("--seeds", type=_at_least(1), default=5, help="runs of the best setting (%(default)s)")
     add("--tuned", action="store_true", help="start from the settings of an earlier comparison, in properties/tuned")
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         comparison = Comparison(
             given.models,
             given.datasets,
-            given.ours,
+            given.ours if given.ours is not None else [model for model in given.models if is_ours(model)],
             given.trials,
             given.seeds,
             given.protocol,

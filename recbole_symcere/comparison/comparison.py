@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -18,8 +18,9 @@ from tqdm import tqdm
 from recbole_symcere.comparison import runs
 from recbole_symcere.comparison.search import Search, origin, search_space
 from recbole_symcere.comparison.tables import Run, make_table, to_csv, to_latex, to_markdown
-from recbole_symcere.config import Config, load_yaml, properties_folder
-from recbole_symcere.trainer import FREE_SETTINGS, TrainingError
+from recbole_symcere.config import Config, ConfigError, get_model, load_yaml, properties_folder, tuned_settings
+from recbole_symcere.model.symcere import SymCERE
+from recbole_symcere.trainer import TrainingError
 
 SECONDS_BETWEEN_LOOKS = 5.0  # at what other processes have finished
 FIRST_SEED = 2020
@@ -51,7 +52,7 @@ class Entry:
     seeds: Sequence[int]
     changes: Mapping[str, Any] = field(default_factory=dict)
 
-    @cached_property
+    @property
     def tuned(self) -> dict[str, Any]:
         """The best settings, once the search is done."""
         return {**self.settings, **self.search.best(), **self.changes}
@@ -73,15 +74,20 @@ class Entry:
     @property
     def chosen(self) -> dict[str, Any]:
         """What ``--tuned`` reads: all that was searched, or given, and bears on the result."""
-        given = {key: value for key, value in self.settings.items() if key not in FREE_SETTINGS | NOT_TUNED}
-        return given | self.search.best()
+        given = {key: value for key, value in self.settings.items() if key not in runs.NOT_COMPARED | NOT_TUNED}
+        tuned = tuned_settings(self.model, self.dataset) if self.settings.get("tuned") else {}
+        return tuned | given | self.search.best()
 
     def run_folder(self, seed: int) -> Path:
         return self.folder / f"seed-{seed}"
 
+    def is_complete(self, seed: int) -> bool:
+        """Whether the run of a seed is there, with the best settings."""
+        return runs.is_complete(self.run_folder(seed), self.tuned | {"seed": seed})
+
     @property
     def seeds_left(self) -> list[int]:
-        return [seed for seed in self.seeds if not runs.is_complete(self.run_folder(seed))]
+        return [seed for seed in self.seeds if not self.is_complete(seed)]
 
     @property
     def tasks(self) -> int:
@@ -119,7 +125,9 @@ class Comparison:
         output: Path,
         ablations: bool = False,
     ) -> None:
-        self.ours, self.output = list(ours), output
+        self.ours, self.output, self.tables = list(ours), output, output / protocol
+        if absent := sorted(set(ours) - set(models)):
+            raise ConfigError(f"--ours names {', '.join(absent)}, which --models does not")
         seeds = range(FIRST_SEED, FIRST_SEED + n_seeds)
         common = {"protocol": protocol, "seed": FIRST_SEED}
         configs = [Config(model, dataset, config_dict=common) for dataset in datasets for model in models]
@@ -131,10 +139,12 @@ class Comparison:
             model, dataset = config["model"], config["dataset"]
             own = {key: value for key, value in settings.items() if key in config.known_keys}
             given = common | own | {"model": model, "dataset": dataset}
-            complete = Config(config_dict=given).settings
+            with_given = Config(config_dict=given)
+            _check_metrics(with_given)
+            complete = with_given.settings
             searched = search_space(model) or search_space(config.model_class.__name__)  # or a variant's model's
             space = {key: values for key, values in searched.items() if key not in own}
-            fixed = {key: value for key, value in complete.items() if key not in FREE_SETTINGS | space.keys()}
+            fixed = {key: value for key, value in complete.items() if key not in runs.NOT_COMPARED | space.keys()}
             name = f"{protocol}/{dataset}/{model}"
             search = Search(output / "search", name, space, complete, n_trials, fixed)
             entry = Entry(dataset, model, model, given, search, output / "runs" / name, seeds)
@@ -158,7 +168,8 @@ class Comparison:
         """Does the first task that nobody has, and names it."""
         for entry in self.entries:
             if not entry.search.done:
-                yield from self._one_trial(entry)
+                if not entry.is_ablation:
+                    yield from self._one_trial(entry)
             else:
                 yield from self._one_run(entry)
 
@@ -170,9 +181,10 @@ class Comparison:
             try:
                 hopeless = partial(entry.search.is_hopeless, trial)
                 score, details = runs.validation_score({**entry.settings, **trial.params}, checkpoint, hopeless)
-            except TrainingError as error:  # such as a learning rate at which the loss is not finite
+            except (TrainingError, ConfigError) as error:  # a rate at which the loss is not finite; too few layers
                 score, details = 0.0, {"error": str(error)}
             entry.search.finish(trial, score, **details)
+            runs.remove(checkpoint)  # only now: a trial that is killed before goes on from it
         yield f"{entry.dataset}, {entry.model}: trial {len(entry.search.scores)}, {score:.4f}"
 
     def _one_run(self, entry: Entry) -> Iterator[str]:
@@ -184,7 +196,7 @@ class Comparison:
             except Timeout:
                 continue
             with held:
-                if not runs.is_complete(folder):  # by now
+                if not entry.is_complete(seed):  # by now
                     runs.test_run(entry.tuned | {"seed": seed}, folder)
             yield f"{entry.dataset}, {entry.name}: seed {seed}"
 
@@ -203,7 +215,9 @@ class Comparison:
         models = [entry for entry in self.entries if not entry.is_ablation]
         done = _runs(models)
         # On a small dataset nobody may have an item of one of the groups held out.
-        of_popularity = [name for name in POPULARITY if not any(math.isnan(run.metrics[name]) for run in done)]
+        of_popularity = [
+            name for name in POPULARITY if not any(math.isnan(run.metrics.get(name, math.nan)) for run in done)
+        ]
         tables = {
             "summary": make_table(done, SUMMARY, self.ours),
             "accuracy": make_table(done, ACCURACY, self.ours),
@@ -212,15 +226,26 @@ class Comparison:
         for model in sorted({entry.model for entry in self.entries if entry.is_ablation}):
             rows = [entry for entry in self.entries if entry.model == model]
             tables[f"ablation-{model}"] = make_table(_runs(rows), ACCURACY, [model])
-        self.output.mkdir(parents=True, exist_ok=True)
+        self.tables.mkdir(parents=True, exist_ok=True)
         for name, table in tables.items():
             for suffix, render in (("md", to_markdown), ("csv", to_csv), ("tex", to_latex)):
-                (self.output / f"{name}.{suffix}").write_text(render(table), encoding="utf-8")
+                (self.tables / f"{name}.{suffix}").write_text(render(table), encoding="utf-8")
         for entry in models:
-            path = self.output / "tuned" / entry.dataset / f"{entry.model}.yaml"
+            path = self.tables / "tuned" / entry.dataset / f"{entry.model}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(yaml.safe_dump(entry.chosen), encoding="utf-8")
         return to_markdown(tables["summary"])
+
+
+def is_ours(model: str) -> bool:
+    """Whether a model is SymCERE or made of it."""
+    return issubclass(get_model(model), SymCERE)
+
+
+def _check_metrics(config: Config) -> None:
+    known = {f"{metric.lower()}@{k}" for metric in config["metrics"] for k in config["topk"]}
+    if absent := sorted({*SUMMARY, *ACCURACY} - known):
+        raise ConfigError(f"the tables need {', '.join(absent)}: leave metrics and topk as they are, or add to them")
 
 
 def ablations_of(model: str) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
@@ -14,8 +15,9 @@ import polars as pl
 from recbole_symcere.comparison.tables import Run
 from recbole_symcere.config import Config
 from recbole_symcere.quick_start import Fitted, commit, fit, versions
-from recbole_symcere.trainer import resume_path
+from recbole_symcere.trainer import FREE_SETTINGS, resume_path
 
+NOT_COMPARED = FREE_SETTINGS - {"epochs", "stopping_step"}
 QUIET = {"show_progress": False, "state": "ERROR"}
 
 
@@ -26,14 +28,13 @@ def validation_score(
 
     Args:
         settings: of the model, the dataset and the training.
-        checkpoint: where an interrupted training goes on from; removed at the end.
+        checkpoint: where an interrupted training goes on from.
         is_hopeless: asked after every validation, with its epoch and score; true ends the training.
 
     Returns:
         The best validation score, and seconds and epochs for the record.
     """
     fitted = _fit(settings, checkpoint, is_hopeless)
-    _remove(checkpoint)
     trainer = fitted.trainer
     return float(fitted.best_valid_score), {"seconds": trainer.seconds, "epochs": trainer.epochs_run}
 
@@ -60,7 +61,7 @@ def test_run(settings: Mapping[str, Any], folder: Path) -> None:
     }
     _users(fitted).write_parquet(folder / "users.parquet")
     _write_last(folder / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    _remove(folder / "model.pth")
+    remove(folder / "model.pth")
 
 
 def read_run(model: str, folder: Path) -> Run:
@@ -71,9 +72,14 @@ def read_run(model: str, folder: Path) -> Run:
     return Run(settings["dataset"], model, settings["seed"], record["metrics"], users, record["seconds"]["fit"])
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether ``test_run`` came to its end there."""
-    return (folder / "run.json").is_file()
+def is_complete(folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether ``test_run`` came to its end there, with these settings."""
+    path = folder / "run.json"
+    if not path.is_file():
+        return False
+    before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    now = Config(config_dict=dict(settings)).settings
+    return all(before.get(key) == value for key, value in now.items() if key not in NOT_COMPARED)
 
 
 def _fit(
@@ -97,6 +103,8 @@ def _write_last(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _remove(checkpoint: Path) -> None:
+def remove(checkpoint: Path) -> None:
+    """A checkpoint and what stands beside it."""
+    shutil.rmtree(checkpoint.with_suffix(".adapter"), ignore_errors=True)
     for path in (checkpoint, resume_path(checkpoint)):
         path.unlink(missing_ok=True)

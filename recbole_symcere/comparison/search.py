@@ -3,12 +3,14 @@
 A trial that was killed is run again with its settings; as each draw depends on the finished trials alone, a search by
 one process ends where an unbroken one would.
 
-Optuna's median rule ends a trial early, for every model alike: one whose best score so far is below the median of what
-the finished trials had reached by that epoch. It counts as a trial, with that score.
+The median rule of Vizier and Optuna ends a trial early, for every model alike: one whose best score so far is below the
+median of what the finished trials had reached by that epoch, those that ended earlier among them, which Optuna's own
+leaves out. It counts as a trial, with that score.
 """
 
 from __future__ import annotations
 
+import statistics
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +20,6 @@ from typing import Any
 import optuna
 from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -98,11 +99,10 @@ class Search:
                 study_name=name,
                 direction="maximize",
                 load_if_exists=True,
-                pruner=MedianPruner(UNPRUNED_TRIALS, UNPRUNED_EPOCHS),
             )
             if not self._study.user_attrs:
-                self._study.set_user_attr("fixed", dict(fixed))
                 self._study.enqueue_trial(first)
+                self._study.set_user_attr("fixed", dict(fixed))
         self._check_fixed(folder, fixed)
 
     def _check_fixed(self, folder: Path, fixed: Mapping[str, Any]) -> None:
@@ -131,7 +131,7 @@ class Search:
 
     def best(self) -> dict[str, Any]:
         """The settings with the highest validation score; of several, the earliest. Nothing, if nothing was tried."""
-        best = max(self._finished(), key=lambda trial: (trial.value, -trial.number), default=None)
+        best = max(self._finished()[: self.n_trials], key=lambda trial: (trial.value, -trial.number), default=None)
         return dict(best.params) if best else {}
 
     def _finished(self) -> list[optuna.trial.FrozenTrial]:
@@ -167,9 +167,13 @@ class Search:
     def is_hopeless(self, trial: optuna.Trial, epoch: int, score: float) -> bool:
         """Whether the median rule ends the trial; keeps its best validation score up to ``epoch`` for the others."""
         so_far = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        best = max(score, *so_far.values()) if so_far else score
         if epoch not in so_far:  # a killed trial goes on from an epoch before its last
-            trial.report(max(score, *so_far.values()) if so_far else score, epoch)
-        return trial.should_prune()
+            trial.report(best, epoch)
+        elif epoch < max(so_far):
+            return False
+        reached = [_reached(other, epoch) for other in self._finished()]
+        return epoch >= UNPRUNED_EPOCHS and len(reached) >= UNPRUNED_TRIALS and best < statistics.median(reached)
 
     def finish(self, trial: optuna.Trial, score: float, **details: Any) -> None:
         """Keeps a trial's validation score, and details as its user attributes."""
@@ -199,6 +203,11 @@ class Search:
 def origin(trial: optuna.Trial | optuna.trial.FrozenTrial) -> int:
     """The number of the trial that was first made with these settings, if this one goes on with a killed one."""
     return int(trial.user_attrs.get(ORIGIN, trial.number))
+
+
+def _reached(trial: optuna.trial.FrozenTrial, epoch: int) -> float:
+    """A finished trial's best score up to an epoch; 0 if it had none."""
+    return max((score for at, score in trial.intermediate_values.items() if at <= epoch), default=0.0)
 
 
 def _file_name(name: str) -> str:

@@ -36,6 +36,7 @@ class SymCEREPlus(SymCERE):
         DatasetError, ReviewFileError, EncoderError: the reviews or their encoder can't be had.
     """
 
+    unread: ClassVar = ("edge_dropout", "message_dropout")
     choices: ClassVar = SymCERE.choices | {"graph_encoder": ("XSimGCL",)}
     bounds: ClassVar = SymCERE.bounds | {
         **dict.fromkeys(("eps", "text_init", "profile_weight"), (0.0, inf)),
@@ -102,7 +103,7 @@ def whiten(x: Tensor) -> Tensor:
     """Centred rows [n, hidden] with the same variance in all main directions, but for the weakest, which fade out."""
     x = x - x.mean(0)
     directions, singular = _main_directions(x)
-    return x @ directions * (len(x) ** 0.5 / (singular + RIDGE * singular[0]).clamp(min=torch.finfo(x.dtype).tiny))
+    return x @ directions * (len(x) ** 0.5 / (singular + RIDGE * singular[0]).clamp(min=1e-6))
 
 
 def add_main_directions(embedding: Tensor, profiles: Tensor, scale: float) -> None:

@@ -11,7 +11,7 @@ import yaml
 
 from recbole_symcere.comparison import runs
 from recbole_symcere.comparison.__main__ import main
-from recbole_symcere.comparison.comparison import Comparison, ablations_of
+from recbole_symcere.comparison.comparison import Comparison, ablations_of, is_ours
 from recbole_symcere.comparison.search import search_space
 from recbole_symcere.config import Config, parse_value
 from recbole_symcere.data.dataset import ReviewDataset
@@ -48,7 +48,7 @@ def never(epoch: int, score: float) -> bool:
 
 def numbers(output: Path) -> pl.DataFrame:
     """The table without what a clock decides."""
-    return pl.read_csv(output / "accuracy.csv").drop("seconds")
+    return pl.read_csv(output / "strict" / "accuracy.csv").drop("seconds")
 
 
 def test_every_model_gets_the_same_budget_and_the_test_part_once(
@@ -67,10 +67,10 @@ def test_every_model_gets_the_same_budget_and_the_test_part_once(
     assert [len(models) for models in done.values()] == [7, 6]
     assert capsys.readouterr().out == table
     for name in ("summary", "accuracy", "popularity"):
-        assert all((Path("comparison") / f"{name}.{suffix}").read_text() for suffix in ("md", "csv", "tex"))
+        assert all((Path("comparison/strict") / f"{name}.{suffix}").read_text() for suffix in ("md", "csv", "tex"))
     assert set(numbers(Path("comparison"))["model"]) == set(MODELS)
-    tuned = yaml.safe_load((Path("comparison") / "tuned" / "tiny" / "LightGCN.yaml").read_text())
-    assert tuned.keys() == search_space("LightGCN").keys() | {"train_batch_size", "text_encoder"} & tuned.keys()
+    tuned = yaml.safe_load((Path("comparison/strict") / "tuned" / "tiny" / "LightGCN.yaml").read_text())
+    assert tuned.keys() == search_space("LightGCN").keys() | {"train_batch_size", "epochs"}
     for record in Path("comparison").glob("runs/strict/tiny/LightGCN/*/run.json"):
         settings = json.loads(record.read_text())["settings"]
         assert {key: settings[key] for key in tuned} == tuned
@@ -165,7 +165,33 @@ def test_a_trial_ends_where_the_rule_says(make_config: Callable[..., Any], tmp_p
     score, details = runs.validation_score(make_config(model="LightGCN", epochs=9).settings, tmp_path / "a.pth", rule)
     assert [epoch for epoch, _ in seen] == [0, 1, 2] and details["epochs"] == 3
     assert score == max(score for _, score in seen)
-    assert not list(tmp_path.glob("*.pth"))
+
+
+def test_runs_of_other_settings_are_made_anew(arguments: Callable[..., list[str]]) -> None:
+    record = Path("comparison/runs/strict/tiny/LightGCN/seed-2020/run.json")
+
+    def rate() -> float:
+        return json.loads(record.read_text())["settings"]["learning_rate"]
+
+    models = ["LightGCN", "SymCERE"]
+    assert main(arguments("--trials=1", models=models)) == 0
+    default = rate()
+    assert main(arguments("--trials=8", models=models)) == 0
+    assert rate() == yaml.safe_load(Path("comparison/strict/tuned/tiny/LightGCN.yaml").read_text())["learning_rate"]
+    assert rate() != default, "another seed may find nothing better: try more trials"
+    assert main(arguments("--trials=1", models=models)) == 0
+    assert rate() == default
+
+
+def test_symceres_kin_are_ours_and_the_others_baselines(
+    arguments: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert [is_ours(model) for model in ("SymCERE", "SymCEREPlus", "SMORE", "LightGCN")] == [True, True, False, False]
+    assert main(arguments("--ours=BPR", models=["LightGCN", "SymCERE"])) == 2
+    assert "--ours names BPR, which --models does not" in capsys.readouterr().err
+    assert main(arguments("--metrics=[NDCG, Hit]", "--topk=[10]", models=["LightGCN", "SymCERE"])) == 2
+    assert "the tables need hit@20, ndcg@20" in capsys.readouterr().err
+    assert not Path("comparison").exists()
 
 
 def test_ours_are_run_without_each_of_their_parts(
@@ -177,10 +203,10 @@ def test_ours_are_run_without_each_of_their_parts(
     assert [trained.count(model) for model in ("LightGCN", "SymCERE")] == [3, 3]  # ablations share the model's search
     changes = ablations_of("SymCERE")
     assert {"normalize": False} in changes.values()
-    table = pl.read_csv("comparison/ablation-SymCERE.csv")
+    table = pl.read_csv("comparison/strict/ablation-SymCERE.csv")
     assert set(table["model"]) == {"SymCERE", *(f"SymCERE, {name}" for name in changes)}
     assert not any(", " in model for model in numbers(Path("comparison"))["model"])
-    tuned = yaml.safe_load(Path("comparison/tuned/tiny/SymCERE.yaml").read_text())
+    tuned = yaml.safe_load(Path("comparison/strict/tuned/tiny/SymCERE.yaml").read_text())
     for name, change in changes.items():
         record = Path("comparison") / "runs" / "strict" / "tiny" / f"SymCERE, {name}" / "seed-2021" / "run.json"
         settings = json.loads(record.read_text())["settings"]

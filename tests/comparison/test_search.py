@@ -150,6 +150,34 @@ def test_a_dip_is_not_held_against_a_trial_that_was_ahead(tmp_path: Path) -> Non
         assert not search.is_hopeless(trial, 100, 0.1)
 
 
+def test_a_trial_that_stopped_early_keeps_its_place_in_the_median(tmp_path: Path) -> None:
+    search = make(tmp_path, n_trials=6)
+    for last, best in ((40, 0.9), (40, 0.9), (40, 0.9), (100, 0.5), (100, 0.1)):
+        with search.claim() as trial:
+            assert trial is not None
+            search.is_hopeless(trial, last, best)
+            search.finish(trial, best)
+    with search.claim() as trial:
+        assert trial is not None
+        assert not search.is_hopeless(trial, 40, 0.7), "below the median, but the rule waits"
+        assert search.is_hopeless(trial, 100, 0.7)
+
+
+def test_a_trial_killed_after_its_end_was_said_ends_at_the_same_epoch(tmp_path: Path) -> None:
+    search = make(tmp_path, n_trials=6)
+    for _ in range(5):
+        with search.claim() as trial:
+            assert trial is not None
+            search.is_hopeless(trial, 100, 0.5)
+            search.finish(trial, 0.5)
+    with search.claim() as trial:
+        assert trial is not None
+        assert [search.is_hopeless(trial, epoch, 0.1) for epoch in (0, 60, 100)] == [False, False, True]
+    with search.claim() as trial:
+        assert trial is not None
+        assert [search.is_hopeless(trial, epoch, 0.1) for epoch in (0, 60, 100)] == [False, False, True]
+
+
 @pytest.mark.parametrize("kills", [{0: 100}, {5: 70, 6: 40}, {9: 190, 12: 50}])
 def test_a_killed_trial_is_ended_where_an_unbroken_one_is(tmp_path: Path, kills: dict[int, int]) -> None:
     assert prune(make(tmp_path / "killed"), kills.items()) == prune(make(tmp_path / "unbroken"))
