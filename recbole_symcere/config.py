@@ -7,7 +7,7 @@ user's files, dictionary and command line.
 import difflib
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -135,13 +135,14 @@ def our_models() -> dict[str, type]:
 def get_model(name: str) -> type:
     """A general recommender by its class's name: ours, or RecBole's; or by that of a variant of it.
 
-    A variant is a file ``properties/model/NAME.yaml`` with the key ``variant_of``, and what it sets otherwise.
+    A variant is a file ``properties/model/NAME.yaml`` with the key ``variant_of``, and what it sets otherwise. It can
+    be of another variant.
 
     Raises:
         ConfigError: there is no such model, or it is of a kind that needs other data.
     """
-    if base := _variant(name).get(VARIANT_OF):
-        return get_model(base)
+    if line := _variant(name):
+        return get_model(str(line[0][1][VARIANT_OF]))
     if name in our_models():
         return our_models()[name]
     known = {path.stem for path in (RECBOLE_PROPERTIES / "model").glob("*.yaml")}
@@ -163,11 +164,18 @@ def get_model(name: str) -> type:
     return model
 
 
-def _variant(name: str) -> dict[str, Any]:
-    """The settings of a model's own file, if it is a variant of another."""
-    path = properties_folder() / "model" / f"{name}.yaml"
-    settings = load_yaml(path) if path.is_file() else {}
-    return settings if VARIANT_OF in settings else {}
+def _variant(name: str) -> list[tuple[Path, dict[str, Any]]]:
+    """The files that make a variant of a model, with their settings, its own last; none, if it is no variant."""
+    line: list[tuple[Path, dict[str, Any]]] = []
+    while (path := properties_folder() / "model" / f"{name}.yaml").is_file():
+        settings = load_yaml(path)
+        if VARIANT_OF not in settings:
+            break
+        if path in (file for file, _ in line):
+            raise ConfigError(f"{path}: {name} is a variant of itself")
+        line.insert(0, (path, settings))
+        name = settings[VARIANT_OF]
+    return line
 
 
 class Config(RecBoleConfig):
@@ -240,16 +248,19 @@ class Config(RecBoleConfig):
         ]
         layers = [load_yaml(file) for file in files if file.is_file()]
         layers.append(getattr(model_class, "defaults", {}))
-        if variant := _variant(model):
-            layers.append({key: value for key, value in variant.items() if key != VARIANT_OF})
+        unread = getattr(model_class, "unread", ())  # of the settings that a model inherits
+        known = _known_keys(key for layer in layers for key in layer).difference(unread)
+        for path, settings in _variant(model):
+            layers.append({key: value for key, value in settings.items() if key != VARIANT_OF})
+            self._check_names(f"{path}: ", layers[-1], known)
             names = [model]
         if (ours / "dataset" / f"{dataset}.yaml").is_file():
             layers.append(_for_models(load_yaml(ours / "dataset" / f"{dataset}.yaml"), names))
         overall = load_yaml(ours / "overall.yaml")
         if self.external_config_dict.get("tuned", overall["tuned"]):
             layers.append(tuned_settings(model, dataset))
+            self._check_names(f"{_tuned_file(model, dataset)}: ", layers[-1], known)
         layers.append(self._protocol(str(self.external_config_dict.get("protocol", overall["protocol"]))))
-        unread = getattr(model_class, "unread", ())  # of the settings that a model inherits
         settings = {key: value for layer in layers for key, value in layer.items() if key not in unread}
         self._optional = {key for layer in layers for key, value in layer.items() if value is None}
         settings["MODEL_TYPE"] = model_class.type  # type: ignore[attr-defined]
@@ -283,19 +294,22 @@ class Config(RecBoleConfig):
             self.final_config_dict["device"] = torch.device("cpu")
 
     def _check_keys(self) -> None:
-        listed = general_arguments + training_arguments + evaluation_arguments + dataset_arguments
-        known = self.known_keys = set(self.internal_config_dict).union(listed, FURTHER_KEYS).difference(UNREAD_KEYS)
+        self.known_keys = _known_keys(self.internal_config_dict)
         for key, value in self.external_config_dict.items():
             where = f"{self._origin[key]}: " if key in self._origin else ""
-            if key not in known:
-                owner = _model_with_key(key)
-                hint = f": it is {owner}'s, and {self.model} does not read it" if owner else nearest(key, known)
-                raise ConfigError(f"{where}unknown key {key!r}{hint}")
+            self._check_names(where, [key], self.known_keys)
             for name, allowed in (("eval_args", EVAL_ARGS_KEYS), ("train_neg_sample_args", NEGATIVE_SAMPLING_KEYS)):
                 for inner in value if key == name and isinstance(value, dict) else ():
                     if inner not in allowed:
                         raise ConfigError(f"{where}unknown key {inner!r} in {name}{nearest(inner, allowed)}")
             self._check_type(where, key, value)
+
+    def _check_names(self, where: str, keys: Iterable[str], known: Collection[str]) -> None:
+        for key in keys:
+            if key not in known:
+                owner = _model_with_key(key)
+                hint = f": it is {owner}'s, and {self.model} does not read it" if owner else nearest(key, known)
+                raise ConfigError(f"{where}unknown key {key!r}{hint}")
 
     def _check_type(self, where: str, key: str, value: Any) -> None:
         """A value whose kind differs from the default's (text for a number, say) is refused here, not mid-run."""
@@ -372,12 +386,21 @@ def tuned_settings(model: str, dataset: str) -> dict[str, Any]:
     Raises:
         ConfigError: there are none.
     """
-    folder = properties_folder() / "tuned"
-    path = folder / dataset / f"{model}.yaml"
+    path = _tuned_file(model, dataset)
     if not path.is_file():
-        known = sorted(f"{path.stem} on {path.parent.name}" for path in folder.glob("*/*.yaml"))
+        known = sorted(f"{path.stem} on {path.parent.name}" for path in path.parents[1].glob("*/*.yaml"))
         raise ConfigError(f"{path}: no tuned settings; there are those of {', '.join(known) or 'no model'}")
     return load_yaml(path)
+
+
+def _tuned_file(model: str, dataset: str) -> Path:
+    return properties_folder() / "tuned" / dataset / f"{model}.yaml"
+
+
+def _known_keys(own: Iterable[str]) -> set[str]:
+    """A model's own settings, and those that hold for any."""
+    listed = general_arguments + training_arguments + evaluation_arguments + dataset_arguments
+    return set(own).union(listed, FURTHER_KEYS).difference(UNREAD_KEYS)
 
 
 def _model_with_key(key: str) -> str | None:

@@ -36,6 +36,24 @@ def test_a_variant_is_its_model_with_other_settings(properties: Path) -> None:
     assert Config("Mine", "other", config_dict={"alpha": 0.5})["alpha"] == 0.5
 
 
+def test_a_variant_of_a_variant_has_the_settings_of_both(properties: Path) -> None:
+    (properties / "model" / "Second.yaml").write_text("variant_of: Mine\nbeta: 0.5\n")
+    second = Config("Second", "other")
+    assert get_model("Second") is SymCERE
+    assert (second["alpha"], second["beta"]) == (0.25, 0.5)
+    (properties / "model" / "Mine.yaml").write_text("variant_of: Second\n")
+    with pytest.raises(ConfigError, match=r"Second\.yaml: Second is a variant of itself"):
+        get_model("Second")
+
+
+@pytest.mark.parametrize("file", ["model/Mine.yaml", "tuned/toys/Mine.yaml"])
+def test_a_typo_in_a_variants_or_a_tuned_file_is_caught(properties: Path, file: str) -> None:
+    with (properties / file).open("a") as lines:
+        lines.write("tau_cros: 0.3\n")
+    with pytest.raises(ConfigError, match=rf"{file}: unknown key 'tau_cros'; did you mean 'tau_cross'"):
+        Config("Mine", "toys", config_dict={"tuned": True})
+
+
 def test_a_datasets_block_for_the_model_is_not_the_variants(properties: Path) -> None:
     variant = Config("Mine", "toys")
     assert (variant["alpha"], variant["beta"], variant["epochs"]) == (0.25, 0.5, 7)

@@ -219,7 +219,7 @@ class Comparison:
             name for name in POPULARITY if not any(math.isnan(run.metrics.get(name, math.nan)) for run in done)
         ]
         tables = {
-            "summary": make_table(done, SUMMARY, self.ours),
+            "summary": replace(make_table(done, SUMMARY, self.ours), seconds={}),
             "accuracy": make_table(done, ACCURACY, self.ours),
             "popularity": make_table(done, of_popularity, self.ours),
         }
@@ -251,7 +251,10 @@ def _check_metrics(config: Config) -> None:
 def ablations_of(model: str) -> dict[str, dict[str, Any]]:
     """The changes of ``properties/ablation/MODEL.yaml`` by their names: none, if there is no such file."""
     path = properties_folder() / "ablation" / f"{model}.yaml"
-    return load_yaml(path) if path.is_file() else {}
+    changes = load_yaml(path) if path.is_file() else {}
+    if odd := next((name for name in changes if "/" in name), None):
+        raise ConfigError(f"{path}: {odd!r} would name a folder, and must have no '/'")
+    return changes
 
 
 def _runs(entries: Sequence[Entry]) -> list[Run]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -50,7 +51,7 @@ def test_run(settings: Mapping[str, Any], folder: Path) -> None:
     started = perf_counter()
     metrics = trainer.evaluate(fitted.test_data)
     record = {
-        "metrics": {name: float(value) for name, value in metrics.items()},
+        "metrics": {name: _finite(value) for name, value in metrics.items()},
         "best_valid_score": float(fitted.best_valid_score),
         "seconds": {"fit": trainer.seconds, "test": perf_counter() - started},
         "epochs": trainer.epochs_run,
@@ -67,9 +68,17 @@ def test_run(settings: Mapping[str, Any], folder: Path) -> None:
 def read_run(model: str, folder: Path) -> Run:
     """A complete run of ``test_run``, under the name that it has in the table."""
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    metrics = {name: math.nan if value is None else value for name, value in record["metrics"].items()}
     settings = record["settings"]
-    users = pl.read_parquet(folder / "users.parquet")
-    return Run(settings["dataset"], model, settings["seed"], record["metrics"], users, record["seconds"]["fit"])
+    return Run(
+        settings["dataset"],
+        model,
+        settings["seed"],
+        metrics,
+        pl.read_parquet(folder / "users.parquet"),
+        record["best_valid_score"],
+        record["seconds"]["fit"],
+    )
 
 
 def is_complete(folder: Path, settings: Mapping[str, Any]) -> bool:
@@ -88,6 +97,11 @@ def _fit(
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     config = Config(config_dict=dict(settings) | QUIET | {"checkpoint_file": str(checkpoint)})
     return fit(config, callback_fn=is_hopeless)
+
+
+def _finite(value: float) -> float | None:
+    """None for the NaN of a group of items of which nobody has one held out: JSON has no NaN."""
+    return float(value) if math.isfinite(value) else None
 
 
 def _users(fitted: Fitted) -> pl.DataFrame:

@@ -20,7 +20,7 @@ NAMES = {"hit": "HR", "giniindex": "Gini", **GROUPS} | {
     name.lower(): name
     for name in ("NDCG", "MRR", "MAP", "ItemCoverage", "AveragePopularity", "ShannonEntropy", "TailPercentage")
 }
-CONTRAST_ROWS = ("best of ours vs best baseline", "improvement", "95% interval of the difference", "p (Holm)")
+CONTRAST_ROWS = ("compared", "improvement", "95% interval of the difference", "p (Holm)")
 CSV_COLUMNS = ["dataset", "model", "metric", "mean", "sd", "n_seeds", "n_users", "seconds"]
 CSV_COLUMNS += ["baseline", "difference", "low", "high", "improvement_percent", "p", "p_holm"]
 SIGNIFICANT = 0.05
@@ -39,6 +39,7 @@ class Run:
         metrics: by RecBole's names, such as ``ndcg@10``.
         per_user: ``user_id`` (text, each user once) and a column for each metric that is a mean over users; NaN or null
             for a user who is not in the mean.
+        valid_score: the best on validation.
         seconds: of training.
     """
 
@@ -47,6 +48,7 @@ class Run:
     seed: int
     metrics: Mapping[str, float]
     per_user: pl.DataFrame
+    valid_score: float
     seconds: float
 
 
@@ -61,7 +63,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Contrast:
-    """The best of ours against the best baseline, both by their means over seeds.
+    """Ours that was best on validation against the baseline that is best on test, both by their means over seeds.
+
+    So nothing of ours is chosen on test; of the baselines the one that is hardest to beat.
 
     Attributes:
         improvement: in percent of the baseline, positive if ours is better; NaN if the baseline's mean is 0.
@@ -83,7 +87,7 @@ class Table:
         contrasts: by dataset and metric; none where neither direction is better, where values are not per user or of
             fewer than two users, or where all models are ours or all are baselines.
         p_holm: the p-value of each contrast, corrected for all of them.
-        seconds: of training, mean over seeds, by dataset and model.
+        seconds: of training, mean over seeds, by dataset and model; empty, where none are to be shown.
         n_users: of the test part, by dataset.
     """
 
@@ -192,11 +196,12 @@ def _contrast(
     ours: Collection[str],
     n_draws: int,
 ) -> Contrast | None:
-    best_first = sorted(cells, key=lambda model: -sign * cells[model].mean)
-    best = next((model for model in best_first if model in ours), None)
-    baseline = next((model for model in best_first if model not in ours), None)
-    if not sign or best is None or baseline is None or metric not in runs[best][0].per_user.columns:
+    candidates = [model for model in cells if model in ours]
+    baselines = [model for model in cells if model not in ours]
+    if not sign or not candidates or not baselines or metric not in runs[baselines[0]][0].per_user.columns:
         return None
+    best = max(candidates, key=lambda model: mean_and_sd([run.valid_score for run in runs[model]])[0])
+    baseline = max(baselines, key=lambda model: sign * cells[model].mean)
     base = cells[baseline].mean
     improvement = 100 * sign * (cells[best].mean - base) / base if base else math.nan
     first, second = (_user_means(runs[model], metric) for model in (best, baseline))
@@ -219,13 +224,13 @@ def metric_name(metric: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """In full precision, a row for each dataset, metric and model; a contrast stands in the row of the best of ours."""
+    """In full precision, a row for each dataset, metric and model; a contrast stands in the row of our model."""
     rows = []
     for (dataset, metric), cells in table.columns.items():
         contrast = table.contrasts.get((dataset, metric))
         for model, cell in cells.items():
             row = [dataset, model, metric, cell.mean, cell.sd, len(table.seeds), table.n_users[dataset]]
-            row.append(table.seconds[dataset, model])
+            row.append(table.seconds.get((dataset, model)))
             if contrast and contrast.ours == model:
                 users = contrast.users
                 row += [contrast.baseline, users.difference, users.low, users.high, contrast.improvement]
@@ -241,7 +246,7 @@ def to_markdown(table: Table) -> str:
     header = ["model"]
     for dataset in table.datasets:
         of = f"{dataset}: ".translate(escape) if len(table.datasets) > 1 else ""
-        header += [of + metric_name(metric) for metric in table.metrics] + [of + "seconds"]
+        header += [of + metric_name(metric) for metric in table.metrics] + [of + "seconds"] * bool(table.seconds)
     rule = ["---"] + ["---:"] * (len(header) - 1)
     lines = [f"| {' | '.join(row)} |" for row in (header, rule, *models, *contrasts)]
     return "\n".join([*lines, "", " ".join(_notes(table)).translate(escape), ""])
@@ -255,10 +260,11 @@ def to_latex(table: Table) -> str:
         | {"±": r"$\pm$", "–": "--", "<": "$<$", ">": "$>$", "|": "$|$"}
     )
     models, contrasts = _rows(table, (r"\textbf{{{}}}", r"\underline{{{}}}"), escape)
-    width = len(table.metrics) + 1
+    width = len(table.metrics) + bool(table.seconds)
     groups = [rf"\multicolumn{{{width}}}{{c}}{{{dataset.translate(escape)}}}" for dataset in table.datasets]
     first = range(2, 2 + width * len(groups), width)
-    header = ["model"] + [*(metric_name(metric).translate(escape) for metric in table.metrics), "seconds"] * len(groups)
+    heads = [metric_name(metric).translate(escape) for metric in table.metrics] + ["seconds"] * bool(table.seconds)
+    header = ["model"] + heads * len(groups)
     lines = [f"% {note}" for note in _notes(table)]
     lines += [rf"\begin{{tabular}}{{l{'r' * width * len(groups)}}}", r"\toprule", _latex_row(["", *groups])]
     lines += ["".join(rf"\cmidrule(lr){{{column}-{column + width - 1}}}" for column in first), _latex_row(header)]
@@ -282,11 +288,13 @@ def _rows(table: Table, places: tuple[str, str], escape: Mapping[int, str]) -> t
                 cell = table.columns[dataset, metric][model]
                 text = f"{cell.mean:.4f}" + ("" if cell.sd is None else f" ± {cell.sd:.4f}")
                 row.append((places[cell.place - 1] if cell.place else "{}").format(text.translate(escape)))
-            row.append(f"{table.seconds[dataset, model]:.1f}")
+            if table.seconds:
+                row.append(f"{table.seconds[dataset, model]:.1f}")
         models.append(row)
     if not table.contrasts:
         return models, []
-    keys = [(dataset, metric) for dataset in table.datasets for metric in (*table.metrics, "seconds")]
+    columns = [*table.metrics] + ["seconds"] * bool(table.seconds)
+    keys = [(dataset, metric) for dataset in table.datasets for metric in columns]
     below = zip(CONTRAST_ROWS, *(_contrast_texts(table, key) for key in keys), strict=True)
     return models, [[text.translate(escape) for text in row] for row in below]
 
@@ -310,8 +318,10 @@ def _notes(table: Table) -> list[str]:
     notes = [
         f"Mean ± standard deviation over the seeds {seeds}." if len(table.seeds) > 1 else f"One seed, {seeds}.",
         f"Test users: {', '.join(f'{dataset} {n:,}' for dataset, n in table.n_users.items())}.",
-        "The best is bold, the second underlined, where higher or lower is better. Seconds are of training.",
+        "The best is bold, the second underlined, where higher or lower is better.",
     ]
+    if table.seconds:
+        notes.append("Seconds are of training.")
     if any(metric.partition("@")[0] in GROUPS for metric in table.metrics):
         notes.append(
             "Head, middle and tail items, by popularity, have a third of the training interactions each; "
@@ -320,6 +330,7 @@ def _notes(table: Table) -> list[str]:
     if table.contrasts:
         notes.append(
             f"* p < {SIGNIFICANT}: two-sided paired randomisation test over users, Holm-corrected "
-            f"(comparisons in this table: {len(table.contrasts)}). The interval is a bootstrap over users."
+            f"(comparisons in this table: {len(table.contrasts)}). The interval is a bootstrap over users. "
+            "Compared: ours that was best on validation, and of all others the one that is best here."
         )
     return notes

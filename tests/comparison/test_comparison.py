@@ -1,6 +1,7 @@
 """The command on the tiny dataset: budgets, kills, and what the search may see."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ import polars as pl
 import pytest
 import yaml
 
-from recbole_symcere.comparison import runs
+from recbole_symcere.comparison import comparison, runs
 from recbole_symcere.comparison.__main__ import main
 from recbole_symcere.comparison.comparison import Comparison, ablations_of, is_ours
 from recbole_symcere.comparison.search import search_space
-from recbole_symcere.config import Config, parse_value
+from recbole_symcere.config import Config, ConfigError, parse_value
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.ranking import RankingDataLoader
+from recbole_symcere.trainer import Trainer
 
 MODELS = ["Pop", "LightGCN", "SymCERE"]
 
@@ -137,6 +139,17 @@ def test_users_metrics_have_the_tables_means(make_config: Callable[..., Any], tm
         assert run.per_user[metric].mean() == pytest.approx(run.metrics[metric], abs=1e-6)
 
 
+def test_a_metric_of_nobody_is_written_as_json_knows_it(
+    make_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = Trainer.evaluate
+    monkeypatch.setattr(Trainer, "evaluate", lambda *args, **kwargs: evaluate(*args, **kwargs) | {"hit@10": math.nan})
+    runs.test_run(make_config(model="Pop").settings, tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)
+    assert record["metrics"]["hit@10"] is None and record["metrics"]["ndcg@10"] > 0
+    assert math.isnan(runs.read_run("Pop", tmp_path).metrics["hit@10"])
+
+
 def test_a_loss_that_is_not_finite_counts_as_nothing(
     arguments: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +224,14 @@ def test_ours_are_run_without_each_of_their_parts(
         record = Path("comparison") / "runs" / "strict" / "tiny" / f"SymCERE, {name}" / "seed-2021" / "run.json"
         settings = json.loads(record.read_text())["settings"]
         assert {key: settings[key] for key in tuned | change} == tuned | change
+
+
+def test_an_ablation_is_named_so_that_a_folder_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "properties_folder", lambda: tmp_path)
+    (tmp_path / "ablation").mkdir()
+    (tmp_path / "ablation" / "SymCERE.yaml").write_text("w/o text: {cross_weight: 0.0}\n")
+    with pytest.raises(ConfigError, match=r"SymCERE\.yaml: 'w/o text' would name a folder"):
+        ablations_of("SymCERE")
 
 
 def test_without_trials_the_given_settings_are_run(arguments: Callable[..., list[str]]) -> None:
