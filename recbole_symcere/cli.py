@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from recbole_symcere.config import ConfigError, parse_value
+from recbole_symcere.config import ConfigError, parse_assignments, parse_value
 
 EXAMPLE = """examples:
   %(prog)s --model=SymCERE --dataset=demo
@@ -48,14 +48,7 @@ def parse_settings(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]
     known, rest = _parser().parse_known_args(arguments)
     settings = {key: value for key, value in vars(known).items() if value is not None}
     files = [name for entry in settings.pop("config_files") for name in entry.split(",") if name]
-    for argument in rest:
-        key, equals, value = argument.removeprefix("--").partition("=")
-        if not (argument.startswith("--") and key and equals):
-            raise ConfigError(f"cannot read the argument {argument!r}: settings are given as --key=value")
-        if key in settings:
-            raise ConfigError(f"--{key} is given twice")
-        settings[key] = parse_value(value)
-    return files, settings
+    return files, settings | parse_assignments(rest)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -86,6 +86,23 @@ def parse_value(text: str) -> Any:
         raise ConfigError(f"cannot read the value {text!r} as YAML: {_yaml_problem(error)}") from error
 
 
+def parse_assignments(arguments: Iterable[str]) -> dict[str, Any]:
+    """Settings of a command line's ``--key=value``.
+
+    Raises:
+        ConfigError: an argument is not of that form, stands twice, or holds a value that is not YAML.
+    """
+    settings: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if not (argument.startswith("--") and key and equals):
+            raise ConfigError(f"cannot read the argument {argument!r}: settings are given as --key=value")
+        if key in settings:
+            raise ConfigError(f"--{key} is given twice")
+        settings[key] = parse_value(value)
+    return settings
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a property file.
 

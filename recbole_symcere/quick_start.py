@@ -159,7 +159,7 @@ def load_data_and_model(
     check_same_data(model_file, checkpoint, config)
     dataset = create_dataset(config)
     train_data, valid_data, test_data = data_preparation(config, dataset)
-    model = _build_model(config, train_data._dataset)
+    model = build_model(config, train_data._dataset)
     restore(model, checkpoint)
     return config, model.eval(), dataset, train_data, valid_data, test_data
 
@@ -188,7 +188,7 @@ def recommend(
     check_same_data(model_file, checkpoint, config)
     dataset = create_dataset(config)
     train, valid, _ = dataset.build()
-    model = _build_model(config, train, checkpoint["state_dict"])
+    model = build_model(config, train, checkpoint["state_dict"])
     names = model.state_dict().keys()
     restore(model, checkpoint | {"state_dict": {name: checkpoint["state_dict"][name] for name in names}})
     model.eval()
@@ -307,11 +307,13 @@ def _check_parts(config: Config, parts: Sequence[ReviewDataset]) -> None:
         raise ConfigError(f"topk is {config['topk']}, but {config['dataset']} has {parts[0].item_num - 1} items")
 
 
-def _build_model(
+def build_model(
     config: Config, train: ReviewDataset, to_rank: Mapping[str, torch.Tensor] | None = None
 ) -> AbstractRecommender:
-    """Args:
-    to_rank: the state that will be loaded, if the model is only to rank: models of reviews then read none.
+    """A model as it is before its first step, with the run's seed.
+
+    Args:
+        to_rank: the state that will be loaded, if the model is only to rank: models of reviews then read none.
     """
     init_seed(config["seed"], config["reproducibility"])
     if to_rank is not None and hasattr(config.model_class, "to_rank"):
@@ -322,7 +324,7 @@ def _build_model(
 
 
 def _build_trainer(config: Config, train_data: AbstractDataLoader) -> Trainer:
-    model = _build_model(config, train_data._dataset)
+    model = build_model(config, train_data._dataset)
     return get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
 
 
@@ -375,6 +377,7 @@ def _write_result(path: Path, config: Config, trainer: Trainer, result: Mapping[
         "epochs": trainer.epochs_run,
         "best_epoch": trainer.best_epoch,
         "seconds": {"fit": round(trainer.seconds, 3), "test": round(test_seconds, 3)},
+        "curves": trainer.curves,
         "best_valid_result": _floats(result["best_valid_result"]),
         "test_result": _floats(result["test_result"]),
         "config": config.settings,

@@ -27,7 +27,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from recbole_symcere.data.dataset import source_fingerprint
 from recbole_symcere.ranking import RankingCollector, RankingEvaluator
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 ROWS_PER_PREDICTION = 2**18
 
 
@@ -115,6 +115,8 @@ class Trainer(RecBoleTrainer):
 
     Attributes:
         seconds: training and validation time, of a run's earlier parts too.
+        curves: for each epoch the loss's terms by their names, as means over its batches, and where it was validated
+            the score as ``valid_score``.
     """
 
     def __init__(self, config: Config, model: AbstractRecommender) -> None:
@@ -127,6 +129,7 @@ class Trainer(RecBoleTrainer):
         # RecBole has made it one epoch by now where nothing trains, and would never validate.
         self.eval_step: int = min(self.eval_step, self.epochs)
         self.seconds = 0.0
+        self.curves: list[dict[str, float]] = []
         self._data = source_fingerprint(config)
         self._saves_resume_state = False
         self._resumed_random: dict[str, Any] | None = None
@@ -242,6 +245,8 @@ class Trainer(RecBoleTrainer):
                 f"the loss of epoch {epoch_idx} is not finite: {self._loss_names(tuple(total.tolist()))}"
             )
         sums = tuple(total.tolist())
+        means = tuple(term / len(train_data) for term in sums)
+        self.curves.append(self._loss_names(means if isinstance(losses, tuple) else means[0]))
         return sums if isinstance(losses, tuple) else sums[0]
 
     def _train_step(self, interaction: Interaction, loss_func: Callable, scaler: torch.amp.GradScaler) -> Any:
@@ -288,6 +293,7 @@ class Trainer(RecBoleTrainer):
 
     def _valid_epoch(self, valid_data: AbstractDataLoader, show_progress: bool = False) -> tuple[float, Mapping]:
         score, result = super()._valid_epoch(valid_data, show_progress=False)
+        self.curves[-1]["valid_score"] = float(score)
         if self._bar is not None:
             best = (max if self.valid_metric_bigger else min)(score, self.best_valid_score)
             self._bar.set_postfix_str(f"{self.config['valid_metric']} {score:.4f}, best {best:.4f}")
@@ -338,6 +344,7 @@ class Trainer(RecBoleTrainer):
             "best_valid_result": self.best_valid_result and _plain_result(self.best_valid_result),
             "random": _random_state() | {"train_data": train_data.generator.get_state()},
             "seconds": self.seconds,
+            "curves": self.curves,
         }
         _save(self._state(epoch) | further, resume_path(self.saved_model_file))
 
@@ -356,7 +363,7 @@ class Trainer(RecBoleTrainer):
         self.cur_step = state["cur_step"]
         self.best_valid_score = state["best_valid_score"]
         self.best_valid_result = state["best_valid_result"]
-        self.seconds = state["seconds"]
+        self.seconds, self.curves = state["seconds"], state["curves"]
         restore(self.model, state)
         self.optimizer.load_state_dict(state["optimizer"])
         self._resumed_random = state["random"]

@@ -125,12 +125,16 @@ def test_early_stopping_goes_on_where_it_was(
     run(settings, checkpoint_file=str(tmp_path / "unbroken.pth"), result_file=str(results[0]), **changes)
     unbroken = json.loads(results[0].read_text())
     assert 2 < unbroken["epochs"] < 60
+    assert len(unbroken["curves"]) == unbroken["epochs"]
+    best = unbroken["curves"][unbroken["best_epoch"]]
+    assert best.keys() == {"cross_modal", "intra_text", "intra_graph", "bpr", "l2", "valid_score"}
+    assert best["valid_score"] == max(epoch["valid_score"] for epoch in unbroken["curves"])
     file = tmp_path / "killed.pth"
     run_killed_in_epoch(monkeypatch, unbroken["epochs"] - 1, settings, checkpoint_file=str(file), **changes)
     for _ in range(2):  # the second time the run is over, and only the test is made again
         run(settings, checkpoint_file=str(file), result_file=str(results[1]), **changes)
         killed = json.loads(results[1].read_text())
-        for key in ("epochs", "best_epoch", "best_valid_result", "test_result"):
+        for key in ("epochs", "best_epoch", "curves", "best_valid_result", "test_result"):
             assert killed[key] == unbroken[key], key
 
 

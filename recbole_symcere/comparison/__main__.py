@@ -10,7 +10,7 @@ from typing import Any
 
 from recbole_symcere.comparison.comparison import Comparison, is_ours
 from recbole_symcere.comparison.tables import RunsError
-from recbole_symcere.config import ConfigError, parse_value
+from recbole_symcere.config import parse_assignments
 
 EXAMPLE = """examples:
   %(prog)s --models SymCERE LightGCN BPR --datasets demo --trials 10 --seeds 5
@@ -41,15 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--protocol", default="strict", help="strict (default), paper or temporal")
     add("--output", type=Path, default=Path("comparison"), help="folder of trials, runs and tables (%(default)s)")
     given, rest = parser.parse_known_args(arguments)
-    settings: dict[str, Any] = {"tuned": True} if given.tuned else {}
-    for argument in rest:
-        key, equals, value = argument.removeprefix("--").partition("=")
-        if not (argument.startswith("--") and key and equals):
-            parser.error(f"cannot read the argument {argument!r}: settings are given as --key=value")
-        settings[key] = parse_value(value)
     from recbole_symcere.quick_start import USER_ERRORS
 
     try:
+        settings: dict[str, Any] = ({"tuned": True} if given.tuned else {}) | parse_assignments(rest)
         comparison = Comparison(
             given.models,
             given.datasets,
@@ -63,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         comparison.work()
         print(comparison.write_tables())
-    except (*USER_ERRORS, ConfigError, RunsError) as error:
+    except (*USER_ERRORS, RunsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -56,6 +56,7 @@ def test_run(settings: Mapping[str, Any], folder: Path) -> None:
         "seconds": {"fit": trainer.seconds, "test": perf_counter() - started},
         "epochs": trainer.epochs_run,
         "best_epoch": trainer.best_epoch,
+        "curves": trainer.curves,
         "settings": trainer.config.settings,
         "versions": versions(),
         "commit": commit(),

@@ -1,0 +1,133 @@
+"""A trained SymCERE and the vectors that it aligns: those of users and items, and those of reviews."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recbole_symcere.config import Config
+from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.model.review_views import TrainedEncoder
+from recbole_symcere.model.symcere import Nodes, SymCERE
+from recbole_symcere.model.text import ReviewEncoder
+from recbole_symcere.quick_start import build_model, load_data_and_model
+
+PARTS = ("train", "valid", "test")
+
+
+class AnalysisError(ValueError):
+    """A checkpoint that can't be analysed as asked; the message names it and the mend."""
+
+
+class Aligned:
+    """A checkpoint of SymCERE or of a model made of it, at its best epoch.
+
+    Args:
+        checkpoint: a path, or ``LABEL=PATH``; a label is what tables call it, else it is the file's stem.
+        settings: to change, such as ``data_path``.
+
+    Attributes:
+        label: of the checkpoint.
+        config, model: the model is in eval mode.
+        dataset: users, items and their tokens.
+        parts: the interactions that trained, and those held out, by the names in ``PARTS``.
+
+    Raises:
+        AnalysisError: the checkpoint is of another model, or of one that aligns no reviews.
+        CheckpointError, ConfigError, DatasetError, ReviewFileError, EncoderError: as ``load_data_and_model`` does.
+    """
+
+    config: Config
+    model: SymCERE
+    dataset: ReviewDataset
+
+    def __init__(self, checkpoint: str | Path, settings: Mapping[str, Any] | None = None) -> None:
+        label, _, path = str(checkpoint).rpartition("=")
+        self.path, self.label = Path(path), label or Path(path).stem
+        quiet = {"show_progress": False, "state": "ERROR"}
+        self.config, model, self.dataset, *loaders = load_data_and_model(self.path, quiet | dict(settings or {}))
+        if not isinstance(model, SymCERE):
+            raise AnalysisError(f"{self.path} is a checkpoint of {self.config['model']}; name one of SymCERE's kin")
+        self.model = model
+        self.parts: dict[str, ReviewDataset] = {
+            name: loader._dataset for name, loader in zip(PARTS, loaders, strict=True)
+        }
+
+    @property
+    def train(self) -> ReviewDataset:
+        return self.parts["train"]
+
+    def untrained(self) -> SymCERE:
+        """The model as it was before its first step, with the run's seed; in eval mode."""
+        model = build_model(self.config, self.train).eval()
+        assert isinstance(model, SymCERE)
+        return model
+
+    @cached_property
+    def nodes(self) -> Nodes:
+        """Graph vectors of users [n_users, d] and items [n_items, d], the padding's first; on the CPU."""
+        return graph_nodes(self.model)
+
+    @cached_property
+    def popularity(self) -> np.ndarray:
+        """Training interactions of each item, int [n_items]."""
+        return np.bincount(self.train.inter_feat[self.train.iid_field].numpy(), minlength=self.train.item_num)
+
+    def pairs(self, part: str = "train") -> tuple[Tensor, Tensor]:
+        """Users and items of a part's interactions, [n] long each."""
+        data = self.parts[part]
+        return data.inter_feat[data.uid_field], data.inter_feat[data.iid_field]
+
+    def interaction_vectors(self, part: str = "train") -> Tensor:
+        """Graph vectors of a part's interactions, as eq. (5) compares them: [n, d], on the CPU."""
+        return self.model.interaction_vectors(self.nodes, *self.pairs(part))
+
+    @cached_property
+    def encoder(self) -> ReviewEncoder:
+        """The language model, as far as it was trained.
+
+        Raises:
+            AnalysisError: the model has none.
+        """
+        text = self.model.text_encoder
+        if text is None or self.config["text_source"] == "random":
+            raise AnalysisError(f"{self.path}: this model was trained without reviews (cross_weight, text_source)")
+        if isinstance(text, TrainedEncoder):
+            return text.encoder
+        return ReviewEncoder.from_config(self.config).to(self.config["device"]).eval()
+
+    def pretrained_vectors(self, part: str = "train") -> Tensor:
+        """What the language model makes of a part's reviews: [n, hidden], on the CPU; cached on disk."""
+        (vectors,) = self.parts[part].embedded_reviews(self.encoder, 0, 0.0)
+        return torch.from_numpy(np.array(vectors))
+
+    def review_vectors(self, part: str = "train") -> Tensor:
+        """Vectors of a part's reviews, as eq. (5) compares them: [n, d], on the CPU."""
+        return self.projected(self.pretrained_vectors(part)).cpu()
+
+    @torch.no_grad()
+    def projected(self, vectors: Tensor) -> Tensor:
+        """The language model's vectors [n, hidden] in the graph's space, [n, d], on the model's device."""
+        assert isinstance(self.model.projection, nn.Module)
+        return self.model.unit(self.model.projection(vectors.to(self.config["device"])))
+
+    def user_tokens(self) -> np.ndarray:
+        """By number, [n_users] text; the first is the padding's."""
+        return np.asarray(self.train.field2id_token[self.train.uid_field]).astype(str)
+
+    def item_tokens(self) -> np.ndarray:
+        """By number, [n_items] text; the first is the padding's."""
+        return np.asarray(self.train.field2id_token[self.train.iid_field]).astype(str)
+
+
+@torch.no_grad()
+def graph_nodes(model: SymCERE) -> Nodes:
+    """Vectors of users and items by the graph encoder, as they are before eq. (2); on the CPU."""
+    users, items = model(model.graph.adjacency())
+    return users.cpu(), items.cpu()
