@@ -57,6 +57,13 @@ def _distribution(where: str, values: Any) -> BaseDistribution:
         raise ConfigError(f"{where}: {error}") from error
 
 
+def _holds(space: BaseDistribution, value: Any) -> bool:
+    if isinstance(space, CategoricalDistribution):
+        return value in space.choices
+    assert isinstance(space, IntDistribution | FloatDistribution)
+    return isinstance(value, int | float) and space.low <= value <= space.high
+
+
 class Search:
     """The trials of one model on one dataset.
 
@@ -89,7 +96,7 @@ class Search:
         self._lock = FileLock(self._locks / f"{_file_name(name)}.lock")
         first = {key: defaults[key] for key in space}
         for key, value in first.items():
-            if not space[key]._contains(space[key].to_internal_repr(value)):
+            if not _holds(space[key], value):
                 raise ConfigError(f"{name}: the default of {key}, {value!r}, lies outside its search space")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self._lock:
@@ -170,8 +177,6 @@ class Search:
         best = max(score, *so_far.values()) if so_far else score
         if epoch not in so_far:  # a killed trial goes on from an epoch before its last
             trial.report(best, epoch)
-        elif epoch < max(so_far):
-            return False
         reached = [_reached(other, epoch) for other in self._finished()]
         return epoch >= UNPRUNED_EPOCHS and len(reached) >= UNPRUNED_TRIALS and best < statistics.median(reached)
 

@@ -4,17 +4,19 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import polars as pl
 import pytest
 import yaml
 
+from recbole_symcere import config
 from recbole_symcere.comparison import comparison, runs
 from recbole_symcere.comparison.__main__ import main
 from recbole_symcere.comparison.comparison import Comparison, ablations_of, is_ours
 from recbole_symcere.comparison.search import search_space
-from recbole_symcere.config import Config, ConfigError, parse_value
+from recbole_symcere.config import Config, ConfigError, load_yaml, parse_value, properties_folder
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.ranking import RankingDataLoader
 from recbole_symcere.trainer import Trainer
@@ -244,6 +246,33 @@ def test_without_trials_the_given_settings_are_run(arguments: Callable[..., list
         assert settings["learning_rate"] == 0.01
         if settings["model"] == "LightGCN":
             assert settings["n_layers"] == defaults["n_layers"]
+
+
+def test_tables_stand_under_their_protocol_without_metrics_that_a_run_lacks(
+    arguments: Callable[..., list[str]],
+) -> None:
+    command = arguments("--protocol=paper", "--trials=0", models=["Pop", "SymCERE"])
+    assert main(command) == 0
+    assert {path.name for path in Path("comparison").iterdir()} == {"search", "runs", "paper"}
+    file = next(Path("comparison").glob("runs/paper/tiny/Pop/seed-*/run.json"))
+    record = json.loads(file.read_text())
+    record["metrics"]["tailndcg@10"] = None  # nobody has such an item held out
+    file.write_text(json.dumps(record))
+    assert main(command) == 0
+    metrics = set(pl.read_csv("comparison/paper/popularity.csv")["metric"])
+    assert "headndcg@10" in metrics and "tailndcg@10" not in metrics
+
+
+def test_what_is_tuned_again_keeps_the_settings_it_started_from(
+    arguments: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copytree(properties_folder(), tmp_path / "properties")
+    (folder / "tuned" / "tiny").mkdir(parents=True)
+    (folder / "tuned" / "tiny" / "SymCERE.yaml").write_text("alpha: 0.1\ntau_cross: 0.3\n")
+    monkeypatch.setattr(config, "properties_folder", lambda: folder)
+    assert main(arguments("--tuned", "--trials=0", models=["SymCERE"])) == 0
+    tuned = load_yaml(Path("comparison/strict/tuned/tiny/SymCERE.yaml"))
+    assert (tuned["alpha"], tuned["tau_cross"]) == (0.1, 0.3)
 
 
 def test_a_setting_that_no_model_reads_is_refused(

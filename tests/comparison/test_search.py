@@ -190,9 +190,13 @@ def test_trials_of_other_settings_are_not_gone_on_with(tmp_path: Path) -> None:
         make(tmp_path, fixed={"epochs": 4})
 
 
-def test_a_default_outside_its_space_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="default of layers, 9, lies outside"):
-        make(tmp_path, defaults=DEFAULTS | {"layers": 9})
+@pytest.mark.parametrize(
+    ("space", "value"),
+    [(SPACE["layers"], 9), (SPACE["layers"], None), (SPACE["rate"], 0.0), (CategoricalDistribution([1, 2]), 9)],
+)
+def test_a_default_outside_its_space_is_refused(tmp_path: Path, space: Any, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"default of layers, {value}, lies outside"):
+        make(tmp_path, space={"layers": space}, defaults={"layers": value})
 
 
 @pytest.mark.parametrize("model", sorted(path.stem for path in (properties_folder() / "search").glob("*.yaml")))
