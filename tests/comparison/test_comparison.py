@@ -254,6 +254,8 @@ def test_tables_stand_under_their_protocol_without_metrics_that_a_run_lacks(
     command = arguments("--protocol=paper", "--trials=0", models=["Pop", "SymCERE"])
     assert main(command) == 0
     assert {path.name for path in Path("comparison").iterdir()} == {"search", "runs", "paper"}
+    assert "seconds" not in Path("comparison/paper/summary.md").read_text().splitlines()[0]
+    assert "seconds" in Path("comparison/paper/accuracy.md").read_text().splitlines()[0]
     file = next(Path("comparison").glob("runs/paper/tiny/Pop/seed-*/run.json"))
     record = json.loads(file.read_text())
     record["metrics"]["tailndcg@10"] = None  # nobody has such an item held out
