@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from types import ModuleType
+from importlib import import_module
 
 from recbole_symcere.analysis.aligned import AnalysisError
 from recbole_symcere.config import parse_assignments
 from recbole_symcere.quick_start import USER_ERRORS
 
-COMMANDS: dict[str, ModuleType] = {}
+COMMANDS = ("geometry", "anchoring", "neighbours", "explain", "export", "report")
 
 EXAMPLE = """examples:
   %(prog)s geometry --checkpoint saved/demo.pth
   %(prog)s anchoring --checkpoint SymCERE=saved/demo.pth InfoNCE=saved/infonce.pth --output analysis
   %(prog)s neighbours --checkpoint saved/demo.pth --item i7
-  %(prog)s report --comparison comparison/strict --analysis analysis
+  %(prog)s report --comparison comparison --analysis analysis
 
 `%(prog)s COMMAND --help` says more. Settings of the run are changed by --key=value, such as --data_path=dataset.
 """
@@ -25,6 +25,19 @@ EXAMPLE = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one of the commands; returns its exit status: 0, or 2 for settings or files that can't be used."""
+    try:
+        given, rest = _parser().parse_known_args(arguments)
+        print(given.run(given, parse_assignments(rest)))
+    except (*USER_ERRORS, AnalysisError) as error:
+        return _refuse(str(error))
+    except ModuleNotFoundError as error:
+        return _refuse(
+            f"{str(error.name).partition('.')[0]} is not installed; pip install 'recbole-symcere[analysis]' brings it"
+        )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m recbole_symcere.analysis",
         description="Look into trained models.",
@@ -33,17 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module in COMMANDS.items():
+    for name in COMMANDS:
+        module = import_module(f"recbole_symcere.analysis.{name}")
         command = commands.add_parser(name, help=module.HELP, description=module.HELP, allow_abbrev=False)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
-    given, rest = parser.parse_known_args(arguments)
-    try:
-        print(given.run(given, parse_assignments(rest)))
-    except (*USER_ERRORS, AnalysisError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return parser
+
+
+def _refuse(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -249,7 +249,7 @@ def to_markdown(table: Table) -> str:
         header += [of + metric_name(metric) for metric in table.metrics] + [of + "seconds"] * bool(table.seconds)
     rule = ["---"] + ["---:"] * (len(header) - 1)
     lines = [f"| {' | '.join(row)} |" for row in (header, rule, *models, *contrasts)]
-    return "\n".join([*lines, "", " ".join(_notes(table)).translate(escape), ""])
+    return "\n".join([*lines, "", " ".join(table_notes(table)).translate(escape), ""])
 
 
 def to_latex(table: Table) -> str:
@@ -265,7 +265,7 @@ def to_latex(table: Table) -> str:
     first = range(2, 2 + width * len(groups), width)
     heads = [metric_name(metric).translate(escape) for metric in table.metrics] + ["seconds"] * bool(table.seconds)
     header = ["model"] + heads * len(groups)
-    lines = [f"% {note}" for note in _notes(table)]
+    lines = [f"% {note}" for note in table_notes(table)]
     lines += [rf"\begin{{tabular}}{{l{'r' * width * len(groups)}}}", r"\toprule", _latex_row(["", *groups])]
     lines += ["".join(rf"\cmidrule(lr){{{column}-{column + width - 1}}}" for column in first), _latex_row(header)]
     for part in (models, contrasts):
@@ -295,11 +295,11 @@ def _rows(table: Table, places: tuple[str, str], escape: Mapping[int, str]) -> t
         return models, []
     columns = [*table.metrics] + ["seconds"] * bool(table.seconds)
     keys = [(dataset, metric) for dataset in table.datasets for metric in columns]
-    below = zip(CONTRAST_ROWS, *(_contrast_texts(table, key) for key in keys), strict=True)
+    below = zip(CONTRAST_ROWS, *(contrast_texts(table, key) for key in keys), strict=True)
     return models, [[text.translate(escape) for text in row] for row in below]
 
 
-def _contrast_texts(table: Table, key: tuple[str, str]) -> tuple[str, ...]:
+def contrast_texts(table: Table, key: tuple[str, str]) -> tuple[str, ...]:
     """The column of ``CONTRAST_ROWS``."""
     if key not in table.contrasts:
         return ("",) * len(CONTRAST_ROWS)
@@ -313,7 +313,8 @@ def _contrast_texts(table: Table, key: tuple[str, str]) -> tuple[str, ...]:
     )
 
 
-def _notes(table: Table) -> list[str]:
+def table_notes(table: Table) -> list[str]:
+    """What one must know to read the table, in sentences."""
     seeds = ", ".join(map(str, table.seeds))
     notes = [
         f"Mean ± standard deviation over the seeds {seeds}." if len(table.seeds) > 1 else f"One seed, {seeds}.",

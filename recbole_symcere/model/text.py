@@ -225,7 +225,6 @@ class ReviewEncoder(nn.Module):
         clean_view, masked_view = both.tensor_split(2)
         return clean_view, masked_view
 
-    @torch.no_grad()
     def embed(self, reviews: TokenisedReviews, rows: np.ndarray, mask_ratio: float, seed: int) -> np.ndarray:
         """:meth:`forward` in eval mode, without gradients: float32 [B, hidden_size].
 
@@ -234,10 +233,23 @@ class ReviewEncoder(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         token_ids, word_index, lengths = self._tokens(reviews, rows)
         token_ids = mask_words(token_ids, word_index, lengths, mask_ratio, self.mask_token, generator)
+        return self.vectors(token_ids, lengths).float().cpu().numpy()
+
+    @torch.no_grad()
+    def vectors(self, token_ids: Tensor, lengths: np.ndarray) -> Tensor:
+        """Vectors of any texts in eval mode, without gradients; the mode is afterwards what it was.
+
+        Args:
+            token_ids: [T] long, B > 0 texts end to end, each with its special tokens.
+            lengths: [B] int, tokens of each text; they sum to T.
+
+        Returns:
+            [B, hidden_size] in the weights' dtype (float32), on the module's device.
+        """
         was_training = self.training
         self.eval()
         try:
-            return self._encode(token_ids, lengths).float().cpu().numpy()
+            return self._encode(token_ids.to(self.device), lengths)
         finally:
             self.train(was_training)
 

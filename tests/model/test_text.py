@@ -389,6 +389,21 @@ def test_embedding_depends_on_its_seed_alone_and_leaves_no_trace(folder: Path) -
     np.testing.assert_allclose(encoder.embed(tokens, ROWS, 0.0, 1), clean, atol=1e-6)
 
 
+def test_vectors_of_given_tokens_are_the_clean_ones_without_gradients(folder: Path) -> None:
+    encoder = load(folder, lora_dropout=0.5)
+    randomise_adapter(encoder)
+    tokens = tokens_of(encoder)
+    rows = np.array([2, 0, 5, 2])
+    token_ids, _, lengths = tokens.gather(rows)
+    state = torch.get_rng_state()
+    vectors = encoder.vectors(torch.from_numpy(token_ids).long(), lengths)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert encoder.training and not vectors.requires_grad
+    torch.testing.assert_close(vectors, encoder.eval()(tokens, rows).detach())
+    encoder.vectors(torch.from_numpy(token_ids).long(), lengths)
+    assert not encoder.training
+
+
 def test_cached_embeddings_are_the_encoders_own(roberta: Path, tmp_path: Path) -> None:
     encoder = load(roberta, train="frozen")
     clean, masked = cached_embeddings(TEXTS, encoder, 1, 0.3, 1, tmp_path / "cache", False)

@@ -1,0 +1,180 @@
+"""Which training reviews lie near a pair of a user and an item."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from recbole.data.interaction import Interaction
+from torch import Tensor
+
+from recbole_symcere.analysis.aligned import Aligned
+from recbole_symcere.analysis.neighbours import as_table, at_least_one, number_of
+
+HELP = "which training reviews of a user and of an item lie near the pair of them"
+TEXT_WIDTH = 300  # characters of a review that --show-text prints
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Training reviews around a pair (u, v), each list nearest first; rows are of ``Aligned.pairs("train")``.
+
+    A similarity in the space that training aligned, not a cause: without a near review the score could be the same.
+
+    Attributes:
+        cosine: float32 [n], of each training review t with the pair's g_uv, eq. (2) of both.
+        percentile: float64 [n], the share of all training reviews with a cosine as high or lower, in percent.
+        own: the user's reviews of other items.
+        others: other users' reviews of the item.
+        itself: the user's reviews of the item; empty, if the pair did not train.
+    """
+
+    cosine: np.ndarray
+    percentile: np.ndarray
+    own: np.ndarray
+    others: np.ndarray
+    itself: np.ndarray
+
+    @property
+    def above_mean(self) -> np.ndarray:
+        """float32 [n], the cosines less their mean over all training reviews: a vector near all says nothing."""
+        return self.cosine - self.cosine.mean()
+
+
+def pull(pair: Tensor, reviews: Tensor, users: Tensor, items: Tensor, user: int, item: int) -> Pull:
+    """The training reviews of a user and of an item, by their cosine with the pair's vector.
+
+    Args:
+        pair: [d], g_uv of section 3.1.1, of any length.
+        reviews: [n, d], of any lengths.
+        users, items: [n] long, who wrote each review and of what.
+    """
+    cosine = (F.normalize(reviews, dim=1) @ F.normalize(pair, dim=0)).numpy()
+    percentile = 100 * np.searchsorted(np.sort(cosine), cosine, side="right") / len(cosine)
+    by_user, of_item = (users == user).numpy(), (items == item).numpy()
+    nearest_first = np.argsort(-cosine, kind="stable")
+
+    def rows(which: np.ndarray) -> np.ndarray:
+        return nearest_first[which[nearest_first]]
+
+    return Pull(
+        cosine,
+        percentile,
+        own=rows(by_user & ~of_item),
+        others=rows(of_item & ~by_user),
+        itself=rows(by_user & of_item),
+    )
+
+
+@torch.no_grad()
+def rank(aligned: Aligned, user: int, item: int) -> tuple[float, int, int]:
+    """The pair's score, its rank (1 is best), and among how many: the item and all that the user has not met."""
+    model = aligned.model
+    one = Interaction({model.USER_ID: torch.tensor([user])}).to(model.device)
+    scores = model.full_sort_predict(one).cpu()
+    users, items = aligned.pairs()
+    candidate = torch.ones(len(scores), dtype=torch.bool)
+    candidate[0] = False  # padding
+    candidate[items[users == user]] = False
+    candidate[item] = True
+    return float(scores[item]), 1 + int((scores[candidate] > scores[item]).sum()), int(candidate.sum())
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", required=True, help="a checkpoint of SymCERE")
+    parser.add_argument("--user", required=True, metavar="TOKEN", help="as in the .inter file")
+    parser.add_argument("--item", required=True, metavar="TOKEN", help="as in the .inter file")
+    parser.add_argument("--k", type=at_least_one, default=5, help="reviews of each side (%(default)s)")
+    parser.add_argument(
+        "--show-text", action="store_true", help=f"print the first {TEXT_WIDTH} characters of each review"
+    )
+    parser.add_argument(
+        "--show-users", action="store_true", help="print user tokens, and review ids, which may hold them"
+    )
+
+
+def run(given: argparse.Namespace, settings: dict[str, Any]) -> str:
+    """The command.
+
+    Raises:
+        AnalysisError: there is no such user or item, neither trained, or the model was trained without reviews.
+    """
+    aligned = Aligned(given.checkpoint, {"show_progress": True} | settings)
+    user = number_of(aligned, "user", given.user, suggest=given.show_users)
+    item = number_of(aligned, "item", given.item)
+    users, items = aligned.pairs()
+    pair = aligned.model.interaction_vectors(aligned.nodes, torch.tensor([user]), torch.tensor([item]))[0]
+    found = pull(pair, aligned.review_vectors(), users, items, user, item)
+    who = f"user {given.user}" if given.show_users else "the user"
+    score, place, among = rank(aligned, user, item)
+    text = [
+        f"{aligned.label}: {who} and item {given.item}",
+        f"Score {score:.4f}: number {place:,} of {among:,} items, those that the user met in training left out.",
+    ]
+    if len(found.itself):
+        own = [f"{found.cosine[row]:+.3f} (percentile {found.percentile[row]:.1f})" for row in found.itself]
+        text.append(
+            f"The pair itself was a training interaction; cosine of its own review, left out below: {', '.join(own)}."
+        )
+    text.append(
+        f"Cosines are of reviews with the pair's graph vector; their mean over all {len(found.cosine):,} training "
+        f"reviews is {found.cosine.mean():+.3f}. This is a similarity, not a cause."
+    )
+    for title, rows in (
+        ("The user's training reviews of other items", found.own),
+        ("Other users' training reviews of the item", found.others),
+    ):
+        text += ["", f"{title}: {min(given.k, len(rows))} of {len(rows):,}"]
+        if len(rows):
+            text.append(as_table(_columns(aligned, found, rows[: given.k], user, item, given)))
+    return "\n".join(text)
+
+
+def _columns(
+    aligned: Aligned, found: Pull, rows: np.ndarray, user: int, item: int, given: argparse.Namespace
+) -> dict[str, Any]:
+    """What is printed of reviews ``rows``: nothing that names a user or quotes a review, unless it was asked for."""
+    users, items = (numbers[rows] for numbers in aligned.pairs())
+    user_nodes, item_nodes = aligned.nodes
+    columns: dict[str, Any] = {"": range(1, len(rows) + 1)}
+    # The graph's other end: how near a review's item is to this one, or its writer to this user
+    if users[0] == user:
+        columns["item"] = aligned.item_tokens()[items.numpy()]
+        graph = F.cosine_similarity(item_nodes[items], item_nodes[item], dim=-1)
+    else:
+        columns["training row"] = rows
+        graph = F.cosine_similarity(user_nodes[users], user_nodes[user], dim=-1)
+    columns |= {
+        "cosine": _signed(found.cosine[rows]),
+        "above mean": _signed(found.above_mean[rows]),
+        "percentile": [f"{percentile:.1f}" for percentile in found.percentile[rows]],
+        "item's cosine" if users[0] == user else "user's cosine": _signed(graph.numpy()),
+    }
+    if given.show_users:
+        columns |= {} if users[0] == user else {"user": aligned.user_tokens()[users.numpy()]}
+        columns["review id"] = review_ids(aligned)[rows]
+    if given.show_text:
+        texts = aligned.train.review_texts()
+        columns["text"] = [_opening(texts[row]) for row in rows]
+    return columns
+
+
+def review_ids(aligned: Aligned) -> np.ndarray:
+    """Of the training reviews, [n] text; a data set may have made them of user tokens."""
+    train = aligned.train
+    numbers = train.inter_feat[train.review_field].numpy()
+    return np.asarray(train.field2id_token[train.review_field])[numbers].astype(str)
+
+
+def _signed(values: np.ndarray) -> list[str]:
+    return [f"{value:+.3f}" for value in values]
+
+
+def _opening(text: str) -> str:
+    """The first characters of a text, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= TEXT_WIDTH else line[:TEXT_WIDTH] + "…"

@@ -1,0 +1,195 @@
+"""A trained model's vectors with their tokens, for vector stores, and its LoRA adapter.
+
+The nearest items to an item and the best for a user, from the files alone::
+
+    import json
+
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    vectors = load_file("vectors/vectors.safetensors")
+    tokens = json.load(open("vectors/tokens.json", encoding="utf-8"))
+    users, items = vectors["users"], vectors["items"]
+    user_names, item_names = tokens["users"]["user"], tokens["items"]["item"]
+
+    item = items[item_names.index("i7")]
+    cosines = items @ item / np.linalg.norm(items, axis=1) / np.linalg.norm(item)
+    print("near i7:", [item_names[row] for row in np.argsort(-cosines)[1:11]])
+
+    scores = items @ users[user_names.index("u0")]  # faiss.IndexFlatIP(items.shape[1]) finds the same
+    print("for u0:", [item_names[row] for row in np.argsort(-scores)[:10]])
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors.numpy import save_file
+
+from recbole_symcere.analysis.aligned import Aligned, AnalysisError
+from recbole_symcere.analysis.explain import review_ids
+from recbole_symcere.data.dataset import source_fingerprint
+from recbole_symcere.quick_start import versions
+from recbole_symcere.trainer import FREE_SETTINGS
+
+HELP = "user, item and review vectors with their tokens, and the LoRA adapter, as files without pickle"
+FORMATS = ("safetensors", "parquet")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Vectors of one kind.
+
+    Attributes:
+        tokens: column name -> [n] text, row by row.
+        vectors: float32 [n, d].
+    """
+
+    tokens: dict[str, np.ndarray]
+    vectors: np.ndarray
+
+
+def tables(aligned: Aligned, with_users: bool = True) -> dict[str, Table]:
+    """All that is exported, without the padding's rows.
+
+    - ``users`` and ``items``: ``ranking_vectors``, whose dot products are the model's scores. SymCEREPlus's have its
+      text profiles behind the graph's columns.
+    - ``reviews``: the training reviews in the graph's space, of unit length where the model normalises; none of a
+      model without text. Review ids may be made of user tokens, so without users they are left out, and the rows lie
+      by item and not in the order of the interactions, which would tell whose are together.
+
+    Returns:
+        Tables by name.
+    """
+    with torch.no_grad():
+        users, items = (_array(vectors[1:]) for vectors in aligned.model.ranking_vectors())
+    found = {"items": Table({"item": aligned.item_tokens()[1:]}, items)}
+    if with_users:
+        found["users"] = Table({"user": aligned.user_tokens()[1:]}, users)
+    try:
+        vectors = _array(aligned.review_vectors())
+    except AnalysisError:  # trained without
+        return found
+    of_items = aligned.item_tokens()[aligned.pairs()[1].numpy()]
+    if with_users:
+        found["reviews"] = Table({"review_id": review_ids(aligned), "item": of_items}, vectors)
+    else:
+        order = np.lexsort((vectors[:, 0], of_items))
+        found["reviews"] = Table({"item": of_items[order]}, vectors[order])
+    return found
+
+
+def write_safetensors(folder: Path, found: Mapping[str, Table]) -> None:
+    """``vectors.safetensors``, a tensor a table, and ``tokens.json``: table -> column -> tokens of its rows."""
+    save_file({name: table.vectors for name, table in found.items()}, folder / "vectors.safetensors")
+    tokens = {name: {key: column.tolist() for key, column in table.tokens.items()} for name, table in found.items()}
+    (folder / "tokens.json").write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
+
+
+def write_parquet(folder: Path, found: Mapping[str, Table]) -> None:
+    """A file ``NAME.parquet`` a table: its columns of tokens, and ``vector``, of fixed length."""
+    for name, table in found.items():
+        vector = pl.Series(table.vectors, dtype=pl.Array(pl.Float32, table.vectors.shape[1]))
+        pl.DataFrame({**table.tokens, "vector": vector}).write_parquet(folder / f"{name}.parquet")
+
+
+def describe(aligned: Aligned, found: Mapping[str, Table]) -> dict[str, Any]:
+    """What made the vectors, without a folder or a date: what ``export.json`` holds."""
+    settings = {key: value for key, value in aligned.config.settings.items() if key not in FREE_SETTINGS}
+    return {
+        "model": aligned.config["model"],
+        "dataset": aligned.config["dataset"],
+        "scores": "dot products of users and items",
+        "shapes": {name: list(table.vectors.shape) for name, table in found.items()},
+        "settings": {key: _portable(value) for key, value in settings.items()},
+        "fingerprints": {
+            "data": source_fingerprint(aligned.config),
+            "checkpoint": hashlib.sha256(aligned.path.read_bytes()).hexdigest(),
+        },
+        "versions": versions(),
+    }
+
+
+def _portable(value: Any) -> Any:
+    """A setting without this machine's folders: of a path that begins at the root or at home, the last part."""
+    is_own = isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~"))
+    return Path(value).name if is_own else value
+
+
+def _array(vectors: torch.Tensor) -> np.ndarray:
+    return np.ascontiguousarray(vectors.float().cpu().numpy())
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside ``folder``, which takes its name at the end and goes if an error comes first."""
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if folder.is_dir():
+            folder.rmdir()  # fails if somebody filled it meanwhile
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_output(folder: Path) -> None:
+    """Makes the folder that ``folder`` is to stand in.
+
+    Raises:
+        AnalysisError: ``folder`` holds something already, or can't be made.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise AnalysisError(f"--output: {folder} exists and is not empty; name a new folder, or move it")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AnalysisError(f"--output: the folder {folder.parent} can't be made ({error})") from error
+    if not os.access(folder.parent, os.W_OK):
+        raise AnalysisError(f"--output: the folder {folder.parent} can't be written to")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", required=True, help="a checkpoint of SymCERE")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the vectors (%(default)s)")
+    parser.add_argument(
+        "--without-users",
+        action="store_true",
+        help="neither user vectors nor user tokens, nor review ids, which may hold them; review vectors stay, and "
+        "are still made of what persons wrote",
+    )
+
+
+def run(given: argparse.Namespace, settings: dict[str, Any]) -> str:
+    """The command.
+
+    Raises:
+        AnalysisError: the output is not a new folder, or the checkpoint is none of SymCERE's.
+    """
+    output = given.output.resolve()
+    check_output(output)
+    aligned = Aligned(given.checkpoint, {"show_progress": True} | settings)
+    found = tables(aligned, with_users=not given.without_users)
+    with new_folder(output) as folder:
+        (write_safetensors if given.format == "safetensors" else write_parquet)(folder, found)
+        aligned.model.save_adapter(folder / "adapter")
+        description = json.dumps(describe(aligned, found), indent=2, ensure_ascii=False)
+        (folder / "export.json").write_text(description + "\n", encoding="utf-8")
+        files = sorted(path.name for path in folder.iterdir())
+    shapes = [f"{name} {table.vectors.shape[0]:,} x {table.vectors.shape[1]}" for name, table in found.items()]
+    missing = "" if "reviews" in found else " (no reviews: the model was trained without)"
+    return f"{given.output}: {', '.join(files)}\n{aligned.label}: {', '.join(shapes)}{missing}"

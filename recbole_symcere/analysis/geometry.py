@@ -1,0 +1,279 @@
+"""The geometry of trained vectors, checkpoints side by side: Table 4, Figures 1 and 4, and measures beside them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from recbole_symcere.analysis import measures
+from recbole_symcere.analysis.aligned import PARTS, Aligned, AnalysisError, graph_nodes
+from recbole_symcere.analysis.geometry_figures import draw_cosines, draw_maps, draw_variances
+from recbole_symcere.model.review_views import TrainedEncoder
+from recbole_symcere.model.symcere import SymCERE
+from recbole_symcere.quick_start import versions
+
+HELP = "cosines, variance by dimension, alignment, uniformity, effective rank, modality gap, and maps of the vectors"
+SEED = 0  # of all samples and of t-SNE
+LEAST_POINTS = 10  # t-SNE's neighbourhoods need some
+
+SETTINGS = ("model", "dataset", "seed", "normalize", "contrast", "text_source")  # that a column begins with
+NAN = float("nan")
+NOTES = """\
+Cosines are of all users with all items, whatever their part; users and items whose vector is 0 are left out, as is the
+padding. Interactions are of the part {part}. Vectors are compared at unit length, also those of models trained without
+normalisation (normalize False). An interaction's own review is the one written for it, also where text_source gave the
+training another. Variance by dimension is 1 / d at most in the mean. Alignment is a mean squared distance, lower is
+closer; uniformity is more negative the evener the spread (Wang and Isola 2020; of more than {vectors:,} vectors a
+sample). Effective rank is Roy and Vetterli's (2007), the modality gap Liang et al.'s (2022). Popularity and activity
+count training interactions. n/a: the model reads no reviews, or the value is not defined."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Directions of the same interactions: of the graph [n, d], and of their reviews [n, d], None without reviews."""
+
+    graph: Tensor
+    text: Tensor | None
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What was measured of one checkpoint.
+
+    Attributes:
+        settings: by the keys ``SETTINGS``.
+        values: by the table's rows, the same for every checkpoint; NaN for what is not defined.
+        variances: of the directions of ``users`` and ``items`` by dimension, [d] each.
+    """
+
+    label: str
+    settings: Mapping[str, Any]
+    values: Mapping[str, float]
+    variances: Mapping[str, np.ndarray]
+    cosines: measures.Cosines
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint", nargs="+", required=True, metavar="[LABEL=]PATH",
+        help="one or several, such as one trained with normalisation and one with --normalize=False",
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, default=Path("analysis"), help="folder (default: %(default)s)")
+    parser.add_argument("--part", choices=PARTS, default="train", help="whose interactions (default: %(default)s)")
+    parser.add_argument(
+        "--points", type=int, default=2000, help="interactions on a map, of more a sample (default: %(default)s)"
+    )
+
+
+def run(given: argparse.Namespace, settings: dict[str, Any]) -> str:
+    """Writes ``geometry.json``, ``.md``, ``.csv`` and ``.tex``, and the figures; the same command, the same files.
+
+    Returns:
+        The table, as Markdown.
+
+    Raises:
+        AnalysisError: labels are not distinct, a part is nearly empty, ``--points`` or ``--output`` can't be used.
+        CheckpointError, ConfigError, DatasetError, ReviewFileError, EncoderError: as ``Aligned`` does.
+    """
+    if given.points < LEAST_POINTS:
+        raise AnalysisError(f"--points {given.points} draws no map; give {LEAST_POINTS} or more")
+    if given.output.exists() and not given.output.is_dir():
+        raise AnalysisError(f"--output {given.output} is a file; name a folder")
+    loaded = _load(given.checkpoint, given.part, settings)
+    found = []
+    with tqdm(total=2 * len(loaded), unit="step") as bar:
+        for aligned in loaded:
+            bar.set_description(f"{aligned.label}: measures")
+            before, after = views_before(aligned, given.part), views_after(aligned, given.part)
+            found.append(measure(aligned, given.part, before, after))
+            bar.update()
+            bar.set_description(f"{aligned.label}: maps")
+            moments = {"before training": before, "after training": after}
+            _draw(aligned, given.part, moments, given.points, given.output)
+            bar.update()
+    return _write(found, given.part, given.points, given.output)
+
+
+def _load(checkpoints: Sequence[str], part: str, settings: dict[str, Any]) -> list[Aligned]:
+    """All of them before any is measured: what can't be used shows at once."""
+    loaded: dict[str, Aligned] = {}
+    for checkpoint in tqdm(checkpoints, desc="reading", unit="checkpoint", leave=False):
+        aligned = Aligned(checkpoint, settings)
+        if other := loaded.get(_file_name(aligned.label)):
+            raise AnalysisError(
+                f"--checkpoint {other.path} and {aligned.path} are called {other.label!r} and {aligned.label!r}; "
+                "name them apart, in letters and digits: A=PATH B=PATH"
+            )
+        if (n := len(aligned.parts[part])) < LEAST_POINTS:
+            raise AnalysisError(f"{aligned.path}: its part {part} has {n} interactions; take another --part")
+        loaded[_file_name(aligned.label)] = aligned
+    return list(loaded.values())
+
+
+def _file_name(label: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", label)
+
+
+def reads_reviews(aligned: Aligned) -> bool:
+    """Whether the model has vectors of reviews, in a space that it learned."""
+    try:
+        return aligned.encoder is not None
+    except AnalysisError:
+        return False
+
+
+def views_after(aligned: Aligned, part: str) -> Views:
+    """A part's interactions as the trained model sees them."""
+    text = aligned.review_vectors(part) if reads_reviews(aligned) else None
+    return _views(aligned.interaction_vectors(part), text)
+
+
+@torch.no_grad()
+def views_before(aligned: Aligned, part: str) -> Views:
+    """The same as the model saw them before its first step."""
+    model = aligned.untrained()
+    graph = model.interaction_vectors(graph_nodes(model), *aligned.pairs(part))
+    return _views(graph, _untrained_reviews(aligned, model, part) if reads_reviews(aligned) else None)
+
+
+def _untrained_reviews(aligned: Aligned, model: SymCERE, part: str) -> Tensor:
+    text = model.text_encoder
+    encoder = text.encoder if isinstance(text, TrainedEncoder) else aligned.encoder
+    (vectors,) = aligned.parts[part].embedded_reviews(encoder, 0, 0.0)
+    return model.projection(torch.from_numpy(np.array(vectors)).to(aligned.config["device"])).cpu()
+
+
+def _views(graph: Tensor, text: Tensor | None) -> Views:
+    return Views(measures.directions(graph), None if text is None else measures.directions(text))
+
+
+def measure(aligned: Aligned, part: str, before: Views, after: Views) -> Geometry:
+    """All that the table shows of a checkpoint.
+
+    Args:
+        before, after: as ``views_before`` and ``views_after`` return them, of ``part``.
+    """
+    nodes = {name: vectors[1:] for name, vectors in zip(("users", "items"), aligned.nodes, strict=True)}
+    spread = {name: measures.directions(vectors[vectors.any(1)]) for name, vectors in nodes.items()}
+    sets = spread | {"graph vectors of interactions": after.graph, "reviews": after.text}
+    cosines = measures.cosines(spread["users"], spread["items"])
+    variances = {name: measures.variance_by_dimension(vectors).numpy() for name, vectors in spread.items()}
+    values: dict[str, float] = {name: len(vectors) for name, vectors in spread.items()}
+    values |= {"interactions": len(after.graph)} | _cosine_values(cosines)
+    for name, variance in variances.items():
+        values |= {f"variance by dimension, {name}, {of.__name__}": float(of(variance)) for of in (np.mean, min, max)}
+    values |= _alignments(aligned, part, after)
+    for name, vectors in sets.items():
+        values[f"uniformity, {name}"] = NAN if vectors is None else measures.uniformity(vectors, seed=SEED)
+    for name, vectors in sets.items():
+        values[f"effective rank, {name}"] = NAN if vectors is None else measures.effective_rank(vectors)
+    values |= _norm_values(aligned) | _across_modalities(before, after)
+    settings = {key: aligned.config[key] for key in SETTINGS}
+    return Geometry(aligned.label, settings, values, variances, cosines)
+
+
+def _cosine_values(found: measures.Cosines) -> dict[str, float]:
+    lower, median, upper = found.quartiles
+    values = {"mean": found.mean, "standard deviation": found.sd, "min": found.low}
+    values |= {"25%": lower, "50%": median, "75%": upper, "max": found.high}
+    return {f"cosine of user and item, {name}": value for name, value in values.items()}
+
+
+def _alignments(aligned: Aligned, part: str, after: Views) -> dict[str, float]:
+    users, items = (measures.directions(x[of]) for x, of in zip(aligned.nodes, aligned.pairs(part), strict=True))
+    return {
+        "alignment, user and item": measures.alignment(users, items),
+        "alignment, graph and review": NAN if after.text is None else measures.alignment(after.graph, after.text),
+    }
+
+
+def _norm_values(aligned: Aligned) -> dict[str, float]:
+    activity = np.bincount(aligned.pairs("train")[0].numpy(), minlength=len(aligned.nodes[0]))
+    values: dict[str, float] = {}
+    for name, vectors, counts in zip(
+        ("user norm and activity", "item norm and popularity"),
+        aligned.nodes,
+        (activity, aligned.popularity),
+        strict=True,
+    ):
+        found = measures.correlations(vectors[1:].double().norm(dim=1).numpy(), counts[1:])
+        values |= {f"{name}, {of}": value for of, value in zip(("Spearman", "Pearson"), found, strict=True)}
+    return values
+
+
+def _across_modalities(before: Views, after: Views) -> dict[str, float]:
+    rows: dict[str, tuple[float, ...]] = {}
+    for when, views in (("before", before), ("after", after)):
+        rows[when] = (NAN,) * 3
+        if views.text is not None:
+            rows[when] = (
+                measures.gap(views.graph, views.text),
+                *measures.own_and_other_cosines(views.graph, views.text),
+            )
+    names = ("modality gap", "cosine with the own review", "cosine with other reviews")
+    return {f"{name}, {when} training": rows[when][place] for place, name in enumerate(names) for when in rows}
+
+
+def _draw(aligned: Aligned, part: str, moments: Mapping[str, Views], points: int, folder: Path) -> None:
+    """Figure 1 of a checkpoint: of a sample, if the part has more than ``points`` interactions."""
+    items = aligned.pairs(part)[1].numpy()
+    rows = np.sort(np.random.default_rng(SEED).permutation(len(items))[:points])
+    vectors = {
+        moment: [side[rows].numpy() for side in (views.graph, views.text) if side is not None]
+        for moment, views in moments.items()
+    }
+    name = f"figure-1-{_file_name(aligned.label)}"
+    draw_maps(vectors, items[rows], aligned.popularity, aligned.item_tokens(), SEED, folder, name)
+
+
+def _write(found: Sequence[Geometry], part: str, points: int, folder: Path) -> str:
+    """All files but Figure 1; returns the table."""
+    edges, heights = measures.densities([each.cosines for each in found])
+    draw_cosines(edges, {each.label: density for each, density in zip(found, heights, strict=True)}, folder)
+    draw_variances({name: {each.label: each.variances[name] for each in found} for name in ("users", "items")}, folder)
+    content = {"command": "geometry", "part": part, "points": points, "sampling_seed": SEED, "versions": versions()}
+    content |= {"cosine_bins": edges.tolist()}
+    content["checkpoints"] = [
+        {
+            "label": each.label,
+            "settings": each.settings,
+            "values": {name: None if np.isnan(value) else value for name, value in each.values.items()},
+            "variance_by_dimension": {name: variance.tolist() for name, variance in each.variances.items()},
+            "cosine_density": density.tolist(),
+        }
+        for each, density in zip(found, heights, strict=True)
+    ]
+    exact = pd.DataFrame({each.label: {**each.settings, **each.values} for each in found}, dtype=object)
+    shown = exact.map(_shown)
+    table = _markdown(shown) + "\n" + NOTES.format(part=part, vectors=measures.UNIFORMITY_VECTORS)
+    _save(folder / "geometry.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    _save(folder / "geometry.csv", exact.to_csv(index_label="measure", lineterminator="\n"))
+    _save(folder / "geometry.tex", shown.to_latex(escape=True, column_format="l" + "r" * len(found)))
+    _save(folder / "geometry.md", table + "\n")
+    return table
+
+
+def _save(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "n/a" if np.isnan(value) else f"{value:.4g}"
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    rows = [["measure", *table.columns], ["---"] + ["---:"] * table.shape[1], *table.reset_index().to_numpy().tolist()]
+    return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |\n" for row in rows)

@@ -1,0 +1,215 @@
+"""The items nearest to one, by the graph and by what is written of them, and the words that tell them from the rest."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recbole_symcere.analysis.aligned import Aligned, AnalysisError
+from recbole_symcere.analysis.words import Occurrences, languages_of, lexicons, occurrences
+from recbole_symcere.config import nearest
+from recbole_symcere.model.review_views import profiles_by_group
+
+HELP = "the items nearest to one, by the graph and by their reviews, with their telling words"
+TELLING_WORDS = 6  # that are printed of an item
+WRITERS = 2  # a word of fewer is one person's own, such as a name
+LANGUAGE_SAMPLE = 200  # reviews
+
+
+def nearest_items(vectors: Tensor, item: int, candidates: Tensor, k: int) -> list[tuple[int, float]]:
+    """The ``k`` items with the highest cosines to ``item``, best first.
+
+    Args:
+        vectors: [n_items, d], of any lengths.
+        candidates: bool [n_items]; the item itself is never one.
+
+    Returns:
+        Up to k pairs of item and cosine.
+    """
+    directions = F.normalize(vectors, dim=1)
+    cosines = (directions @ directions[item]).masked_fill(~candidates, -torch.inf)
+    cosines[item] = -torch.inf
+    best = cosines.topk(min(k, int(cosines.isfinite().sum())))
+    return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+
+def item_profiles(aligned: Aligned) -> Tensor:
+    """The direction from the mean of all training reviews, each of unit length, to the mean of each item's.
+
+    Returns:
+        [n_items, d], in the graph's space; zeros for items without a training review.
+
+    Raises:
+        AnalysisError: the model was trained without reviews.
+    """
+    _, items = aligned.pairs()
+    return profiles_by_group(F.normalize(aligned.review_vectors(), dim=1), items, aligned.dataset.item_num)
+
+
+class TellingWords:
+    """What training reviews of an item say more often than those of other items.
+
+    A review counts a word once; words without a letter and stop words are left out.
+
+    Args:
+        words: of all training reviews.
+        users, items: int [n], who wrote each review and of what.
+        stop_words: of the reviews' language.
+    """
+
+    def __init__(
+        self, words: Occurrences, users: np.ndarray, items: np.ndarray, stop_words: frozenset[str] = frozenset()
+    ) -> None:
+        words, self._vocabulary = words.lettered(), words.vocabulary
+        without = np.flatnonzero(np.isin(self._vocabulary, list(stop_words)))
+        said = pl.DataFrame({"word": words.word, "review": words.review}).unique()
+        said = said.filter(~pl.col("word").is_in(without.tolist()))
+        self._said = said.with_columns(user=users[said["review"]], item=items[said["review"]])
+        self._corpus = self._said.group_by("word").agg(corpus=pl.len())
+
+    def of_item(self, item: int, n: int = TELLING_WORDS) -> list[str]:
+        """Up to ``n`` words by :func:`log_odds`, most telling first; each is of two users or more."""
+        of_item = self._said.filter(pl.col("item") == item).group_by("word")
+        counted = of_item.agg(of_item=pl.len(), writers=pl.col("user").n_unique())
+        words = self._corpus.join(counted, on="word", how="left").fill_null(0)
+        scores = log_odds(words["of_item"].to_numpy(), words["corpus"].to_numpy())
+        telling = words.with_columns(score=scores).filter((pl.col("writers") >= WRITERS) & (pl.col("score") > 0))
+        best = telling.sort("score", "word", descending=[True, False])["word"].head(n)
+        return self._vocabulary[best.to_numpy()].tolist()
+
+
+def log_odds(part: np.ndarray, corpus: np.ndarray) -> np.ndarray:
+    """How much more often each word stands in a part of a corpus than in the rest of it, in standard deviations.
+
+    The z-score of the log-odds ratio with an informative Dirichlet prior, here the counts of the whole corpus: Monroe,
+    Colaresi and Quinn, "Fightin' Words", Political Analysis 16 (2008).
+
+    Args:
+        part, corpus: int [n_words], counts; the corpus holds the part.
+
+    Returns:
+        float64 [n_words]
+    """
+    in_part, in_rest = part + corpus, (corpus - part) + corpus
+
+    def odds(counts: np.ndarray) -> np.ndarray:
+        return counts / np.maximum(counts.sum() - counts, 1)  # 1: a corpus of a single word
+
+    return np.log(odds(in_part) / odds(in_rest)) / np.sqrt(1 / in_part + 1 / in_rest)
+
+
+def number_of(aligned: Aligned, kind: Literal["user", "item"], token: str, suggest: bool = True) -> int:
+    """The number of a user or an item that training met.
+
+    Args:
+        suggest: whether an error may name another token.
+
+    Raises:
+        AnalysisError: there is none of this token, or it has no training interaction.
+    """
+    train = aligned.train
+    field = train.uid_field if kind == "user" else train.iid_field
+    tokens = {str(known): number for known, number in train.field2token_id[field].items() if number}  # 0: padding
+    if token not in tokens:
+        hint = nearest(token, tokens) if suggest else ""
+        raise AnalysisError(f"{aligned.path}: there is no {kind} {token!r} in {train.dataset_name}{hint}")
+    if not (train.inter_feat[field] == tokens[token]).any():
+        raise AnalysisError(
+            f"{aligned.path}: {kind} {token!r} has no training interaction, so the model learned nothing of it; "
+            "name another"
+        )
+    return tokens[token]
+
+
+def at_least_one(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def as_table(columns: Mapping[str, Any]) -> str:
+    """A Markdown table of equally long columns."""
+    with pl.Config(
+        tbl_formatting="MARKDOWN",
+        tbl_hide_column_data_types=True,
+        tbl_hide_dataframe_shape=True,
+        tbl_rows=-1,
+        tbl_cols=-1,
+        tbl_width_chars=-1,
+        fmt_str_lengths=1_000_000,
+    ):
+        return str(pl.DataFrame(columns))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", required=True, help="a checkpoint of SymCERE")
+    parser.add_argument("--item", required=True, metavar="TOKEN", help="as in the .inter file")
+    parser.add_argument("--k", type=at_least_one, default=10, help="neighbours of each side (%(default)s)")
+
+
+def run(given: argparse.Namespace, settings: dict[str, Any]) -> str:
+    """The command; a model without text has the graph's side only.
+
+    Raises:
+        AnalysisError: there is no such item, or it was not trained.
+    """
+    aligned = Aligned(given.checkpoint, {"show_progress": True} | settings)
+    item = number_of(aligned, "item", given.item)
+    trained = torch.from_numpy(aligned.popularity > 0)
+    untrained = int((~trained).sum()) - 1  # but for the padding
+    by_graph = nearest_items(aligned.nodes[1], item, trained, given.k)
+    text = [
+        f"{aligned.label}: the items nearest to {given.item}, of {int(trained.sum()) - 1:,} others that were seen in "
+        f"training ({untrained:,} were not).",
+        "",
+        "By the graph: cosine of the item vectors. Scores weigh an item by its vector's length to the power of "
+        f"score_norm, {aligned.model.score_norm:g}.",
+    ]
+    try:
+        by_text = nearest_items(item_profiles(aligned), item, trained, given.k)
+    except AnalysisError as error:
+        return "\n".join([*text, _table(aligned, by_graph, None), "", f"By the text: none. {error}"])
+    telling = telling_words(aligned)
+    return "\n".join(
+        [
+            *text,
+            _table(aligned, by_graph, telling),
+            "",
+            "By the text: cosine of the items' mean training review vectors, seen from the mean over all reviews.",
+            _table(aligned, by_text, telling),
+            "",
+            f"Words that tell {given.item}: {', '.join(telling.of_item(item)) or 'none'}",
+        ]
+    )
+
+
+def telling_words(aligned: Aligned) -> TellingWords:
+    """Those of the training reviews of a model with text."""
+    users, items = aligned.pairs()
+    reviews = aligned.train.tokenised_reviews(aligned.encoder)
+    words = occurrences(reviews, aligned.encoder.fast_tokenizer)
+    languages = Counter(languages_of(aligned.train.review_texts()[:LANGUAGE_SAMPLE]))
+    _, stop_words = lexicons(languages.most_common(1)[0][0])
+    return TellingWords(words, users.numpy(), items.numpy(), stop_words)
+
+
+def _table(aligned: Aligned, found: Sequence[tuple[int, float]], telling: TellingWords | None) -> str:
+    items = [item for item, _ in found]
+    columns: dict[str, Any] = {
+        "": range(1, len(found) + 1),
+        "item": aligned.item_tokens()[items],
+        "cosine": [f"{cosine:+.3f}" for _, cosine in found],
+        "interactions": aligned.popularity[items],
+    }
+    if telling is not None:
+        columns["telling words"] = [", ".join(telling.of_item(item)) for item in items]
+    return as_table(columns)

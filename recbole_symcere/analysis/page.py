@@ -1,0 +1,170 @@
+"""What a report's page is made of: tables, figures, and the template that holds them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from recbole_symcere.analysis import plots
+from recbole_symcere.analysis.aligned import AnalysisError
+from recbole_symcere.analysis.figures import save
+
+MAX_BYTES = 5_000_000
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a table, and the number it is sorted by, where that is not the text.
+
+    Attributes:
+        detail: stands smaller, after the text.
+        kind: ``best``, ``second``, ``ahead`` or ``behind``, for the looks.
+    """
+
+    text: str
+    value: float | None = None
+    detail: str = ""
+    kind: str = ""
+
+
+DASH = Cell("–")
+
+
+@dataclass(frozen=True)
+class Row:
+    head: str
+    cells: Sequence[Cell]
+    ours: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table.
+
+    Attributes:
+        heads: of the columns, that of the rows' heads first.
+        foot: rows that stay where they are when the others are sorted.
+    """
+
+    caption: str
+    heads: Sequence[str]
+    rows: Sequence[Row]
+    foot: Sequence[Row] = ()
+
+    @property
+    def words(self) -> list[bool]:
+        """Of each column after the first whether it holds words, which begin at the left, and no number."""
+        columns = zip(*(row.cells for row in self.rows), strict=True)
+        return [all(cell.value is None for cell in column) for column in columns]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure of the page; ``data`` has the numbers behind it."""
+
+    name: str
+    title: str
+    caption: str
+    svg: Markup
+    data: Grid | None = None
+
+
+@dataclass
+class Figures:
+    """The page's figures, each under a name of its own; also as files, where there is a folder for them.
+
+    Attributes:
+        sizes: in bytes, by name.
+    """
+
+    folder: Path | None = None
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    def add(self, drawn: Figure, name: str, title: str, caption: str, data: Grid | None = None) -> Plot:
+        name = self._free(name)
+        svg = plots.to_svg(drawn, name)  # first: each drawing moves the layout a little
+        if self.folder:
+            save(drawn, self.folder, name)
+        return self._plot(svg, name, title, caption, data)
+
+    def read(self, file: Path, title: str, caption: str, data: Grid | None = None) -> Plot:
+        """One that another command drew.
+
+        Raises:
+            AnalysisError: the file is not there, or not SVG.
+        """
+        try:
+            return self._plot(file.read_text(encoding="utf-8"), self._free(file.stem), title, caption, data)
+        except (OSError, ValueError, ElementTree.ParseError) as error:
+            raise AnalysisError(f"{file}: can't be read as an SVG figure ({error}); make it again") from error
+
+    def _free(self, name: str) -> str:
+        """The name as a file's, numbered if it is taken."""
+        stem = file_name(name)
+        numbered = (stem if n == 1 else f"{stem}-{n}" for n in range(1, len(self.sizes) + 2))
+        return next(name for name in numbered if name not in self.sizes)
+
+    def _plot(self, svg: str, name: str, title: str, caption: str, data: Grid | None) -> Plot:
+        element = plots.inlined(svg, name, f"{title}. {caption}")
+        self.sizes[name] = len(element.encode())
+        return Plot(name, title, caption, Markup(element), data)
+
+
+def file_name(label: str) -> str:
+    """A label as part of a file's name, and of ids; as ``geometry`` names its figures."""
+    return re.sub(r"[^\w.-]+", "-", label)
+
+
+def minus(text: str) -> str:
+    """Numbers with a minus that is as wide as a plus."""
+    return text.replace("-", "−")
+
+
+def rendered(content: Mapping[str, Any]) -> str:
+    """The page. All of ``content`` is escaped but Markup; no script runs but the page's own, nothing is loaded."""
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    script = (FOLDER / "report.js").read_text(encoding="utf-8")
+    own = {
+        "style": Markup((FOLDER / "report.css").read_text(encoding="utf-8")),
+        "script": Markup(script),
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+    return environment.get_template("report.html.jinja").render(**content, **own)
+
+
+def check_size(page: str, sizes: Mapping[str, int]) -> int:
+    """The page's size in bytes.
+
+    Args:
+        sizes: of its figures.
+
+    Raises:
+        AnalysisError: it is above ``MAX_BYTES``.
+    """
+    size = len(page.encode())
+    if size > MAX_BYTES:
+        largest = sorted(sizes, key=lambda name: (-sizes[name], name))[:3]
+        of = ", ".join(f"{name} {sizes[name] / 1e6:.1f} MB" for name in largest)
+        raise AnalysisError(
+            f"the page would have {size / 1e6:.1f} MB, and at most {MAX_BYTES / 1e6:g} can be mailed and opened with "
+            f"ease; its figures have {sum(sizes.values()) / 1e6:.1f} MB, the largest {of}"
+        )
+    return size

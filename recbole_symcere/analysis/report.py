@@ -1,0 +1,494 @@
+"""One self-contained HTML page for a comparison: tables, curves, plots, and what other analyses wrote."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from tqdm import tqdm
+
+from recbole_symcere import __version__
+from recbole_symcere.analysis import plots
+from recbole_symcere.analysis.aligned import AnalysisError
+from recbole_symcere.analysis.analyses import anchoring, geometry
+from recbole_symcere.analysis.page import DASH, Cell, Figures, Grid, Plot, Row, check_size, minus, rendered
+from recbole_symcere.analysis.results import COMMAND, Results, SavedRun, read_results
+from recbole_symcere.comparison.comparison import ACCURACY, POPULARITY, SUMMARY
+from recbole_symcere.comparison.statistics import mean_and_sd
+from recbole_symcere.comparison.tables import (
+    CONTRAST_ROWS,
+    GROUPS,
+    SIGNIFICANT,
+    Contrast,
+    RunsError,
+    Table,
+    contrast_texts,
+    make_table,
+    metric_name,
+    table_notes,
+)
+from recbole_symcere.config import Config, ConfigError
+
+HELP = "one HTML page of a comparison: tables, curves, popularity, geometry, anchoring, settings"
+(PRIMARY,) = SUMMARY
+PLACES = {1: "best", 2: "second", None: ""}
+PANELS = 4  # side by side
+EPOCHS_SHOWN = 15  # in the table below a plot of curves
+OF_GROUPS = {f"{group}@10": "NDCG@10" for group in GROUPS}
+OF_ITEMS = {
+    "itemcoverage@10": "share of all items, in any top 10",
+    "averagepopularity@10": "training interactions, mean",
+    "giniindex@10": "Gini index, 0 is even",
+}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """As the comparison makes them; ``ablations`` by model."""
+
+    summary: Table
+    accuracy: Table
+    popularity: Table
+    ablations: Mapping[str, Table]
+
+
+@dataclass(frozen=True)
+class Card:
+    """One dataset in ten seconds; ``kind`` is ``ahead``, ``behind`` or empty."""
+
+    dataset: str
+    figure: str
+    verdict: str
+    kind: str
+    lines: Sequence[str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--comparison", type=Path, required=True, metavar="FOLDER", help=f"the --output of {COMMAND}")
+    add("--protocol", default="strict", help="whose runs (default: %(default)s)")
+    add("--ours", nargs="+", metavar="MODEL", help="the others are baselines (default: SymCERE and its kin)")
+    add("--analysis", type=Path, metavar="FOLDER", help="the --output of geometry and of anchoring")
+    add("--output", type=Path, default=Path("report.html"), metavar="FILE", help="(default: %(default)s)")
+    add("--figures", type=Path, metavar="FOLDER", help="also write each of the report's plots as SVG, PNG and PDF")
+
+
+def run(given: argparse.Namespace, settings: dict[str, Any]) -> str:
+    """Writes the page; the same files, the same bytes.
+
+    Returns:
+        What it holds, and what was left out.
+
+    Raises:
+        AnalysisError: settings are given, files can't be read or don't belong together, or the page is too large.
+    """
+    if settings:
+        raise AnalysisError(f"report reads no settings, so --{next(iter(settings))} can't be given")
+    if given.analysis and not given.analysis.is_dir():
+        raise AnalysisError(f"--analysis {given.analysis}: no such folder")
+    results = read_results(given.comparison, given.protocol, given.ours)
+    figures = Figures(given.figures)
+    try:
+        page = render(results, given.analysis, figures)
+    except RunsError as error:
+        raise AnalysisError(f"{given.comparison}: {error}") from error
+    size = check_size(page, figures.sizes)
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    given.output.write_text(page, encoding="utf-8", newline="\n")
+    of = f"{len(results.models)} models, {len(results.datasets)} datasets, {len(figures.sizes)} figures"
+    return "\n".join([f"{given.output}: {of}, {size / 1e6:.1f} MB", *results.notes])
+
+
+def render(results: Results, analysis: Path | None, figures: Figures) -> str:
+    """The page as HTML."""
+    sections = tqdm(total=8, desc="report", delay=3, unit="section")
+
+    def done(section: Any) -> Any:
+        sections.update()
+        return section
+
+    with sections:
+        of_others = {"geometry": done(geometry(analysis, figures)), "anchoring": done(anchoring(analysis, figures))}
+        tables = done(make_tables(results))
+        content = of_others | {
+            "results": results,
+            "version": __version__,
+            "cards": [card(dataset, tables.summary) for dataset in results.datasets],
+            "tally": tally(tables),
+            "losses": losses(tables),
+            "primary": metric_name(PRIMARY),
+            "summary": summary_grid(tables.summary, results.ours) if len(results.datasets) > 1 else None,
+            "accuracy": grids(tables.accuracy, "Accuracy on {}", results.ours),
+            "accuracy_notes": table_notes(tables.accuracy),
+            "accuracy_plots": done(accuracy_plots(tables.summary, results.ours, figures)),
+            "popularity": grids(tables.popularity, "Popularity and coverage on {}", results.ours),
+            "popularity_notes": table_notes(tables.popularity),
+            "popularity_plots": done(popularity_plots(tables, results.ours, figures)),
+            "curves": done(curve_plots(results, figures)),
+            "without_curves": without_curves(results),
+            "ablations": [
+                grid
+                for model, table in tables.ablations.items()
+                for grid in grids(table, model + " and its ablations on {}", [model])
+            ],
+            "settings": done([settings_grid(results, dataset) for dataset in results.datasets]),
+            "versions": versions_grid(results),
+        }
+        return rendered(content)
+
+
+def make_tables(results: Results) -> Tables:
+    """The comparison's own tables: the same numbers, intervals and p-values."""
+    runs = results.of(results.models)
+    # On a small dataset nobody may have an item of one of the groups held out.
+    finite = [name for name in POPULARITY if all(math.isfinite(run.metrics.get(name, math.nan)) for run in runs)]
+    return Tables(
+        replace(make_table(runs, SUMMARY, results.ours), seconds={}),
+        make_table(runs, ACCURACY, results.ours),
+        replace(make_table(runs, finite, results.ours), seconds={}),
+        {model: make_table(results.of([model, *rows]), ACCURACY, [model]) for model, rows in results.ablations.items()},
+    )
+
+
+# At a glance
+
+
+def verdict(contrast: Contrast, p: float) -> str:
+    """``ahead``, ``behind``, or nothing where chance may have done it."""
+    if p >= SIGNIFICANT:
+        return ""
+    return "ahead" if contrast.users.difference > 0 else "behind"
+
+
+def card(dataset: str, table: Table) -> Card:
+    """What the summary's table says of a dataset."""
+    cells = table.columns[dataset, PRIMARY]
+    ranked = sorted(cells, key=lambda model: -cells[model].mean)
+    best, *others = (f"{model} ({cells[model].mean:.4f})" for model in ranked)
+    line = f"Best of {len(ranked)} models: {best}" + (f", then {others[0]}." if others else ".")
+    contrast = table.contrasts.get((dataset, PRIMARY))
+    if contrast is None:
+        return Card(dataset, ranked[0], "leads, not tested", "", [line])
+    p, users = table.p_holm[dataset, PRIMARY], contrast.users
+    kind = verdict(contrast, p)
+    words = {"ahead": "ours is ahead", "behind": "ours is behind", "": "no significant difference"}[kind]
+    means = (cells[model].mean for model in (contrast.ours, contrast.baseline))
+    ours, baseline = (f"{mean:.4f}" for mean in means)
+    return Card(
+        dataset,
+        percent(contrast.improvement),
+        f"{words}, p {p_said(p)}",
+        kind,
+        [
+            f"{contrast.ours} {ours}, the best baseline {contrast.baseline} {baseline}.",
+            f"Difference {signed(users.difference)}, 95% interval {signed(users.low)} to {signed(users.high)}.",
+            line,
+        ],
+    )
+
+
+def comparisons(tables: Tables) -> dict[tuple[str, str], tuple[Contrast, float]]:
+    """Of accuracy and popularity, with corrected p-values, by dataset and metric."""
+    of_each = ((table, key) for table in (tables.popularity, tables.accuracy) for key in table.contrasts)
+    return {key: (table.contrasts[key], table.p_holm[key]) for table, key in of_each}
+
+
+def tally(tables: Tables) -> str:
+    """How many comparisons ours wins and loses."""
+    found = comparisons(tables)
+    if not found:
+        return "Nothing is tested: that takes a model of ours and a baseline."
+    kinds = [verdict(*each) for each in found.values()]
+    ahead, behind = (sum(sign * of.users.difference > 0 for of, _ in found.values()) for sign in (1, -1))
+    return (
+        f"Against the best baseline of each dataset and metric, {len(found)} in all, ours is ahead in {ahead} "
+        f"({kinds.count('ahead')} significantly) and behind in {behind} ({kinds.count('behind')} significantly)."
+    )
+
+
+def losses(tables: Tables) -> Grid | None:
+    """Every comparison in which ours is behind, significantly or not."""
+    rows = [
+        Row(
+            f"{dataset}, {metric_name(metric)}",
+            [
+                Cell(contrast.ours),
+                Cell(contrast.baseline),
+                Cell(percent(contrast.improvement), contrast.improvement, kind=verdict(contrast, p)),
+                Cell(p_said(p).removeprefix("= "), p),
+            ],
+        )
+        for (dataset, metric), (contrast, p) in sorted(comparisons(tables).items(), key=lambda of: of[1][0].improvement)
+        if contrast.users.difference < 0
+    ]
+    heads = ["dataset and metric", "ours", "best baseline", "difference", "p (Holm)"]
+    return Grid("Where ours is behind", heads, rows) if rows else None
+
+
+# Tables
+
+
+def grids(table: Table, caption: str, ours: Sequence[str]) -> list[Grid]:
+    """A grid for each dataset, which stands in the ``caption``; seconds are a column where the table has them."""
+    heads = ["model", *map(metric_name, table.metrics), *["seconds"] * bool(table.seconds)]
+    found = []
+    for dataset in table.datasets:
+        rows = []
+        for model in table.models:
+            cells = [_score_cell(table, dataset, metric, model) for metric in table.metrics]
+            if table.seconds:
+                seconds = table.seconds[dataset, model]
+                cells.append(Cell(f"{seconds:.1f}", seconds))
+            rows.append(Row(model, cells, model in ours))
+        foot = _foot(table, [(dataset, metric) for metric in table.metrics])
+        found.append(Grid(caption.format(dataset), heads, rows, foot))
+    return found
+
+
+def summary_grid(table: Table, ours: Sequence[str]) -> Grid:
+    """The first metric on every dataset."""
+    rows = [
+        Row(model, [_score_cell(table, dataset, PRIMARY, model) for dataset in table.datasets], model in ours)
+        for model in table.models
+    ]
+    foot = _foot(table, [(dataset, PRIMARY) for dataset in table.datasets])
+    return Grid(f"{metric_name(PRIMARY)} on each dataset", ["model", *table.datasets], rows, foot)
+
+
+def _score_cell(table: Table, dataset: str, metric: str, model: str) -> Cell:
+    cell = table.columns[dataset, metric][model]
+    return Cell(f"{cell.mean:.4f}", cell.mean, "" if cell.sd is None else f"± {cell.sd:.4f}", PLACES[cell.place])
+
+
+def _foot(table: Table, keys: Sequence[tuple[str, str]]) -> list[Row]:
+    """The contrasts of the columns; where seconds follow, nothing of them."""
+    if not any(key in table.contrasts for key in keys):
+        return []
+    texts = [*(contrast_texts(table, key) for key in keys), *[("",) * len(CONTRAST_ROWS)] * bool(table.seconds)]
+    kinds = [verdict(table.contrasts[key], table.p_holm[key]) if key in table.contrasts else "" for key in keys]
+    compared, *numbers = zip(*texts, strict=True)
+    rows = [Row(CONTRAST_ROWS[0], [Cell(text) for text in compared])]
+    for head, line in zip(CONTRAST_ROWS[1:], numbers, strict=True):
+        marks = kinds if head == "improvement" else [""] * len(kinds)
+        cells = [Cell(minus(text), kind=kind) for text, kind in zip(line, [*marks, ""], strict=False)]
+        rows.append(Row(head, cells))
+    return rows
+
+
+# Plots
+
+
+def accuracy_plots(table: Table, ours: Sequence[str], figures: Figures) -> list[Plot]:
+    """The first metric, a panel for each dataset."""
+    name, found = metric_name(PRIMARY), []
+    for first in range(0, len(table.datasets), PANELS):
+        panels = [
+            plots.Panel(dataset, name, _spreads(table, dataset, PRIMARY))
+            for dataset in table.datasets[first : first + PANELS]
+        ]
+        order = panels[0].values
+        found.append(_dots(panels, order, ours, figures, "accuracy", f"{name} of each model", seeds_said(table)))
+    return found
+
+
+def popularity_plots(tables: Tables, ours: Sequence[str], figures: Figures) -> list[list[Plot]]:
+    """For each dataset: the NDCG of head, middle and tail items, and what recommendations reach."""
+    return [
+        [
+            *_popularity_plot(
+                tables, dataset, OF_GROUPS, "NDCG@10 on head, middle and tail items of {}", ours, figures
+            ),
+            *_popularity_plot(tables, dataset, OF_ITEMS, "Coverage and popularity on {}", ours, figures),
+        ]
+        for dataset in tables.popularity.datasets
+    ]
+
+
+def _popularity_plot(
+    tables: Tables, dataset: str, axes: Mapping[str, str], title: str, ours: Sequence[str], figures: Figures
+) -> list[Plot]:
+    """One, or none where the table has none of the metrics in ``axes``."""
+    panels = [
+        plots.Panel(metric_name(metric), axis, _spreads(tables.popularity, dataset, metric))
+        for metric, axis in axes.items()
+        if metric in tables.popularity.metrics
+    ]
+    if not panels:
+        return []
+    name = f"{'groups' if axes is OF_GROUPS else 'popularity'}-{dataset}"
+    said = f"{seeds_said(tables.popularity)} Models are in the order of {metric_name(PRIMARY)}."
+    order = _spreads(tables.summary, dataset, PRIMARY)
+    return [_dots(panels, order, ours, figures, name, title.format(dataset), said)]
+
+
+def _spreads(table: Table, dataset: str, metric: str) -> dict[str, plots.Spread]:
+    return {model: (cell.mean, cell.sd) for model, cell in table.columns[dataset, metric].items()}
+
+
+def seeds_said(table: Table) -> str:
+    n = len(table.seeds)
+    return f"Dots are means over {n} seeds, bars one standard deviation to both sides." if n > 1 else "One seed."
+
+
+def _dots(
+    panels: Sequence[plots.Panel],
+    order: Mapping[str, plots.Spread],
+    ours: Sequence[str],
+    figures: Figures,
+    name: str,
+    title: str,
+    caption: str,
+) -> Plot:
+    """Models from the highest mean in ``order`` down."""
+    models = sorted(order, key=lambda model: -order[model][0])
+    rows = [Row(model, [_spread_cell(panel.values[model]) for panel in panels], model in ours) for model in models]
+    data = Grid(title, ["model", *(panel.title for panel in panels)], rows)
+    with plots.dots(panels, models, ours) as drawn:
+        return figures.add(drawn, name, title, caption, data)
+
+
+def _spread_cell(spread: plots.Spread) -> Cell:
+    mean, sd = spread
+    return Cell(f"{mean:.4f}", mean, "" if sd is None else f"± {sd:.4f}")
+
+
+def curve_plots(results: Results, figures: Figures) -> list[tuple[bool, Plot]]:
+    """Of each model on each dataset that trained for two epochs or more, and whether the model is ours."""
+    found = []
+    for dataset in results.datasets:
+        for model in sorted(results.models, key=lambda model: model not in results.ours):
+            runs = results.runs[dataset, model]
+            seeds = [saved.record.get("curves", []) for saved in runs]
+            if max(map(len, seeds)) > 1:
+                score = f"validation {runs[0].record['settings']['valid_metric']}"
+                kept = [saved.record["best_epoch"] for saved in runs]
+                title = f"Learning curves of {model} on {dataset}"
+                with plots.curves(seeds, kept, score) as drawn:
+                    caption = (
+                        "Terms of the loss as they are summed, means over an epoch's batches. One line for each seed; "
+                        "the dot is the epoch that was kept."
+                    )
+                    data = _curves_grid(title, seeds, score)
+                    plot = figures.add(drawn, f"curves-{dataset}-{model}", title, caption, data)
+                    found.append((model in results.ours, plot))
+    return found
+
+
+def _curves_grid(title: str, seeds: Sequence[Sequence[Mapping[str, float]]], score: str) -> Grid:
+    """Means over the seeds that came so far, of some of the epochs."""
+    terms = plots.terms_of(seeds)
+    rows = []
+    for number in plots.thinned(range(max(map(len, seeds))), EPOCHS_SHOWN):
+        there = [epochs[number] for epochs in seeds if number < len(epochs)]
+        values = [[epoch[term] for epoch in there if term in epoch] for term in terms]
+        means = [Cell(minus(f"{(mean := statistics.fmean(of)):.4g}"), mean) if of else DASH for of in values]
+        rows.append(Row(str(number + 1), [Cell(str(len(there)), len(there)), *means]))
+    names = [score if term == "valid_score" else plots.name_of(term) for term in terms]
+    return Grid(f"{title}: means over seeds", ["epoch", "seeds", *names], rows)
+
+
+def without_curves(results: Results) -> list[str]:
+    """Why a model has no plot of curves."""
+    notes = []
+    for dataset in results.datasets:
+        lengths = {
+            model: [len(saved.record["curves"]) if "curves" in saved.record else None for saved in runs]
+            for (of, model), runs in results.runs.items()
+            if of == dataset and model in results.models
+        }
+        unkept = [model for model, of in lengths.items() if None in of and max(n or 0 for n in of) <= 1]
+        short = [model for model, of in lengths.items() if None not in of and max(n or 0 for n in of) <= 1]
+        if unkept:
+            notes.append(f"No curves on {dataset}: {', '.join(unkept)} ran in a version that kept none.")
+        if short:
+            notes.append(f"No curves on {dataset}: {', '.join(short)} trained for one epoch or none.")
+    return notes
+
+
+# Settings and versions
+
+
+def settings_grid(results: Results, dataset: str) -> Grid:
+    """How each model was trained: what differs from its defaults, and how long it took."""
+    runs = {model: results.runs[dataset, model] for model in results.models}
+    changes = {model: changed(of[0]) for model, of in runs.items()}
+    common = set.intersection(*(set(of.items()) for of in changes.values()))
+    rows = []
+    for model, of in runs.items():
+        numbers = [
+            statistics.fmean(saved.record["epochs"] for saved in of),
+            statistics.fmean(saved.record["best_epoch"] + 1 for saved in of),
+            statistics.fmean(saved.run.seconds for saved in of),
+        ]
+        cells = [Cell(f"{number:.1f}".removesuffix(".0"), number) for number in numbers]
+        cells.append(_spread_cell(mean_and_sd([saved.run.valid_score for saved in of])))
+        own = dict(item for item in changes[model].items() if item not in common)
+        rows.append(Row(model, [*cells, Cell(listed(own) or "none")], model in results.ours))
+    score = f"validation {runs[results.models[0]][0].record['settings']['valid_metric']}"
+    heads = ["model", "epochs", "epoch kept", "seconds", score, "settings that differ from the defaults"]
+    said = f"; all with {listed(dict(common))}" if common else ""
+    return Grid(f"Training on {dataset}, means over seeds{said}", heads, rows)
+
+
+def listed(settings: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} {value}".rstrip() for key, value in sorted(settings.items()))
+
+
+def changed(saved: SavedRun) -> dict[str, str]:
+    """A run's settings that are not the model's defaults under the run's protocol, as text."""
+    of = saved.record["settings"]
+    try:
+        defaults = _defaults(of["model"], of["dataset"], of["protocol"])
+    except ConfigError:
+        return {"defaults not known in this version": ""}
+    return {key: shown(value) for key, value in saved.settings.items() if key not in defaults or defaults[key] != value}
+
+
+@cache
+def _defaults(model: str, dataset: str, protocol: str) -> dict[str, Any]:
+    return Config(model, dataset, config_dict={"protocol": protocol, "state": "ERROR"}).settings
+
+
+def shown(value: Any) -> str:
+    """A setting as text; of a path on this machine the last part."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, str):
+        for path in (PurePosixPath(value), PureWindowsPath(value)):
+            if path.is_absolute() or value.startswith(("~", ".")):
+                return path.name
+        return value
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {shown(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, Sequence):
+        return "[" + ", ".join(map(shown, value)) + "]"
+    return str(value)
+
+
+def versions_grid(results: Results) -> Grid:
+    """Of the code and of packages; several, where runs differ."""
+    records = [saved.record for runs in results.runs.values() for saved in runs]
+    found: dict[str, set[str]] = {"commit": {record.get("commit") or "not known" for record in records}}
+    for record in records:
+        for name, version in record.get("versions", {}).items():
+            found.setdefault(name, set()).add(version)
+    rows = [Row(name, [Cell(", ".join(sorted(versions)))]) for name, versions in found.items()]
+    return Grid("Versions", ["of", "version"], rows)
+
+
+def percent(value: float) -> str:
+    return "–" if math.isnan(value) else minus(f"{value:+.1f}%")
+
+
+def p_said(p: float) -> str:
+    return f"= {p:.4f}" if p >= 1e-4 else "< 0.0001"
+
+
+def signed(value: float) -> str:
+    return minus(f"{value:+.4f}")
