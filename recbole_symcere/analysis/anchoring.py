@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from tqdm import tqdm
 
 from recbole_symcere.analysis import words as word_rules
 from recbole_symcere.analysis.aligned import PARTS, Aligned, AnalysisError
@@ -58,9 +58,10 @@ item's other training reviews stands for it, so that it shows what the texts alo
 all words; it is signed, and says little where that sum is about 0.
 """
 GROUPING = """\
-Words by group: sentiment (VADER, a valence of {valence:g} or more either way), stop-word (stopwords-iso), other
-language (next to never in a training review of the main one), objective (concentrated in few items: at least {bits:g}
-bits beyond chance, p < 0.001, in {least} training reviews or more), other. Main language, by dataset: {languages}.
+Words by group: sentiment (VADER, English only, a valence of {valence:g} or more either way), stop-word
+(stopwords-iso), other language (next to never in a training review of the main one), objective (concentrated in few
+items: at least {bits:g} bits beyond chance, p < 0.001, in {least} training reviews or more), other. Main language, by
+dataset: {languages}.
 """
 LIME = """\
 LIME on the cosine of a review's vector and its interaction's, {samples:,} perturbations. A signal is strong if the
@@ -235,7 +236,10 @@ def _look_into(corpus: Corpus, explained: np.ndarray, perturbations: int) -> lis
     for models in _by_encoder([*_trained(corpus), _pretrained(corpus)]):
         encoder, similarities = models[0].encoder, [model.similarity for model in models]
         attributions = occlusion(encoder, corpus.reviews, words, similarities)
-        weights = [lime(encoder, corpus.reviews, row, similarities, perturbations, corpus.seed) for row in explained]
+        weights = [
+            lime(encoder, corpus.reviews, row, similarities, perturbations, corpus.seed)
+            for row in tqdm(explained, desc="LIME", unit="review", delay=3)
+        ]
         vectors = torch.from_numpy(encoder.embed(corpus.reviews, rows, 0.0, 0))
         for number, model in enumerate(models):
             cosine = model.similarity.cosine(vectors, rows).numpy()
@@ -275,18 +279,13 @@ def _pretrained(corpus: Corpus) -> _Model:
     """The language model before training, its vectors seen from their mean over the training reviews."""
     aligned = corpus.checkpoints[0]
     encoder = ReviewEncoder.frozen_from_config(aligned.config).to(aligned.config["device"])
-    vectors = _clean_vectors(aligned, "train", encoder)
+    vectors = torch.from_numpy(np.array(aligned.train.embedded_reviews(encoder, 0, 0.0)[0]))
     own = vectors if corpus.part == "train" else None
     groups = list(zip(aligned.pairs("train"), aligned.pairs(corpus.part), strict=True))
     centre = vectors.mean(0)
     return _Model(
         PRETRAINED, encoder, Similarity(lambda found: found.cpu() - centre, text_references(vectors, groups, own))
     )
-
-
-def _clean_vectors(aligned: Aligned, part: str, encoder: ReviewEncoder) -> Tensor:
-    (vectors,) = aligned.parts[part].embedded_reviews(encoder, 0, 0.0)
-    return torch.from_numpy(np.array(vectors))
 
 
 # Writing
@@ -462,7 +461,7 @@ def _shown(estimate: Estimate, digits: int) -> str:
 
 
 def _cell(text: str) -> str:
-    return text
+    return text.replace("|", "&#124;")
 
 
 def _draw(found: Sequence[Found], folder: Path) -> None:

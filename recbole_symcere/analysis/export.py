@@ -140,7 +140,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         yield temporary
         if folder.is_dir():
-            folder.rmdir()  # fails if somebody filled it meanwhile
+            folder.rmdir()  # Windows renames onto no folder, be it empty
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

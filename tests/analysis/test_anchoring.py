@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch.nn.functional as F
 
 from recbole_symcere.analysis.__main__ import main
+from recbole_symcere.analysis.aligned import Aligned
 from recbole_symcere.analysis.anchoring import PRETRAINED
 from recbole_symcere.analysis.anchoring_index import Estimate, anchoring, by_word, contribution, resampled_sums
+from recbole_symcere.analysis.attribution import text_references
 from recbole_symcere.analysis.words import GROUPS
 from recbole_symcere.quick_start import run_recbole_symcere
 from tests.conftest import START, Row, write_atomic_files
@@ -239,13 +242,23 @@ def test_parts_and_encoders_may_differ_and_every_dataset_has_its_pre_trained_row
     run_recbole_symcere(config_dict=settings | {"checkpoint_file": str(other), "epochs": 1})
     lora = train("lora", text_train="lora")
     given = ["--part", "train", "--reviews", "10", "--lime", "1", "--perturbations", "20", "--output", tmp_path / "out"]
-    assert command("--checkpoint", train("frozen"), lora, other, *given) == 0
+    frozen = train("frozen")
+    assert command("--checkpoint", frozen, lora, other, *given) == 0
     content = json.loads((tmp_path / "out" / "anchoring.json").read_text())
     rows = [(model["dataset"], model["label"]) for model in content["models"]]
     planted = [("planted", "frozen"), ("planted", "lora"), ("planted", PRETRAINED)]
     assert rows == [*planted, ("tiny", "tiny"), ("tiny", PRETRAINED)]
     assert content["part"] == "train"
+    assert content["models"][2]["cosine"] == pytest.approx(pretrained_cosine(Aligned(frozen), n=10), abs=1e-5)
     assert {"anchoring-words-1.svg", "anchoring-words-2.svg"} <= {file.name for file in (tmp_path / "out").iterdir()}
+
+
+def pretrained_cosine(aligned: Aligned, n: int) -> float:
+    """The mean over n training reviews: each with what the others of its user and its item say."""
+    vectors = aligned.pretrained_vectors("train")
+    references = text_references(vectors, list(zip(aligned.pairs(), aligned.pairs(), strict=True)), vectors)
+    rows = np.random.default_rng(0).choice(len(vectors), n, replace=False)
+    return float(F.cosine_similarity(vectors - vectors.mean(0), references)[rows].mean())
 
 
 def test_what_cannot_be_used_is_told_at_once(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

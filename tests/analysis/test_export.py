@@ -208,4 +208,4 @@ def test_the_documented_program_finds_the_models_neighbours_and_recommendations(
 def test_the_readme_has_the_same_program() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     programs = [block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "vectors.safetensors" in block]
-    assert all(cleandoc(program).strip() == example().strip() for program in programs)
+    assert [cleandoc(program).strip() for program in programs] == [example().strip()]
