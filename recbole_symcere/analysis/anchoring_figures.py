@@ -28,7 +28,7 @@ def draw_index(names: Sequence[str], indices: Sequence[Estimate], folder: Path) 
             axes.plot(index.value, place, "o", color=COLOURS[0])
         axes.set_yticks(range(len(shown)), [name for name, _ in shown])
         axes.invert_yaxis()
-        axes.set_xlabel("anchoring index: pull of objective words above that of sentiment words")
+        axes.set_xlabel("anchoring index")  # long names leave little room
         save(drawn, folder, "anchoring-index")
 
 
