@@ -355,8 +355,9 @@ class Trainer(RecBoleTrainer):
             CheckpointError: it can't be read, or belongs to a run with other settings.
         """
         self.saved_model_file = str(resume_file)
-        load_checkpoint(resume_file)  # the best epoch: without it, the run could not end
         state = load_checkpoint(resume_path(resume_file), self.device)
+        if state["best_valid_result"]:
+            load_checkpoint(resume_file)  # the best epoch: without it, the run could not end
         check_same_data(resume_file, state, self.config)
         _check_same_settings(resume_file, state["config"], self.config.settings)
         self.start_epoch = state["epoch"] + 1

@@ -117,6 +117,17 @@ def test_a_killed_run_resumes_to_the_result_it_would_have_had(
         assert torch.equal(weights[name], tensor), name
 
 
+def test_a_run_that_is_killed_before_it_is_validated_resumes(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"epochs": 4, "eval_step": 4}
+    unbroken = run(settings, checkpoint_file=str(tmp_path / "unbroken.pth"), **changes)
+    file = tmp_path / "killed.pth"
+    run_killed_in_epoch(monkeypatch, 2, settings, checkpoint_file=str(file), **changes)
+    assert resume_path(file).is_file() and not file.exists()
+    assert run(settings, checkpoint_file=str(file), **changes) == unbroken
+
+
 def test_early_stopping_goes_on_where_it_was(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
