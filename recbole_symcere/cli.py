@@ -55,11 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, or 2 for settings or files that can't be used."""
     try:
         files, settings = parse_settings(sys.argv[1:] if arguments is None else arguments)
-        from recbole_symcere import quick_start  # after parsing: --help does not wait for models
+        from recbole_symcere import distributed, quick_start  # after parsing: --help does not wait for models
     except ConfigError as error:
         return _refuse(error)
     try:
-        quick_start.run_recbole_symcere(config_file_list=files, config_dict=settings)
+        with distributed.process_group():
+            quick_start.run_recbole_symcere(config_file_list=files, config_dict=settings)
     except quick_start.USER_ERRORS as error:
         return _refuse(error)
     return 0

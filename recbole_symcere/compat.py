@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import recbole.trainer
 import torch
 from recbole.config import Config
 from recbole.data.dataset import Dataset, KnowledgeBasedDataset, SequentialDataset
@@ -25,6 +26,8 @@ from recbole.evaluator.collector import Collector, DataStruct
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import FeatureType, InputType, case_study
 from scipy.sparse import dok_matrix
+
+from recbole_symcere import distributed
 
 
 @functools.cache
@@ -274,6 +277,21 @@ def evaluate_ngcf_without_dropout() -> None:
     _replace(NGCF, "forward", forward)
 
 
+def write_tensorboard_once() -> None:
+    """Every process opens an event file of its own; of several, the first is to."""
+    get_tensorboard = recbole.trainer.trainer.get_tensorboard
+
+    def get(logger: Any) -> Any:
+        return get_tensorboard(logger) if distributed.is_main() else _NoTensorBoard()
+
+    _replace(recbole.trainer.trainer, "get_tensorboard", get)
+
+
+class _NoTensorBoard:
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
 def quiet_known_warnings() -> None:
     """Three warnings that a user of RecBole's models can do nothing about, and that say nothing of the result.
 
@@ -302,5 +320,6 @@ REPAIRS = (
     count_every_interaction,
     count_no_negatives,
     evaluate_ngcf_without_dropout,
+    write_tensorboard_once,
     quiet_known_warnings,
 )

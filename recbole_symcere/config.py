@@ -25,6 +25,8 @@ from recbole.utils.argument_list import (
     training_arguments,
 )
 
+from recbole_symcere import distributed
+
 ABOVE_0 = 5e-324  # the least number above 0: the lowest of a bound that leaves 0 out
 RECBOLE_PROPERTIES = Path(sys.modules["recbole"].__file__ or "").parent / "properties"
 EVAL_ARGS_KEYS = ("split", "group_by", "order", "mode")
@@ -306,6 +308,13 @@ class Config(RecBoleConfig):
         return final
 
     def _init_device(self) -> None:
+        if distributed.world_size() > 1:
+            # To RecBole each process looks like the only one: its own distribution makes other batches and metrics.
+            device = distributed.device(self["use_gpu"])
+            self.final_config_dict |= {"single_spec": True, "local_rank": 0, "device": device}
+            if not distributed.is_main():
+                self.final_config_dict |= {"state": "ERROR", "show_progress": False, "log_wandb": False}
+            return
         super()._init_device()
         if not self["use_gpu"]:  # RecBole reads the key elsewhere only
             self.final_config_dict["device"] = torch.device("cpu")

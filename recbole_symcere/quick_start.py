@@ -22,7 +22,7 @@ from recbole.data.utils import create_samplers, get_dataloader, load_split_datal
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import init_logger, init_seed
 
-from recbole_symcere import __version__
+from recbole_symcere import __version__, distributed
 from recbole_symcere.config import Config, ConfigError, parse_value
 from recbole_symcere.data.audit import LeakError, audit
 from recbole_symcere.data.dataset import DatasetError, ReviewDataset, source_fingerprint
@@ -55,7 +55,8 @@ def run_recbole_symcere(
 ) -> dict[str, Any]:
     """Trains a model, stops on validation, and ranks the test part once.
 
-    With a ``checkpoint_file`` whose run was interrupted, goes on with it.
+    With a ``checkpoint_file`` whose run was interrupted, goes on with it. Within ``distributed.process_group()`` all
+    processes that ``torchrun`` started train the one model; the first of them writes.
 
     Args:
         model, dataset: names; may stand in a file or the dictionary. A model may be a class of your own: it is given
@@ -85,7 +86,7 @@ def run_recbole_symcere(
     }
     logger.info(f"{trainer.epochs_run} epochs in {trainer.seconds:.1f} s; the best was number {trainer.best_epoch}")
     logger.info(_table({"valid": fitted.best_valid_result, "test": test_result}))
-    if config["result_file"]:
+    if config["result_file"] and distributed.is_main():
         _write_result(Path(config["result_file"]), config, trainer, result, perf_counter() - started)
     return result
 
@@ -229,9 +230,10 @@ def create_dataset(config: Config) -> ReviewDataset:
         if getattr(dataset, "source", None) == source_fingerprint(config):
             return dataset
         getLogger().warning(f"{saved} was made from other files or settings: building the dataset anew")
-    _make_demo_data(config)
+    with distributed.first_of_machine_first():
+        _make_demo_data(config)
     dataset = ReviewDataset(config)
-    if config["save_dataset"]:
+    if config["save_dataset"] and distributed.is_main():
         dataset.save()
     return dataset
 
@@ -268,7 +270,12 @@ def data_preparation(config: Config, dataset: ReviewDataset) -> DataLoaders:
         _dataloader(config, phase)(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
         for phase, part, sampler in zip(phases, parts, samplers, strict=True)
     )
-    if config["save_dataloaders"]:
+    for loader in (valid_data, test_data):
+        if isinstance(loader, RankingDataLoader) and loader.sample_size < distributed.world_size():
+            raise ConfigError(
+                f"{distributed.world_size()} processes are to share {loader.sample_size} users to rank: start fewer"
+            )
+    if config["save_dataloaders"] and distributed.is_main():
         train_data.source = source_fingerprint(config)
         generators = [loader.generator for loader in loaders]
         save_split_dataloaders(config, loaders)  # takes the generators away
@@ -361,6 +368,9 @@ def _start_logging(config: Config) -> None:
     for handler in list(getLogger().handlers):
         getLogger().removeHandler(handler)
         handler.close()
+    if not distributed.is_main():
+        logging.basicConfig(level=logging.ERROR, format=f"process {distributed.rank()}: %(message)s")
+        return
     init_logger(config)
     for handler in getLogger().handlers:
         if not isinstance(handler, logging.FileHandler):

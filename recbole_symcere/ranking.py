@@ -1,6 +1,6 @@
 """Full ranking of all users, as RecBole evaluates it, without what RecBole does anew at every evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from inspect import signature
 from typing import Any, ClassVar
 
@@ -14,11 +14,16 @@ from recbole.evaluator.collector import DataStruct
 from recbole.evaluator.register import metric_information, metric_types, metrics_dict
 from torch import Tensor
 
+from recbole_symcere import distributed
+
 NOT_AT_K = ("rec.meanrank", "rec.score", "data.label")  # what metrics that need more than the best k read
 
 
 class RankingDataLoader(FullSortEvalDataLoader):
-    """The batches of users, with their histories and positives, are put together once: they are always the same."""
+    """The batches of users, with their histories and positives, are put together once: they are always the same.
+
+    Several processes have a share of the users each.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._batches: dict[tuple[int, int], Any] = {}
@@ -28,6 +33,14 @@ class RankingDataLoader(FullSortEvalDataLoader):
         self._batches.clear()
         super().update_config(config)
 
+    def __iter__(self) -> Iterator[Any]:
+        if distributed.world_size() == 1:
+            yield from super().__iter__()
+            return
+        own = range(self.sample_size)[distributed.share(self.sample_size).rows]
+        for start in range(0, len(own), self.step):
+            yield self.collate_fn(list(own[start : start + self.step]))
+
     def collate_fn(self, index: list[int]) -> Any:
         key = (index[0], len(index))
         if key not in self._batches:
@@ -36,7 +49,13 @@ class RankingDataLoader(FullSortEvalDataLoader):
 
 
 class RankingCollector(Collector):
-    """One top-k for all metrics, and hits looked up by key: RecBole ranks twice and fills a users x items table."""
+    """One top-k for all metrics, and hits looked up by key: RecBole ranks twice and fills a users x items table.
+
+    Attributes:
+        shared_out: whether each of several processes collects for users of its own.
+    """
+
+    shared_out = False
 
     def eval_batch_collect(
         self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor
@@ -65,6 +84,13 @@ class RankingCollector(Collector):
             hits = torch.isin(row[:, None] * n_items + best.indices, positive_u * n_items + positive_i)
             relevant = torch.bincount(positive_u, minlength=n_users)
             self.data_struct.update_tensor("rec.topk", torch.cat([hits, relevant[:, None]], dim=1).int())
+
+    def get_data_struct(self) -> DataStruct:
+        """As RecBole's, of the users of all processes."""
+        for key in [*self.data_struct._data_dict] if self.shared_out else ():
+            if key.startswith("rec.") or key == "data.label":
+                self.data_struct[key] = distributed.gather(self.data_struct[key])
+        return super().get_data_struct()
 
 
 class AveragePopularity(recbole_metrics.AveragePopularity):

@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from logging import getLogger
@@ -21,11 +22,13 @@ from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.trainer import Trainer as RecBoleTrainer
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from recbole_symcere import distributed
 from recbole_symcere.data.dataset import source_fingerprint
-from recbole_symcere.ranking import RankingCollector, RankingEvaluator
+from recbole_symcere.ranking import RankingCollector, RankingDataLoader, RankingEvaluator
 
 CHECKPOINT_FORMAT = 2
 ROWS_PER_PREDICTION = 2**18
@@ -108,7 +111,8 @@ def resume_path(checkpoint: str | Path) -> Path:
 
 class Trainer(RecBoleTrainer):
     """Adds to RecBole's trainers: checkpoints that hold no code, a state to resume from after every epoch, learning
-    rates of a model's own ``parameter_groups`` and ``learning_rate_factor``, and one progress bar for the run.
+    rates of a model's own ``parameter_groups`` and ``learning_rate_factor``, several processes (see ``distributed``),
+    of which one writes, and one progress bar for the run.
 
     ``saved_model_file`` holds the best epoch, as in RecBole. The file at ``resume_path`` beside it holds the newest
     epoch, with all that decides how the run goes on: optimiser, random generators, early stopping.
@@ -122,7 +126,9 @@ class Trainer(RecBoleTrainer):
     def __init__(self, config: Config, model: AbstractRecommender) -> None:
         super().__init__(config, model)
         name = f"{config['model']}-{config['dataset']}-{recbole.utils.get_local_time()}-{token_hex(3)}.pth"
-        self.saved_model_file = str(config["checkpoint_file"] or Path(self.checkpoint_dir) / name)
+        self.saved_model_file = str(
+            config["checkpoint_file"] or Path(self.checkpoint_dir) / distributed.from_main(name)
+        )
         Path(self.saved_model_file).parent.mkdir(parents=True, exist_ok=True)
         self.eval_collector = RankingCollector(config)
         self.evaluator = RankingEvaluator(config)
@@ -137,6 +143,9 @@ class Trainer(RecBoleTrainer):
             # Every (user, item) pair becomes a row of features: kilobytes each, where a score of the others is 4 bytes.
             self.test_batch_size = min(config["eval_batch_size"], ROWS_PER_PREDICTION)
         self._bar: tqdm | None = None
+        self._losses: nn.Module = _Losses(model)
+        if distributed.world_size() > 1:
+            self._losses = _data_parallel(self._losses)
 
     @property
     def epochs_run(self) -> int:
@@ -184,8 +193,7 @@ class Trainer(RecBoleTrainer):
         """
         self._saves_resume_state = saved
         if self._resumed_random:
-            train_data.generator.set_state(self._resumed_random["train_data"].cpu())
-            _set_random_state(self._resumed_random)
+            _set_random_state(self._resumed_random, self.device, train_data)
             if self.start_epoch >= self.epochs or self.cur_step > self.stopping_step:
                 self.eval_collector.data_collect(train_data)
                 return self.best_valid_score, self.best_valid_result
@@ -224,11 +232,11 @@ class Trainer(RecBoleTrainer):
         show_progress: bool = False,
     ) -> float | tuple[float, ...]:
         """As RecBole's for one device, but losses are summed on the device and read once an epoch."""
-        if epoch_idx > self.start_epoch:
+        if epoch_idx > self.start_epoch or epoch_idx == 0:
             self._save_resume_state(epoch_idx - 1, train_data)
         self.model.train()
         loss_func = loss_func or self.model.calculate_loss
-        total: Tensor | None = None
+        steps: list[Tensor] = []  # the terms of each
         batches = tqdm(
             train_data, desc=f"epoch {epoch_idx}", unit="batch", leave=False, delay=5, disable=not show_progress
         )
@@ -236,15 +244,13 @@ class Trainer(RecBoleTrainer):
         for number, interaction in enumerate(batches):
             self._set_learning_rates(epoch_idx, epoch_idx * len(train_data) + number)
             losses = self._train_step(interaction, loss_func, scaler)
-            step = torch.stack([term.detach().reshape(()) for term in _terms(losses)])
-            total = step if total is None else total + step
-        if total is None:
+            steps.append(torch.stack([term.detach().reshape(()) for term in _terms(losses)]))
+        if not steps:
             raise TrainingError("the training part has no batch: are there interactions left after filtering?")
-        if not total.isfinite().all():
-            raise TrainingError(
-                f"the loss of epoch {epoch_idx} is not finite: {self._loss_names(tuple(total.tolist()))}"
-            )
-        sums = tuple(total.tolist())
+        terms = distributed.mean(torch.stack(steps))
+        sums = tuple(terms.sum(0).tolist())
+        if not np.isfinite(sums).all():
+            raise TrainingError(self._explain(epoch_idx, terms, train_data, loss_func))
         means = tuple(term / len(train_data) for term in sums)
         self.curves.append(self._loss_names(means if isinstance(losses, tuple) else means[0]))
         return sums if isinstance(losses, tuple) else sums[0]
@@ -262,7 +268,7 @@ class Trainer(RecBoleTrainer):
         interaction = interaction.to(self.device, [field for field in interaction.columns if field not in stays])
         self.optimizer.zero_grad()
         with torch.autocast(self.device.type, enabled=self.enable_amp):
-            losses = loss_func(interaction)
+            losses = self._losses(interaction, loss_func)
         scaler.scale(torch.stack([term.reshape(()) for term in _terms(losses)]).sum()).backward()
         if self.clip_grad_norm:
             scaler.unscale_(self.optimizer)
@@ -270,6 +276,46 @@ class Trainer(RecBoleTrainer):
         scaler.step(self.optimizer)
         scaler.update()
         return losses
+
+    def _explain(self, epoch: int, terms: Tensor, train_data: AbstractDataLoader, loss_func: Callable) -> str:
+        """What went wrong in an epoch whose loss is not finite; the state before that step is kept beside the run.
+
+        Nothing is watched while all is well: the epoch is trained again from the resume state, up to the step.
+
+        Args:
+            terms: [n_steps, n_terms], the losses of each step.
+        """
+        step = int((~terms.isfinite().all(1)).nonzero()[0])
+        named = self._loss_names(tuple(terms[step].tolist()) if terms.shape[1] > 1 else float(terms[step]))
+        faulty = ", ".join(f"{name} is {loss}" for name, loss in named.items() if not np.isfinite(loss))
+        told = f"the loss is not finite in epoch {epoch}, step {step} of {len(terms)} (from 0): {faulty}; "
+        if self._saves_resume_state:
+            state = load_checkpoint(resume_path(self.saved_model_file), self.device)
+            restore(self.model, state)
+            self.optimizer.load_state_dict(state["optimizer"])
+            _set_random_state(state["random"], self.device, train_data)
+            told += self._replay(epoch, step, train_data, loss_func) + "; "
+        return told + f"lower learning_rate, now {self.learning_rate:g}, or set clip_grad_norm"
+
+    def _replay(self, epoch: int, step: int, train_data: AbstractDataLoader, loss_func: Callable) -> str:
+        """Trains the steps of an epoch before ``step`` again, and says what the last one's gradients were."""
+        self.model.train()
+        self.optimizer.zero_grad()  # the gradients of a later step are left
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
+        for number, interaction in zip(range(step), train_data, strict=False):
+            self._set_learning_rates(epoch, epoch * len(train_data) + number)
+            self._train_step(interaction, loss_func, scaler)
+        kept = Path(self.saved_model_file).with_suffix(".failed.pth")
+        if distributed.is_main():
+            _save(self._state(epoch - 1), kept)
+        norms = {
+            name: float(weight.grad.norm()) for name, weight in self.model.named_parameters() if weight.grad is not None
+        }
+        told = f"the state before it is in {kept}"
+        if norms:
+            largest = max(norms, key=norms.__getitem__)
+            told = f"the largest gradient before it was of {largest}, {norms[largest]:.3g} long; {told}"
+        return told
 
     def _loss_names(self, losses: float | tuple[float, ...]) -> dict[str, float]:
         """The epoch's losses by the model's names for them, else by RecBole's."""
@@ -310,6 +356,7 @@ class Trainer(RecBoleTrainer):
         """As RecBole's, of the best epoch or of ``model_file``'s."""
         if load_best_model:
             restore(self.model, load_checkpoint(model_file or self.saved_model_file, self.device))
+        self.eval_collector.shared_out = distributed.world_size() > 1 and isinstance(eval_data, RankingDataLoader)
         return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
 
     # Checkpoints
@@ -317,9 +364,11 @@ class Trainer(RecBoleTrainer):
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """The best epoch's weights, with what rebuilds the model; SymCERE's LoRA adapter stands beside it."""
         path = Path(kwargs.get("saved_model_file", self.saved_model_file))
-        _save(self._state(epoch), path)
-        if hasattr(self.model, "save_adapter"):
-            self.model.save_adapter(path.with_suffix(".adapter"))
+        if distributed.is_main():
+            _save(self._state(epoch), path)
+            if hasattr(self.model, "save_adapter"):
+                self.model.save_adapter(path.with_suffix(".adapter"))
+        distributed.wait_for_all()
         if verbose:
             self.logger.info(f"Saving current: {path}")
 
@@ -342,11 +391,13 @@ class Trainer(RecBoleTrainer):
         self.seconds = perf_counter() - self._started
         further = {
             "best_valid_result": self.best_valid_result and _plain_result(self.best_valid_result),
-            "random": _random_state() | {"train_data": train_data.generator.get_state()},
+            "random": _random_state(self.device, train_data),
             "seconds": self.seconds,
             "curves": self.curves,
         }
-        _save(self._state(epoch) | further, resume_path(self.saved_model_file))
+        if distributed.is_main():
+            _save(self._state(epoch) | further, resume_path(self.saved_model_file))
+        distributed.wait_for_all()
 
     def resume_checkpoint(self, resume_file: str | Path) -> None:
         """Makes ``fit`` go on from the newest epoch of the run whose checkpoint is ``resume_file``.
@@ -375,6 +426,25 @@ def get_trainer(model_type: Any, model: str) -> type[Trainer]:
     """``Trainer`` over what RecBole trains the model with."""
     base = recbole.utils.get_trainer(model_type, model)
     return Trainer if base is RecBoleTrainer else type(base.__name__, (Trainer, base), {})
+
+
+class _Losses(nn.Module):
+    """A step's losses by ``forward``, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, model: AbstractRecommender) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, interaction: Interaction, loss_func: Callable) -> Tensor | tuple[Tensor, ...]:
+        return loss_func(interaction)
+
+
+def _data_parallel(losses: _Losses) -> DistributedDataParallel:
+    """A model whose gradients are the mean over the processes; a term of weight 0 leaves some parameters without."""
+    with warnings.catch_warnings():
+        # Buffers hold the graph and kept vectors, the same everywhere: what PyTorch 2.13 would rather have sends them.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return DistributedDataParallel(losses, find_unused_parameters=True, broadcast_buffers=False)
 
 
 def _terms(losses: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -432,22 +502,24 @@ def _check_same_settings(path: str | Path, before: Mapping[str, Any], now: Mappi
         )
 
 
-def _random_state() -> dict[str, Any]:
-    """The state of every global generator, as tensors and plain values."""
+def _random_state(device: torch.device, train_data: AbstractDataLoader) -> dict[str, Any]:
+    """The state of every generator that training draws from, as tensors and plain values; processes go in step."""
     numpy: Any = np.random.get_state(legacy=True)  # RecBole's samplers draw from it
     _, keys, position, has_gauss, gauss = numpy
     return {
         "python": list(random.getstate()[1]),
         "numpy": (torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all(),
+        "train_data": train_data.generator.get_state(),
+        "cuda": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else [],
     }
 
 
-def _set_random_state(state: Mapping[str, Any]) -> None:
+def _set_random_state(state: Mapping[str, Any], device: torch.device, train_data: AbstractDataLoader) -> None:
+    train_data.generator.set_state(state["train_data"].cpu())
     random.setstate((3, tuple(state["python"]), None))
     keys, *rest = state["numpy"]
     np.random.set_state(("MT19937", keys.cpu().numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([device.cpu() for device in state["cuda"]])
+    if state["cuda"] and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"][0].cpu(), device)

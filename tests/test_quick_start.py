@@ -13,7 +13,10 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from peft import PeftModel
+from recbole.data.interaction import Interaction
 from recbole.utils.case_study import full_sort_topk
+from torch import Tensor
+from torch.testing import assert_close
 from transformers import AutoModel
 
 from recbole_symcere.config import Config
@@ -210,9 +213,44 @@ def test_a_run_killed_between_its_first_two_files_starts_anew(settings: Settings
     assert run(settings, checkpoint_file=str(file)) == run(settings)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(settings: Settings) -> None:
-    with pytest.raises(TrainingError, match=r"epoch 0 is not finite.*cross_modal"):
-        run(settings, tau_cross=1e-300)
+class Breaks(SymCERE):
+    """Its loss is NaN at one step; remembers its weights before that step."""
+
+    at_call = 11
+    weights: ClassVar[dict[str, Tensor]] = {}
+
+    def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
+        self.calls = getattr(self, "calls", 0) + 1
+        first, *others = super().calculate_loss(interaction)
+        if self.calls != self.at_call:
+            return first, *others
+        Breaks.weights = {name: weight.clone() for name, weight in self.state_dict().items()}
+        return first * torch.nan, *others
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(0, 3), (1, 0), (1, 2)])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_explains_it(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, step: int
+) -> None:
+    n_steps = len(data_preparation(config := Config(config_dict=settings), create_dataset(config))[0])
+    monkeypatch.setattr(Breaks, "at_call", epoch * n_steps + step + 1)
+    settings |= {"checkpoint_file": str(tmp_path / "run.pth"), "edge_dropout": 0.5}
+    with pytest.raises(TrainingError) as error:
+        run_recbole_symcere(Breaks, config_dict=settings)
+    message = str(error.value)
+    assert f"epoch {epoch}, step {step} of {n_steps} (from 0): cross_modal is nan; " in message
+    assert "lower learning_rate, now 0.001" in message
+    assert ("the largest gradient before it was of graph_encoder.embedding.weight" in message) == (step > 0)
+    kept = load_checkpoint(tmp_path / "run.failed.pth")["state_dict"]
+    assert str(tmp_path / "run.failed.pth") in message
+    assert_close(kept, Breaks.weights, rtol=0, atol=0)
+
+
+def test_a_rate_at_which_the_weights_overflow_is_told(settings: Settings) -> None:
+    with pytest.raises(
+        TrainingError, match=r"epoch 0, step \d+ of \d+ \(from 0\): .*; lower learning_rate, now 1e\+30"
+    ):
+        run(settings, learning_rate=1e30, bpr_norm=1.0)
 
 
 def test_saved_dataloaders_are_used_while_they_fit(

@@ -15,6 +15,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils.argument_list import dataset_arguments
 from torch import Tensor
 
+from recbole_symcere import distributed
 from recbole_symcere.data.reviews import Embedder, TokenisedReviews, cached_embeddings, read_reviews, tokenise
 
 # Settings beside RecBole's own ``dataset_arguments`` on which a saved dataset depends.
@@ -152,7 +153,9 @@ class ReviewDataset(Dataset):
 
     def tokenised_reviews(self, encoder: Embedder) -> TokenisedReviews:
         """Token ids of ``review_texts``, cached on disk."""
-        return tokenise(self.review_texts(), encoder.fast_tokenizer, encoder.max_length, self._cache_dir, self._bars)
+        texts = self.review_texts()
+        with distributed.first_of_machine_first():
+            return tokenise(texts, encoder.fast_tokenizer, encoder.max_length, self._cache_dir, self._bars)
 
     def embedded_reviews(self, encoder: Embedder, views: int, mask_ratio: float) -> list[np.ndarray]:
         """Vectors of ``review_texts``, clean and in ``views`` word-masked views, cached on disk.

@@ -25,6 +25,8 @@ import polars as pl
 from tokenizers import Encoding, Tokenizer
 from tqdm import tqdm
 
+from recbole_symcere import distributed
+
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1  # raise it whenever the arrays of the same texts change
@@ -272,16 +274,17 @@ def cached_embeddings(
     """The clean view of ``texts`` and ``views`` word-masked ones: 1 + views memory-mapped float32 [n, hidden].
 
     Each view is its own file, so asking for more views adds to an older cache. A run that was killed goes on with the
-    shard of reviews it was at.
+    shard of reviews it was at. Several processes embed every so many shards each.
     """
     encoder_and_texts = _key(encoder.fingerprint(), _digest_texts(texts))
     keys = [_key("clean", encoder_and_texts)]
     keys += [_key("masked", encoder_and_texts, view, mask_ratio, seed) for view in range(1, 1 + views)]
     paths = [cache_dir / f"{key}.npy" for key in keys]
     arrays = [_load(path) for path in paths]
-    missing = [view for view, array in enumerate(arrays) if array is None]
+    missing = distributed.union((view for view, array in enumerate(arrays) if array is None), len(arrays))
     if missing:
-        reviews = tokenise(texts, encoder.fast_tokenizer, encoder.max_length, cache_dir, show_progress)
+        with distributed.first_of_machine_first():
+            reviews = tokenise(texts, encoder.fast_tokenizer, encoder.max_length, cache_dir, show_progress)
         total = len(missing) * len(texts)
         with tqdm(total=total, desc="embedding reviews", unit="review", disable=not show_progress, delay=2) as bar:
             for view in missing:
@@ -296,21 +299,29 @@ def _embed_view(
     """Embeds the shards that are not there yet, joins them under ``path`` and removes them."""
     starts = range(0, len(reviews), TEXTS_PER_SHARD)
     shards = [path.with_name(f"{path.stem}.shard{start}.npy") for start in starts]
-    for _ in range(3):  # another run may finish first and remove the shards under our feet: then its file is loaded
-        for start, shard in zip(starts, shards, strict=True):
-            rows = np.arange(start, min(start + TEXTS_PER_SHARD, len(reviews)))
-            if not path.exists() and _load(shard) is None:
-                shard_seed = int(np.random.SeedSequence((*seed, start)).generate_state(1, np.uint64)[0]) >> 1
+
+    def embed(numbers: range) -> None:
+        for number in numbers:
+            rows = np.arange(starts[number], min(starts[number] + TEXTS_PER_SHARD, len(reviews)))
+            if not path.exists() and _load(shards[number]) is None:
+                shard_seed = int(np.random.SeedSequence((*seed, starts[number])).generate_state(1, np.uint64)[0]) >> 1
                 vectors = encoder.embed(reviews, rows, mask_ratio, shard_seed)
-                with _new_array(shard, np.float32, vectors.shape[1:]) as add:
+                with _new_array(shards[number], np.float32, vectors.shape[1:]) as add:
                     add(vectors)
             bar.update(len(rows))
-        if not path.exists():
-            _join(shards, path)
-        if (view := _load(path)) is not None:
-            for shard in shards:
-                shard.unlink(missing_ok=True)
-            return view
+
+    if distributed.world_size() > 1:
+        embed(range(distributed.rank(), len(shards), distributed.world_size()))
+        distributed.wait_for_all()
+    with distributed.first_of_machine_first():
+        for _ in range(3):  # another run may finish first and remove the shards under our feet: then its file is loaded
+            embed(range(len(shards)))  # also those of the other processes, if their folders are not shared
+            if not path.exists():
+                _join(shards, path)
+            if (view := _load(path)) is not None:
+                for shard in shards:
+                    shard.unlink(missing_ok=True)
+                return view
     raise OSError(f"{path}: can't be read back after writing; is the disk full?")
 
 

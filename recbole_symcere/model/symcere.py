@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from recbole_symcere.config import ABOVE_0, ConfigError
 from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.distributed import share
 from recbole_symcere.model.graph import NGCF, BipartiteGraph, LightGCN, NoisyLightGCN
 from recbole_symcere.model.loss import bpr, info_nce, symmetric_nce
 from recbole_symcere.model.recommender import VectorRecommender
@@ -131,6 +132,8 @@ class SymCERE(VectorRecommender):
     def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
         """The weighted terms of eq. (8), named by ``loss_names``; a term of weight 0 is neither computed nor returned.
 
+        Where several processes train, they take the same batch, and each sums over a share of it: see ``distributed``.
+
         Args:
             interaction: B interactions with their review ids and one sampled negative item each.
         """
@@ -157,25 +160,31 @@ class SymCERE(VectorRecommender):
         self.loss_names = tuple(terms)
         return tuple(terms.values())
 
-    def cross_modal(self, graph: Tensor, text: Tensor, users: Tensor, items: Tensor) -> Tensor:
-        """Eq. (5) over B interactions; no pair that the user is known for is a negative."""
-        return symmetric_nce(graph, text, self.known_pairs(users, items), self.tau_cross)
+    def cross_modal(self, anchors: slice, graph: Tensor, text: Tensor, users: Tensor, items: Tensor) -> Tensor:
+        """Eq. (5) over some of B interactions; no pair that the user is known for is a negative."""
+        return symmetric_nce(graph, text, self.known_pairs(users[anchors], items), self.tau_cross, anchors)
 
-    def intra_modal(self, view: Tensor, other_view: Tensor) -> Tensor:
-        """Eq. (6) over B interactions."""
-        return info_nce(view, other_view, self.tau_intra)
+    def intra_modal(self, anchors: slice, view: Tensor, other_view: Tensor) -> Tensor:
+        """Eq. (6) over some of B interactions."""
+        return info_nce(view, other_view, self.tau_intra, anchors)
 
     def _contrast(self, loss: Callable[..., Tensor], *batch: Tensor) -> Tensor:
         """The mean of ``loss`` over the batch, whose samples are negatives within ``contrast_batch_size`` of them."""
         size = len(batch[0])
-        groups = zip(*(part.split(self.contrast_batch_size or size) for part in batch), strict=True)
-        return torch.stack([len(group[0]) / size * loss(*group) for group in groups]).sum()
+        terms = []
+        for group in zip(*(part.split(self.contrast_batch_size or size) for part in batch), strict=True):
+            own = share(len(group[0]))
+            terms.append(len(group[0]) / size * own.weight * loss(own.rows, *group))
+        return torch.stack(terms).sum()
 
     def _ranking_loss(self, nodes: Nodes, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
         """Eq. (7) over a batch of (user, observed item, sampled item), its scores between cosine and dot product."""
-        user = _with_length(nodes[0][users], self.bpr_norm)
-        positive, negative = (_with_length(nodes[1][items], self.bpr_norm) for items in (positives, negatives))
-        return bpr((user * positive).sum(-1), (user * negative).sum(-1))
+        own = share(len(users))
+        user = _with_length(nodes[0][users[own.rows]], self.bpr_norm)
+        positive, negative = (
+            _with_length(nodes[1][items[own.rows]], self.bpr_norm) for items in (positives, negatives)
+        )
+        return own.weight * bpr((user * positive).sum(-1), (user * negative).sum(-1))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimiser trains: everything at ``learning_rate``, the language model at a rate of its own."""

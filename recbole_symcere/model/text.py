@@ -46,6 +46,7 @@ from transformers import (
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging as transformers_logging
 
+from recbole_symcere import distributed
 from recbole_symcere.data.reviews import SPECIAL, TokenisedReviews
 from recbole_symcere.model.dropout import attention, use_fast_dropout
 from recbole_symcere.model.linear import use_fast_linear
@@ -213,7 +214,7 @@ class ReviewEncoder(nn.Module):
             [B, hidden_size] in the weights' dtype (float32), in the order of ``rows``
         """
         token_ids, word_index, lengths = self._tokens(reviews, rows)
-        return self._encode(mask_words(token_ids, word_index, lengths, mask_ratio, self.mask_token), lengths)
+        return self._encode_share(mask_words(token_ids, word_index, lengths, mask_ratio, self.mask_token), lengths)
 
     def two_views(
         self, reviews: TokenisedReviews, rows: Tensor | np.ndarray, mask_ratio: float
@@ -221,7 +222,7 @@ class ReviewEncoder(nn.Module):
         """The clean and the masked view, each [B, hidden_size] like :meth:`forward`'s, packed as one batch."""
         clean, word_index, lengths = self._tokens(reviews, rows)
         masked = mask_words(clean, word_index, lengths, mask_ratio, self.mask_token)
-        both = self._encode(torch.cat([clean, masked]), np.concatenate([lengths, lengths]))
+        both = self._encode_share(torch.cat([clean, masked]), np.concatenate([lengths, lengths]))
         clean_view, masked_view = both.tensor_split(2)
         return clean_view, masked_view
 
@@ -290,6 +291,19 @@ class ReviewEncoder(nn.Module):
         rows = rows.cpu().numpy() if isinstance(rows, Tensor) else rows
         token_ids, word_index, lengths = reviews.gather(rows)
         return torch.from_numpy(token_ids).to(self.device).long(), word_index, lengths
+
+    def _encode_share(self, token_ids: Tensor, lengths: np.ndarray) -> Tensor:
+        """As ``_encode``, each of several processes encoding a share of the tokens."""
+        if distributed.world_size() == 1:
+            return self._encode(token_ids, lengths)
+        shares = distributed.shares_by_length(lengths, distributed.world_size())
+        own = shares[distributed.rank()]
+        own = own if len(own) else np.zeros(1, int)  # every process takes part in the backward pass
+        starts = np.cumsum(lengths) - lengths
+        place = np.concatenate([np.arange(starts[text], starts[text] + lengths[text]) for text in own])
+        with distributed.own_randomness(self.device):
+            vectors = self._encode(token_ids[torch.from_numpy(place).to(self.device)], lengths[own])
+        return distributed.gather_shares(vectors, shares)
 
     def _encode(self, token_ids: Tensor, lengths: np.ndarray) -> Tensor:
         """Vectors [B, hidden_size] of reviews whose token ids [T] lie end to end."""
