@@ -36,7 +36,7 @@ class OwnModel(SymCERE):
     """The encoder above, and a sigmoid in place of the softmax (Zhai et al., ICCV 2023)."""
 
     defaults: ClassVar = {"graph_encoder": "Teleport", "teleport": 0.1, "sigmoid_bias": -5.0}
-    choices: ClassVar = SymCERE.choices | {"graph_encoder": ("Teleport",)}
+    choices: ClassVar = SymCERE.choices | {"graph_encoder": ("Teleport",), "contrast": ("sincere",)}
     bounds: ClassVar = SymCERE.bounds | {"teleport": (0.0, 1.0), "sigmoid_bias": (-inf, inf)}
 
     def __init__(self, config: Config, dataset: ReviewDataset) -> None:
@@ -47,7 +47,7 @@ class OwnModel(SymCERE):
         scores = graph @ text.T / self.tau_cross + self.sigmoid_bias
         own = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
         losses = F.softplus(torch.where(own, -scores, scores))
-        return losses.masked_fill(self.known_pairs(users, items) & ~own, 0.0).sum() / len(scores)
+        return losses.masked_fill(self.graph.known_pairs(users, items) & ~own, 0.0).sum() / len(scores)
 
 
 if __name__ == "__main__":
