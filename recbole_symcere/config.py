@@ -8,6 +8,8 @@ import difflib
 import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import deepcopy
+from functools import lru_cache
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -112,7 +114,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, is not valid YAML, repeats a key's type wrongly, or holds no mapping.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_SafeLoader)
+        content = deepcopy(_parse(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such property file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -124,6 +126,12 @@ def load_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"{path}: expected lines of the form 'key: value'")
     return content
+
+
+@lru_cache(maxsize=256)
+def _parse(text: str) -> Any:
+    """A comparison makes a Config, of ten property files, for each look at what is finished."""
+    return yaml.load(text, Loader=_SafeLoader)
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
