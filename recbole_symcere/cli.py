@@ -34,6 +34,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--protocol", help="strict (default), paper or temporal")
     add("--tuned", nargs="?", const=True, type=parse_value, help="what a comparison chose for this dataset")
+    add(
+        "--trust-checkpoint",
+        "--trust_checkpoint",
+        nargs="?",
+        const=True,
+        type=parse_value,
+        help="load RecBole's pickles, of dataset_save_path and dataloaders_save_path, which can run any code",
+    )
     add("--checkpoint_file", metavar="PATH", help="where the best epoch is kept; given again, the run resumes")
     add("--result_file", metavar="PATH", help="write settings, versions and metrics there as JSON")
     return parser

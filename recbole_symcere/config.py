@@ -29,6 +29,7 @@ from recbole.utils.argument_list import (
 
 from recbole_symcere import distributed
 
+DEEPEST = 20  # levels of nesting in a property file
 ABOVE_0 = 5e-324  # the least number above 0: the lowest of a bound that leaves 0 out
 RECBOLE_PROPERTIES = Path(sys.modules["recbole"].__file__ or "").parent / "properties"
 EVAL_ARGS_KEYS = ("split", "group_by", "order", "mode")
@@ -65,7 +66,22 @@ def properties_folder() -> Path:
 
 
 class _SafeLoader(yaml.SafeLoader):
-    """YAML without Python objects; 1e-3 is a number, as in RecBole's files (YAML 1.1 wants 1.0e-3)."""
+    """YAML without Python objects; 1e-3 is a number, as in RecBole's files (YAML 1.1 wants 1.0e-3).
+
+    No setting needs an alias or deep nesting: a short file could fill the memory with them.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or self.depth > DEEPEST:
+            problem = f"aliases, and values nested more than {DEEPEST} deep, are not read"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 _SafeLoader.add_implicit_resolver(
@@ -87,7 +103,7 @@ def parse_value(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_SafeLoader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"cannot read the value {text!r} as YAML: {_yaml_problem(error)}") from error
+        raise ConfigError(f"cannot read the value {text[:200]!r} as YAML: {_yaml_problem(error)}") from error
 
 
 def parse_assignments(arguments: Iterable[str]) -> dict[str, Any]:
@@ -312,7 +328,7 @@ class Config(RecBoleConfig):
         # What rebuilds this configuration, before RecBole adds what it derives: checkpoints and results hold it.
         self.settings = _plain({key: value for key, value in final.items() if key not in ("MODEL_TYPE", *UNREAD_KEYS)})
         # Tuned settings are among them now: their file may be gone when they are read again.
-        self.settings |= {"model": self.model, "dataset": self.dataset, "tuned": False}
+        self.settings |= {"model": self.model, "dataset": self.dataset, "tuned": False, "trust_checkpoint": False}
         return final
 
     def _init_device(self) -> None:

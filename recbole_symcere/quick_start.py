@@ -156,7 +156,7 @@ def load_data_and_model(
         CheckpointError: the file can't be read.
     """
     checkpoint = load_checkpoint(model_file)
-    config = Config(config_dict=checkpoint["config"] | dict(config_dict or {}))
+    config = _stored_config(checkpoint, config_dict)
     check_same_data(model_file, checkpoint, config)
     dataset = create_dataset(config)
     train_data, valid_data, test_data = data_preparation(config, dataset)
@@ -185,7 +185,7 @@ def recommend(
         ValueError: a user is not in the dataset.
     """
     checkpoint = load_checkpoint(model_file)
-    config = Config(config_dict=checkpoint["config"] | dict(config_dict or {}))
+    config = _stored_config(checkpoint, config_dict)
     check_same_data(model_file, checkpoint, config)
     dataset = create_dataset(config)
     train, valid, _ = dataset.build()
@@ -215,18 +215,23 @@ def _best_items(
     return list(zip(map(str, tokens), best.values.tolist(), strict=True))
 
 
+def _stored_config(checkpoint: Mapping[str, Any], changes: Mapping[str, Any] | None) -> Config:
+    """What a checkpoint was trained with; it can't allow code to run: only ``changes`` can."""
+    stored = checkpoint["config"]
+    distrust = {key: False for key in ("trust_checkpoint", "trust_remote_code") if key in stored}
+    return Config(config_dict=stored | distrust | dict(changes or {}))
+
+
 def create_dataset(config: Config) -> ReviewDataset:
     """The filtered dataset of ``config``; the demo's files are made if they are not there.
 
     RecBole loads a pickle whenever one lies in ``checkpoint_dir``, stale or not. Here one is loaded only from an
-    explicit ``dataset_save_path``, and only while files, settings and version are those it was made from.
+    explicit ``dataset_save_path``, where ``trust_checkpoint`` is set, and only while files, settings and version are
+    those it was made from.
     """
-    saved = config["dataset_save_path"]
-    if saved:
-        if not Path(saved).is_file():
-            raise ConfigError(f"dataset_save_path: there is no file {saved}")
-        with Path(saved).open("rb") as file:
-            dataset = pickle.load(file)  # noqa: S301 - RecBole's format, from a path that the user names
+    if saved := _trusted_pickle(config, "dataset_save_path"):
+        with saved.open("rb") as file:
+            dataset = pickle.load(file)  # noqa: S301 - RecBole's format, of a file that the user trusts
         if getattr(dataset, "source", None) == source_fingerprint(config):
             return dataset
         getLogger().warning(f"{saved} was made from other files or settings: building the dataset anew")
@@ -291,16 +296,33 @@ def _dataloader(config: Config, phase: str) -> type[AbstractDataLoader]:
 
 def _saved_dataloaders(config: Config) -> DataLoaders | None:
     """Those in an explicit ``dataloaders_save_path``, if they were made from the same files and settings."""
-    path = config["dataloaders_save_path"]
-    if not path:
+    path = _trusted_pickle(config, "dataloaders_save_path")
+    if path is None:
         return None
-    if not Path(path).is_file():
-        raise ConfigError(f"dataloaders_save_path: there is no file {path}")
     loaders = load_split_dataloaders(config)
     if loaders and getattr(loaders[0], "source", None) == source_fingerprint(config):
         return loaders
     getLogger().warning(f"{path} was made from other files or settings: splitting anew")
     return None
+
+
+def _trusted_pickle(config: Config, key: str) -> Path | None:
+    """The file that ``key`` names, if it does.
+
+    Raises:
+        ConfigError: there is no such file, or the user has not said that they trust it.
+    """
+    if not config[key]:
+        return None
+    path = Path(config[key])
+    if not path.is_file():
+        raise ConfigError(f"{key}: there is no file {path}")
+    if not config["trust_checkpoint"]:
+        raise ConfigError(
+            f"{key}: {path} is a pickle, which can run any code; if you made it yourself, add --trust-checkpoint, else "
+            f"leave {key} out: the atomic files are read anew"
+        )
+    return path
 
 
 def _check_parts(config: Config, parts: Sequence[ReviewDataset]) -> None:

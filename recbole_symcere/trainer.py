@@ -479,6 +479,10 @@ def _save(state: dict[str, Any], path: Path) -> None:
     try:
         torch.save(state, temporary)
         temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's writer has errors of its own
+        raise CheckpointError(
+            f"{path}: can't be written ({error}); free disk space or mend the folder, and give the same command again"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -57,6 +57,7 @@ def test_a_run_from_the_command_line_prints_its_results(
         ("--result_file=.", "result_file is '.', which is a folder"),
         ("--checkpoint_file=/dev/null/run.pth", "checkpoint_file: the folder /dev/null can't be made"),
         ("--dataset_save_path=nothing.pth", "dataset_save_path: there is no file nothing.pth"),
+        ("--dataset_save_path=/dev/null", "dataset_save_path: there is no file /dev/null"),
         ("--dataloaders_save_path=nothing.pth", "dataloaders_save_path: there is no file nothing.pth"),
         ("--model=NCL", "NCL is trained by RecBole's NCLTrainer"),
         ("--protocol=strikt", "there is no protocol 'strikt'; did you mean 'strict'?"),

@@ -1,7 +1,9 @@
 """A run from configuration to result: repeatable, resumable, reloadable, for every model."""
 
+import contextlib
 import json
 import logging
+import pickle
 import shutil
 import signal
 import subprocess
@@ -19,8 +21,9 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers import AutoModel
 
-from recbole_symcere.config import Config
+from recbole_symcere.config import Config, ConfigError
 from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.model import text
 from recbole_symcere.model.symcere import SymCERE
 from recbole_symcere.quick_start import (
     create_dataset,
@@ -258,7 +261,7 @@ def test_saved_dataloaders_are_used_while_they_fit(
 ) -> None:
     def prepare(**changes: Any) -> Any:
         caplog.clear()
-        config = Config(config_dict=settings | changes)
+        config = Config(config_dict=settings | {"trust_checkpoint": True} | changes)
         with caplog.at_level(logging.INFO):
             return data_preparation(config, create_dataset(config))[0]
 
@@ -270,6 +273,37 @@ def test_saved_dataloaders_are_used_while_they_fit(
         assert torch.equal(ours["review_id"], theirs["review_id"])
     prepare(dataloaders_save_path=path, user_inter_num_interval="[6,inf)")
     assert "splitting anew" in caplog.text and "audit" in caplog.text
+
+
+class RunsCode:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("code-has-run"),)
+
+
+@pytest.mark.parametrize("key", ["dataset_save_path", "dataloaders_save_path"])
+def test_a_pickle_is_loaded_only_where_it_is_trusted(settings: Settings, key: str) -> None:
+    Path("foreign.pth").write_bytes(pickle.dumps(RunsCode()))
+    with pytest.raises(ConfigError, match=rf"{key}: foreign.pth is a pickle.*--trust-checkpoint"):
+        run(settings, **{key: "foreign.pth"})
+    assert not Path("code-has-run").exists()
+
+
+@pytest.mark.parametrize("load", [load_data_and_model, lambda file: recommend(file, ["u0"])], ids=["load", "recommend"])
+def test_a_checkpoint_cannot_say_that_code_may_run(settings: Settings, load: Any, monkeypatch: Any) -> None:
+    run(settings, checkpoint_file="run.pth", epochs=1, trust_remote_code=True)
+    Path("foreign.pth").write_bytes(pickle.dumps(RunsCode()))
+    state = load_checkpoint("run.pth")
+    state["config"] |= {"trust_checkpoint": True, "dataset_save_path": "foreign.pth"}
+    torch.save(state, "sent.pth")
+    with pytest.raises(ConfigError, match="--trust-checkpoint"):
+        load("sent.pth")
+    assert not Path("code-has-run").exists()
+    encoders = []
+    monkeypatch.setattr(text.ReviewEncoder, "from_config", lambda config: encoders.append(config))
+    with contextlib.suppress(AttributeError):  # of the encoder that is none
+        load("run.pth")
+    assert not any(config["trust_remote_code"] for config in encoders)
+    assert bool(encoders) == (load is load_data_and_model)
 
 
 @pytest.mark.parametrize("damage", ["cut", "foreign"])

@@ -43,11 +43,11 @@ class OwnModel(SymCERE):
         super().__init__(config, dataset)
         self.sigmoid_bias = config["sigmoid_bias"]
 
-    def cross_modal(self, graph: Tensor, text: Tensor, users: Tensor, items: Tensor) -> Tensor:
-        scores = graph @ text.T / self.tau_cross + self.sigmoid_bias
-        own = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    def cross_modal(self, graph: Tensor, text: Tensor, users: Tensor, items: Tensor, anchors: slice) -> Tensor:
+        scores = graph[anchors] @ text.T / self.tau_cross + self.sigmoid_bias
+        own = torch.eye(len(text), dtype=torch.bool, device=scores.device)[anchors]
         losses = F.softplus(torch.where(own, -scores, scores))
-        return losses.masked_fill(self.graph.known_pairs(users, items) & ~own, 0.0).sum() / len(scores)
+        return losses.masked_fill(self.graph.known_pairs(users[anchors], items) & ~own, 0.0).sum() / len(scores)
 
 
 if __name__ == "__main__":

@@ -237,5 +237,5 @@ def _share(value: float | None) -> Cell:
 def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AnalysisError(f"{file}: can't be read as JSON ({error}); make it again") from error

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from recbole_symcere.analysis.aligned import AnalysisError
 from recbole_symcere.comparison.comparison import NOT_TUNED, is_ours
-from recbole_symcere.comparison.runs import NOT_COMPARED, read_run
-from recbole_symcere.comparison.tables import Run
+from recbole_symcere.comparison.runs import NOT_COMPARED, read_record, read_run
+from recbole_symcere.comparison.tables import Run, RunsError
 from recbole_symcere.config import ConfigError
 
 Key = tuple[str, str]  # a dataset, and a row of its table: a model, or an ablation's "MODEL, name"
@@ -115,12 +112,9 @@ def _read(folder: Path, protocol: str) -> dict[Key, dict[int, SavedRun]]:
 
 def _saved(path: Path) -> SavedRun:
     try:
-        run = read_run(path.parts[-2], path)
-        return SavedRun(run, json.loads((path / "run.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, LookupError, TypeError, pl.exceptions.PolarsError) as error:
-        raise AnalysisError(
-            f"{path}: can't be read as a run ({error!r}); remove it and give `{COMMAND}` again"
-        ) from error
+        return SavedRun(read_run(path.parts[-2], path), read_record(path))
+    except RunsError as error:
+        raise AnalysisError(str(error)) from error
 
 
 def _seeds_of_most(found: Mapping[Key, Mapping[int, SavedRun]]) -> tuple[int, ...]:

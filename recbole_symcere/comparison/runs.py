@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import polars as pl
+from polars.exceptions import PolarsError
 
-from recbole_symcere.comparison.tables import Run
+from recbole_symcere.comparison.tables import Run, RunsError
 from recbole_symcere.config import Config
 from recbole_symcere.quick_start import Fitted, commit, fit, versions
 from recbole_symcere.trainer import FREE_SETTINGS, resume_path
@@ -68,18 +70,42 @@ def test_run(settings: Mapping[str, Any], folder: Path) -> None:
 
 def read_run(model: str, folder: Path) -> Run:
     """A complete run of ``test_run``, under the name that it has in the table."""
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    metrics = {name: math.nan if value is None else value for name, value in record["metrics"].items()}
-    settings = record["settings"]
-    return Run(
-        settings["dataset"],
-        model,
-        settings["seed"],
-        metrics,
-        pl.read_parquet(folder / "users.parquet"),
-        record["best_valid_score"],
-        record["seconds"]["fit"],
-    )
+    with _run_errors(folder):
+        record = read_record(folder)
+        metrics = {name: math.nan if value is None else value for name, value in record["metrics"].items()}
+        settings = record["settings"]
+        return Run(
+            settings["dataset"],
+            model,
+            settings["seed"],
+            metrics,
+            pl.read_parquet(folder / "users.parquet"),
+            record["best_valid_score"],
+            record["seconds"]["fit"],
+        )
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """All that a complete run's ``run.json`` says.
+
+    Raises:
+        RunsError: it can't be read.
+    """
+    with _run_errors(folder):
+        record: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        record["settings"].keys()
+        return record
+
+
+@contextmanager
+def _run_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except RunsError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, PolarsError) as error:
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise RunsError(f"{folder}: can't be read as a run ({reason}); remove it and compare again") from error
 
 
 def is_complete(folder: Path, settings: Mapping[str, Any]) -> bool:
@@ -87,7 +113,7 @@ def is_complete(folder: Path, settings: Mapping[str, Any]) -> bool:
     path = folder / "run.json"
     if not path.is_file():
         return False
-    before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    before = read_record(folder)["settings"]
     now = Config(config_dict=dict(settings)).settings
     return all(before.get(key) == value for key, value in now.items() if key not in NOT_COMPARED)
 

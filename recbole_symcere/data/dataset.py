@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from recbole_symcere.data.reviews import Embedder, TokenisedReviews, cached_embe
 # Settings beside RecBole's own ``dataset_arguments`` on which a saved dataset depends.
 FURTHER_ARGUMENTS = ("REVIEW_ID_FIELD", "seed", "repeatable", "eval_args")
 MASKING_SEED = 2020
+COLUMN = r"[^:]+:(token|float|token_seq|float_seq)"
+SHOWN_CHARACTERS = 200  # of what is wrong, in a message
 
 
 class DatasetError(ValueError):
@@ -55,26 +58,39 @@ class ReviewDataset(Dataset):
         super()._load_data(token, dataset_path)
 
     def _load_inter_feat(self, token: str, dataset_path: str) -> None:
-        if self.benchmark_filename_list is None:
-            self._check_header(self._inter_path)
+        encoding = self.config["encoding"] or "utf-8"
         try:
+            if self.benchmark_filename_list is None:
+                self._check_header(self._inter_path)
             super()._load_inter_feat(token, dataset_path)
+        except DatasetError:
+            raise
+        except UnicodeError as error:
+            raise DatasetError(
+                f"{self._inter_path}: not {encoding} ({error}); set encoding to the file's own"
+            ) from error
         except ValueError as error:  # pandas names no line
-            raise _broken_line(self._inter_path, self.config) or error from error
+            raise _broken_line(self._inter_path, self.config) or DatasetError(
+                f"{self._inter_path}: can't be read ({_shown(error)}); convert the raw dump again"
+            ) from error
         self._check_interactions(self._inter_path)
 
     def _check_header(self, path: Path) -> None:
-        with path.open(encoding=self.config["encoding"] or "utf-8") as file:
+        try:
+            file = path.open(encoding=self.config["encoding"] or "utf-8")
+        except LookupError as error:
+            raise DatasetError(f"{path}: {error}; set encoding to the file's own, such as utf-8 or cp932") from error
+        with file:
             header = file.readline().rstrip("\r\n").split(self.config["field_separator"])
         names = [column.partition(":")[0] for column in header]
         needed = [self.uid_field, self.iid_field]
         if self.config["eval_args"]["order"] == "TO":
             needed.append(self.time_field)
         missing = [name for name in needed if name not in names]
-        if missing or not all(":" in column for column in header):
+        if missing or not all(re.fullmatch(COLUMN, column) for column in header):
             raise DatasetError(
                 f"{path}, line 1: expected columns `name:type` with {', '.join(needed)}, tab-separated, "
-                f"but found {', '.join(header)}"
+                f"but found {_shown(', '.join(header))}"
             )
 
     def _check_interactions(self, path: Path) -> None:
@@ -192,8 +208,12 @@ def _broken_line(path: Path, config: Config) -> DatasetError | None:
                 if value.startswith('"'):
                     return DatasetError(f"{path}, line {number}: {name} begins with a quotation mark; take it out")
                 if name.endswith(":float") and value and not _is_number(value):
-                    return DatasetError(f"{path}, line {number}: {name} is {value!r}, not a number; mend the line")
+                    return DatasetError(f"{path}, line {number}: {name} is {_shown(value)!r}, not a number; mend it")
     return None
+
+
+def _shown(value: object) -> str:
+    return str(value)[:SHOWN_CHARACTERS]
 
 
 def _is_number(value: str) -> bool:

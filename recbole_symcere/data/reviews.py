@@ -83,7 +83,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 continue
             try:
                 review = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ReviewFileError(f"{path}, line {number}: not JSON ({error}); mend or delete the line") from error
             if not (isinstance(review, dict) and all(isinstance(review.get(k), str) for k in ("review_id", "review"))):
                 raise ReviewFileError(
@@ -351,7 +351,6 @@ def _new_array(
     path: Path, dtype: type[np.generic], row_shape: tuple[int, ...] = ()
 ) -> Iterator[Callable[[np.ndarray], None]]:
     """Yields a function that appends rows to a new ``.npy`` file, which takes its name once it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.stem}.{os.getpid()}-{uuid.uuid4().hex}.tmp")
     n_rows = 0
 
@@ -362,23 +361,30 @@ def _new_array(
         np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
 
     try:
-        with temporary.open("w+b") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("w+b") as file:
 
-            def append(rows: np.ndarray) -> None:
-                nonlocal n_rows
-                file.write(np.ascontiguousarray(rows, dtype).data)
-                n_rows += len(rows)
+                def append(rows: np.ndarray) -> None:
+                    nonlocal n_rows
+                    file.write(np.ascontiguousarray(rows, dtype).data)
+                    n_rows += len(rows)
 
-            write_header(file)
-            yield append
-            n_bytes = file.tell()
-            file.seek(0)
-            write_header(file)
-            file.seek(0)
-            file.write(_digest_file(file, n_bytes))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+                write_header(file)
+                yield append
+                n_bytes = file.tell()
+                file.seek(0)
+                write_header(file)
+                file.seek(0)
+                file.write(_digest_file(file, n_bytes))
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ReviewFileError(
+            f"{path}: can't be written ({error.strerror or error}); free disk space, or set text_cache_dir to a folder "
+            "that can be written"
+        ) from error
 
 
 def _load(path: Path) -> np.ndarray | None:

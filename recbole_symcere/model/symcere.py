@@ -160,12 +160,12 @@ class SymCERE(VectorRecommender):
         self.loss_names = tuple(terms)
         return tuple(terms.values())
 
-    def cross_modal(self, anchors: slice, graph: Tensor, text: Tensor, users: Tensor, items: Tensor) -> Tensor:
-        """Eq. (5) over some of B interactions; no pair that the user is known for is a negative."""
+    def cross_modal(self, graph: Tensor, text: Tensor, users: Tensor, items: Tensor, anchors: slice) -> Tensor:
+        """Eq. (5): the mean over ``anchors`` of B interactions; no pair that the user is known for is a negative."""
         return symmetric_nce(graph, text, self.known_pairs(users[anchors], items), self.tau_cross, anchors)
 
-    def intra_modal(self, anchors: slice, view: Tensor, other_view: Tensor) -> Tensor:
-        """Eq. (6) over some of B interactions."""
+    def intra_modal(self, view: Tensor, other_view: Tensor, anchors: slice) -> Tensor:
+        """Eq. (6): the mean over ``anchors`` of B interactions."""
         return info_nce(view, other_view, self.tau_intra, anchors)
 
     def _contrast(self, loss: Callable[..., Tensor], *batch: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ class SymCERE(VectorRecommender):
         terms = []
         for group in zip(*(part.split(self.contrast_batch_size or size) for part in batch), strict=True):
             own = share(len(group[0]))
-            terms.append(len(group[0]) / size * own.weight * loss(own.rows, *group))
+            terms.append(len(group[0]) / size * own.weight * loss(*group, own.rows))
         return torch.stack(terms).sum()
 
     def _ranking_loss(self, nodes: Nodes, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:

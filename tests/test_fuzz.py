@@ -1,0 +1,155 @@
+"""Damaged files of every kind are read, or refused by an error of our own: never a crash, a hang or a full memory."""
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from recbole_symcere.analysis.aligned import AnalysisError
+from recbole_symcere.analysis.results import read_results
+from recbole_symcere.comparison.runs import is_complete
+from recbole_symcere.comparison.tables import RunsError
+from recbole_symcere.config import Config, ConfigError, load_yaml, parse_value
+from recbole_symcere.data.dataset import DatasetError, ReviewDataset
+from recbole_symcere.data.reviews import ReviewFileError, read_reviews
+from recbole_symcere.trainer import CheckpointError, load_checkpoint
+from tests.conftest import START
+
+Damage = Callable[[bytes], bytes]
+FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+LAUGHS = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@st.composite
+def damages(draw: st.DrawFn) -> Damage:
+    """Some pieces of a file cut out, doubled, or replaced by other bytes."""
+    pieces = draw(
+        st.lists(
+            st.tuples(
+                st.floats(0, 1),
+                st.integers(0, 40),
+                st.one_of(
+                    st.binary(max_size=12),
+                    st.sampled_from(
+                        [b"\n", b"\r", b'"', b"\t", b"\0", b"{", b"[" * 3000, b"nan", b"1e999", b"-", b"&a *a"]
+                    ),
+                ),
+            ),
+            min_size=1,
+            max_size=4,
+        )
+    )
+
+    def damage(content: bytes) -> bytes:
+        for place, length, new in pieces:
+            start = int(place * len(content))
+            content = content[:start] + new + content[start + length :]
+        return content
+
+    return damage
+
+
+def either(read: Callable[[], Any], error: type[Exception]) -> None:
+    """``read`` works, or raises ``error`` with one line."""
+    try:
+        read()
+    except error as refusal:
+        assert str(refusal).strip() and len(str(refusal)) < 3000
+
+
+@FUZZ
+@given(damage=damages())
+@example(damage=lambda content: LAUGHS.encode())
+@example(damage=lambda content: b"a: " + b"[" * 100_000)
+@example(damage=lambda content: b"? [a]\n: b\n")
+@example(damage=lambda content: b"a: !!python/object/apply:os.system [ls]")
+def test_property_files(damage: Damage) -> None:
+    file = Path("mine.yaml")
+    file.write_bytes(damage(b"learning_rate: 0.01\neval_args:\n  split: {RS: [0.8, 0.1, 0.1]}\ntopk: [10, 20]\n"))
+    either(lambda: load_yaml(file), ConfigError)
+    either(lambda: Config("BPR", "demo", [file]), ConfigError)
+
+
+@FUZZ
+@given(value=st.one_of(st.text(), st.text(alphabet="[]{}:,*&!?|>-'\"#% 1.e\n")))
+@example(value="[" * 100_000)
+def test_values_of_the_command_line(value: str) -> None:
+    either(lambda: parse_value(value), ConfigError)
+
+
+@FUZZ
+@given(damage=damages())
+def test_atomic_files(damage: Damage) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "fuzz" / "fuzz.inter"
+        path.parent.mkdir()
+        rows = [f"u{row % 5}\ti{row % 7}\t4.0\t{START + row}.0\tr{row}\n" for row in range(40)]
+        header = "user_id:token\titem_id:token\trating:float\ttimestamp:float\treview_id:token\n"
+        path.write_bytes(damage((header + "".join(rows)).encode()))
+        config = Config("BPR", "fuzz", config_dict={"data_path": folder})
+        either(lambda: ReviewDataset(config).build(), DatasetError)
+
+
+@FUZZ
+@given(damage=damages())
+def test_review_files(damage: Damage) -> None:
+    file = Path("fuzz.review.jsonl")
+    lines = [json.dumps({"review_id": f"r{row}", "review": "très bon 良い"}) + "\n" for row in range(9)]
+    file.write_bytes(damage("".join(lines).encode()))
+    either(lambda: read_reviews(file, ["r0", "r8"]), ReviewFileError)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    file = tmp_path_factory.mktemp("checkpoint") / "run.pth"
+    torch.save({"format": 2, "state_dict": {"weight": torch.arange(9.0)}, "config": {"topk": [10]}}, file)
+    return file.read_bytes()
+
+
+@FUZZ
+@given(damage=damages())
+def test_checkpoints(damage: Damage, checkpoint: bytes) -> None:
+    Path("run.pth").write_bytes(damage(checkpoint))
+    either(lambda: load_checkpoint("run.pth"), CheckpointError)
+
+
+def test_a_checkpoint_that_unpacks_to_far_more_than_its_size_is_refused() -> None:
+    torch.save({"format": 2}, "small.pth")
+    with zipfile.ZipFile("small.pth") as small, zipfile.ZipFile("bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for name in small.namelist():
+            bomb.writestr(name, small.read(name))
+        bomb.writestr("archive/data/0", bytes(50 * 2**20))
+    with pytest.raises(CheckpointError, match=r"bomb\.pth"):
+        load_checkpoint("bomb.pth")
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Path) -> Path:
+    from recbole_symcere.comparison import runs
+
+    folder = tmp_path_factory.mktemp("comparison")
+    config = Config("Pop", "tiny", config_dict={"data_path": str(tiny_dataset.parent), "checkpoint_dir": str(folder)})
+    runs.test_run(config.settings, folder / "runs" / "strict" / "tiny" / "Pop" / "seed-2020")
+    return folder
+
+
+@FUZZ
+@given(damage=damages(), name=st.sampled_from(["run.json", "users.parquet"]))
+def test_result_files(damage: Damage, name: str, run_folder: Path) -> None:
+    file = next(run_folder.rglob(name))
+    content = file.read_bytes()
+    try:
+        file.write_bytes(damage(content))
+        either(lambda: read_results(run_folder, "strict", ours=()), AnalysisError)
+        either(lambda: is_complete(file.parent, {"model": "Pop", "dataset": "tiny"}), RunsError)
+    finally:
+        file.write_bytes(content)
