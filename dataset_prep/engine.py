@@ -62,7 +62,7 @@ class Executor(Protocol):
         """Make ``name``, the rows of table ``of`` with their ``position``, from 0, in an order without ties."""
 
     def write(self, path: Path, of: str, sql: str, *, header: str | None = None, task: str = "") -> None:
-        """Write the only column of ``sql``, a line a row, in the order of ``of``."""
+        """Write a line a row, ``line`` of ``sql``, by ``position``, which both queries give."""
 
 
 class Engine:
@@ -147,7 +147,8 @@ class Engine:
         self.table(name, f"SELECT row_number() OVER (ORDER BY {order}) - 1 AS position, * FROM {of}", task=task)
 
     def write(self, path: Path, of: str, sql: str, *, header: str | None = None, task: str = "") -> None:
-        named = f"SELECT * FROM ({_over(of, sql)}) AS lines({identifier(header or 'line')})"
+        # The order is asked for last: DuckDB joins where ``sql`` looks into a long list, and a join keeps none
+        named = f"SELECT line AS {identifier(header or 'line')} FROM ({_over(of, sql)}) ORDER BY position"
         self.execute(
             f"COPY ({named}) TO {literal(str(path))} (FORMAT csv, HEADER {header is not None}, DELIMITER '\t', "
             "QUOTE '', ESCAPE '')",

@@ -152,13 +152,15 @@ class Spark:
     def write(self, path: Path, of: str, sql: str, *, header: str | None = None, task: str = "") -> None:
         parts = self._folder / path.name
         with _clear_errors(task):
-            self._rows(of, sql).write.text(f"file://{parts}")
+            # sorted before they become lines, so that no line is made twice: Spark reads what it sorts two times
+            lines = self._rows(f"{of} ORDER BY position", f"SELECT line FROM ({sql}) ORDER BY position")
+            lines.write.text(f"file://{parts}")
         with path.open("wb") as whole:
             if header is not None:
                 whole.write(f"{header}\n".encode())
             for part in sorted(parts.glob("part-*"), key=lambda part: (int(part.name.split("-")[1]), part.name)):
-                with part.open("rb") as lines:
-                    shutil.copyfileobj(lines, whole, staging.CHUNK_BYTES)
+                with part.open("rb") as file:
+                    shutil.copyfileobj(file, whole, staging.CHUNK_BYTES)
                 part.unlink()
 
     def _rows(self, of: str, sql: str) -> DataFrame:

@@ -89,8 +89,8 @@ def write_interactions(engine: Executor, folder: Path) -> None:
     )
     engine.write(
         folder / f"{folder.name}.inter",
-        "SELECT position, user_id, item_id, rating, seconds FROM interactions ORDER BY position",
-        f"SELECT {' || chr(9) || '.join(f'({field})' for field in fields)} AS line FROM batch",
+        "SELECT position, user_id, item_id, rating, seconds FROM interactions",
+        f"SELECT position, {' || chr(9) || '.join(f'({field})' for field in fields)} AS line FROM batch",
         header="\t".join(COLUMNS),
         task="writing interactions",
     )
@@ -104,8 +104,8 @@ def write_reviews(engine: Executor, folder: Path, text: str) -> None:
     """
     engine.write(
         folder / f"{folder.name}.review.jsonl",
-        "SELECT position, review FROM interactions JOIN (SELECT row, review FROM parsed) USING (row) ORDER BY position",
-        f"SELECT to_json({{'review_id': 'r' || position, 'review': {text}}})::VARCHAR AS line FROM batch",
+        "SELECT position, review FROM interactions JOIN (SELECT row, review FROM parsed) USING (row)",
+        f"SELECT position, to_json({{'review_id': 'r' || position, 'review': {text}}})::VARCHAR AS line FROM batch",
         task="writing reviews",
     )
 
