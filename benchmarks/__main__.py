@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks import conversion, graph, loss, profile, ranking, text, training
+from benchmarks import conversion, graph, loss, preparation, profile, ranking, text, training
 from benchmarks.measure import Options, Row
 from recbole_symcere.quick_start import commit, versions
 
@@ -27,6 +27,7 @@ PARTS: dict[str, Callable[[Options], Iterator[Row]]] = {
     "frozen-run": training.frozen_run,
     "second-start": training.second_start,
     "conversion": conversion.conversion,
+    "preparation": preparation.preparation,
     "scaling": training.scaling,
     "epoch-profile": profile.epoch_profile,
 }
@@ -43,11 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         help="a clone of https://github.com/RUCAIBox/RecSysDatasets, a peer of conversion",
     )
+    parser.add_argument("--reviews", type=int, default=Options.reviews, help="of preparation (%(default)s)")
+    parser.add_argument("--spark-master", metavar="URL", help="prepare them on Spark too, and compare")
     given = parser.parse_args(arguments)
     unknown = set(given.parts) - set(PARTS)
     if unknown:
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    options = Options(given.small, given.data_path, given.recsysdatasets)
+    options = Options(given.small, given.data_path, given.recsysdatasets, given.reviews, given.spark_master)
     torch.manual_seed(0)
     rows: list[Row] = []
     print(HEADER)

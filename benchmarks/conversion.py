@@ -113,7 +113,7 @@ def conversion(options: Options) -> Iterator[Row]:
     for dump in (YELP, EPINIONS):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            _write_dump(dump, folder / dump.file, n)
+            write_dump(dump, folder / dump.file, n)
             commands = [_our_command(dump, folder)]
             if peer:
                 commands.append(_their_command(dump, folder, peer))
@@ -129,7 +129,7 @@ def conversion(options: Options) -> Iterator[Row]:
         yield Row("conversion", case, "RecSysDatasets", ours, theirs, 10.0, unit="s", note=note)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _write_dump(YELP, folder / YELP.file, 5 * n)
+        write_dump(YELP, folder / YELP.file, 5 * n)
         command = _our_command(YELP, folder)
         command.run()
     case = f"{5 * n:,} reviews, {YELP.peer}, peak memory"
@@ -215,12 +215,17 @@ def _check_same(ours: Path, theirs: Path, their_columns: Sequence[str]) -> None:
         raise AssertionError(f"{ours.name} and {theirs.name} hold different interactions")
 
 
-def _write_dump(dump: Dump, path: Path, n: int) -> None:
-    """``n`` reviews of made-up words, common and rare, with a new paragraph now and then."""
+def write_dump(dump: Dump, path: Path, n: int, odd: Sequence[str] = ()) -> None:
+    """``n`` reviews of made-up words, common and rare, with a new paragraph now and then.
+
+    Args:
+        odd: words to put among the rare ones.
+    """
     rng = np.random.default_rng(0)
     letters = np.array(list("etaoinshrdlu"))
     vocabulary = np.array(["".join(rng.choice(letters, 1 + rng.poisson(3.5))) for _ in range(VOCABULARY)])
     vocabulary[rng.integers(20, VOCABULARY, VOCABULARY // 20)] = ".\n\n"
+    vocabulary = np.array([*vocabulary[: VOCABULARY - len(odd)], *odd])
     users, items, _, _ = random_interactions(n)
     with path.open("w") as file:
         for first in tqdm(range(0, n, CHUNK), desc=f"writing {n:,} reviews", leave=False, disable=None):

@@ -25,11 +25,15 @@ class Options:
         small: tiny inputs, to show that it works.
         data_path: folder of the real datasets, as dataset_prep writes them.
         recsysdatasets: a clone of RUCAIBox/RecSysDatasets, whose conversion tool is a peer; None if there is none.
+        reviews: how many to prepare.
+        spark_master: where Spark prepares them too; None leaves that out.
     """
 
     small: bool = False
     data_path: Path = Path("dataset")
     recsysdatasets: Path | None = None
+    reviews: int = 1_000_000
+    spark_master: str | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from dataset_prep import amazon, demo, rakuten_travel, table, yelp
-from dataset_prep.conversion import MEMORY, prepare
+from dataset_prep.conversion import ENGINES, MEMORY, prepare
 from dataset_prep.errors import PreparationError
 from dataset_prep.pipeline import DUPLICATES, MISSING_TEXT, Filters
 from dataset_prep.source import SECONDS, Source
@@ -76,6 +76,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         ),
         skip_broken=options.on_error == "skip",
         memory=options.memory,
+        engine=options.engine,
+        spark_master=options.spark_master,
     )
 
 
@@ -175,6 +177,15 @@ def _add_filters(command: argparse.ArgumentParser) -> None:
     )
     run.add_argument(
         "--memory", default=MEMORY, metavar="SIZE", help="limit; beyond it, disk is used (default: %(default)s)"
+    )
+    run.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=ENGINES[0],
+        help="duckdb on this machine, or spark for what none holds: the same files (default: %(default)s)",
+    )
+    run.add_argument(
+        "--spark-master", metavar="URL", help="such as local[2] or spark://HOST:7077 (default: Spark's own settings)"
     )
 
 

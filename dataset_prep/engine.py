@@ -1,12 +1,12 @@
-"""DuckDB with a memory limit: it spills to disk, shows progress, and stops at once when the user asks."""
+"""What the pipeline asks of an engine, and DuckDB, the default: it spills to disk and stops at once when asked to."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 from tqdm import tqdm
@@ -32,18 +32,52 @@ def progress(task: str, total: int, **options: Any) -> tqdm:
     return tqdm(total=total, desc=task, **{"leave": False, "delay": PROGRESS_DELAY_SECONDS, "disable": None} | options)
 
 
+class Executor(Protocol):
+    """Tables, and what the pipeline does with them.
+
+    There are two languages. ``sql`` without more is a query that DuckDB and Spark both understand and answer alike.
+    Where ``of`` stands beside it, ``of`` is such a query, and ``sql`` is DuckDB's own, over its rows as ``batch``; it
+    looks at one row at a time, so that an engine may cut ``batch`` where it likes.
+    """
+
+    def execute(self, sql: str, *, task: str = "") -> list[tuple[Any, ...]]:
+        """Rows of a query."""
+
+    def value(self, sql: str, *, task: str = "") -> Any:
+        """The only value of a query's only row."""
+
+    def view(self, name: str, of: str, sql: str) -> None:
+        """Name a query; it runs where it is asked for."""
+
+    def table(self, name: str, sql: str, *, task: str = "") -> None:
+        """Make or replace a table; the query may read the one it replaces."""
+
+    def drop(self, name: str) -> None:
+        """Drop a table."""
+
+    def keep(self, name: str, condition: str, *, task: str = "") -> int:
+        """Drop the rows of a table that don't meet a condition; how many they were."""
+
+    def number(self, name: str, of: str, order: str, *, task: str = "") -> None:
+        """Make ``name``, the rows of table ``of`` with their ``position``, from 0, in an order without ties."""
+
+    def write(self, path: Path, of: str, sql: str, *, header: str | None = None, task: str = "") -> None:
+        """Write a line a row, ``line`` of ``sql``, by ``position``, which both queries give."""
+
+
 class Engine:
     """A DuckDB database that keeps in ``folder`` what doesn't fit in memory; the caller removes the folder.
 
     Args:
         folder: an existing folder with room for about twice the uncompressed input.
         memory: DuckDB's own limit, such as ``"1GB"``, at least 200 MB; the process takes some 150 MB more.
+        threads: cores to use; None is all.
 
     Raises:
         PreparationError: ``memory`` isn't a size, or a statement ran out of memory or disk.
     """
 
-    def __init__(self, folder: Path, memory: str) -> None:
+    def __init__(self, folder: Path, memory: str, threads: int | None = None) -> None:
         try:
             self._connection = duckdb.connect(
                 ":memory:",
@@ -51,6 +85,7 @@ class Engine:
                     "memory_limit": memory,
                     "temp_directory": str(folder / "spill"),
                     "autoinstall_known_extensions": False,  # never reach for the network
+                    **({"threads": threads} if threads else {}),
                 },
             )
         except (duckdb.InvalidInputException, duckdb.ParserException) as error:
@@ -96,8 +131,40 @@ class Engine:
         """The only value of a statement's only row."""
         return self.execute(sql, parameters, task=task)[0][0]
 
+    def view(self, name: str, of: str, sql: str) -> None:
+        self.execute(f"CREATE OR REPLACE VIEW {name} AS {_over(of, sql)}")
+
+    def table(self, name: str, sql: str, *, task: str = "") -> None:
+        self.execute(f"CREATE OR REPLACE TABLE {name} AS {sql}", task=task)
+
+    def drop(self, name: str) -> None:
+        self.execute(f"DROP TABLE {name}")
+
+    def keep(self, name: str, condition: str, *, task: str = "") -> int:
+        return int(self.value(f"DELETE FROM {name} WHERE NOT ({condition})", task=task))
+
+    def number(self, name: str, of: str, order: str, *, task: str = "") -> None:
+        self.table(name, f"SELECT row_number() OVER (ORDER BY {order}) - 1 AS position, * FROM {of}", task=task)
+
+    def write(self, path: Path, of: str, sql: str, *, header: str | None = None, task: str = "") -> None:
+        # The order is asked for last: DuckDB joins where ``sql`` looks into a long list, and a join keeps none
+        named = f"SELECT line AS {identifier(header or 'line')} FROM ({_over(of, sql)}) ORDER BY position"
+        self.execute(
+            f"COPY ({named}) TO {literal(str(path))} (FORMAT csv, HEADER {header is not None}, DELIMITER '\t', "
+            "QUOTE '', ESCAPE '')",
+            task=task,
+        )
+
+    def batches(self, sql: str, rows: int) -> Iterator[Any]:
+        """The result of a query as record batches of PyArrow, of so many rows at most."""
+        yield from self._connection.sql(sql).to_arrow_reader(rows)
+
     def _rows(self, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
         return self._connection.execute(sql, parameters).fetchall()
+
+
+def _over(of: str, sql: str) -> str:
+    return f"WITH batch AS NOT MATERIALIZED ({of}) {sql}"
 
 
 def _first_line(error: Exception) -> str:

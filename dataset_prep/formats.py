@@ -23,6 +23,10 @@ class Format(Protocol):
     def is_text(self) -> bool:
         """Whether the file has lines and an encoding."""
 
+    @property
+    def is_divisible(self) -> bool:
+        """Whether any whole lines of the file are a file of this kind."""
+
     def fields(self, engine: Engine, file: Staged) -> list[str]:
         """Names of the fields that the file has."""
 
@@ -42,6 +46,7 @@ class JsonLines:
     """One JSON object a line; empty lines don't count."""
 
     is_text = True
+    is_divisible = True
 
     def fields(self, engine: Engine, file: Staged) -> list[str]:
         found = engine.execute(
@@ -95,6 +100,7 @@ class Delimited:
     names: tuple[str, ...] = ()
 
     is_text = True
+    is_divisible = False  # a line may begin inside quotes
 
     def fields(self, engine: Engine, file: Staged) -> list[str]:
         return self._read_fields(file)[0]
@@ -158,6 +164,7 @@ class Parquet:
     """A Parquet file; a field of a date or timestamp type counts as seconds since 1970."""
 
     is_text = False
+    is_divisible = False
 
     def fields(self, engine: Engine, file: Staged) -> list[str]:
         return list(self._types(engine, file))

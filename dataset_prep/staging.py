@@ -13,8 +13,9 @@ import logging
 import sys
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -61,7 +62,13 @@ class Staged:
 
 
 def stage(
-    source: Path, target: Path, *, encoding: str | None, member: str | None = None, skip_broken: bool = False
+    source: Path,
+    target: Path,
+    *,
+    encoding: str | None,
+    member: str | None = None,
+    skip_broken: bool = False,
+    warn: Callable[[str], None] = logger.warning,
 ) -> Staged:
     """Unpack (gzip, zstd, a member of a tar) and decode ``source``; the file's first bytes tell which.
 
@@ -70,6 +77,7 @@ def stage(
         encoding: of the text; None for a binary file, which is fingerprinted only.
         member: name of the wanted file inside a tar.
         skip_broken: mark undecodable bytes with ``UNDECODABLE`` and end at damage, instead of raising.
+        warn: is told of damage that is not raised.
 
     Raises:
         PreparationError: ``source`` can't be read, is truncated or damaged, isn't in ``encoding``, lacks the member, or
@@ -82,10 +90,17 @@ def stage(
         ):
             raw = _Fingerprinted(file, bar)
             stream = io.BufferedReader(cast(Any, raw), CHUNK_BYTES)
-            if encoding is None:
-                path = source
-            else:
-                path = _unpack(stream, source, target, _codec(encoding), member, skip_broken)
+            path = source
+            if encoding is not None:
+                as_it_stands = _is_plain(stream, encoding, member)
+                lines = _texts(stream, source, encoding, member, skip_broken, warn)
+                if as_it_stands and not skip_broken:
+                    for _ in lines:  # only to see that it is valid
+                        pass
+                else:
+                    path = target
+                    with target.open("wb") as plain:
+                        plain.writelines(text.encode() for text in lines)
             while stream.read(CHUNK_BYTES):  # what follows a tar's member belongs to the fingerprint
                 pass
     except OSError as error:
@@ -123,30 +138,100 @@ def _codec(encoding: str) -> str:
     return "utf-8-sig" if name == "utf-8" else name  # a byte-order mark is no text
 
 
-def _unpack(
-    stream: io.BufferedReader, source: Path, target: Path, codec: str, member: str | None, skip_broken: bool
-) -> Path:
-    magic = stream.peek(TAR_BLOCK)
-    plain = _decompressed(stream, magic)
-    lines = _Lines(source, codec, "dataset_prep.mark" if skip_broken else "strict")
+def texts(
+    source: Path,
+    *,
+    encoding: str,
+    member: str | None = None,
+    skip_broken: bool = False,
+    warn: Callable[[str], None] = logger.warning,
+) -> Iterator[str]:
+    """The text that ``stage`` writes, in pieces of whole lines; arguments and errors are those of ``stage``."""
     try:
+        with source.open("rb") as file:
+            yield from _texts(file, source, encoding, member, skip_broken, warn)
+    except OSError as error:
+        raise PreparationError(f"{error.filename or source}: {error.strerror or error}") from error
+
+
+def texts_between(source: Path, start: int, end: int, *, skip_broken: bool) -> Iterator[str]:
+    """The text of a range of bytes, which are whole lines, of a file that ``ranges`` split.
+
+    Raises:
+        PreparationError: as ``texts``; the line that it names is counted in the whole file.
+    """
+    try:
+        with source.open("rb") as file:
+            file.seek(start)
+            yield from _Lines(source, "utf-8", _errors(skip_broken)).of(_Until(file, end))
+    except PreparationError:
+        for _ in texts(source, encoding="utf-8", skip_broken=skip_broken):  # raises it again, now with all lines before
+            pass
+        raise
+    except OSError as error:
+        raise PreparationError(f"{error.filename or source}: {error.strerror or error}") from error
+
+
+def ranges(source: Path, size: int, *, encoding: str, member: str | None = None) -> list[tuple[int, int]]:
+    """First bytes and ends of pieces of whole lines, of about ``size`` bytes; none if only the whole can be read."""
+    with source.open("rb") as file:
+        if not _is_plain(file, encoding, member):
+            return []
+        starts = [0]
+        for about in range(size, source.stat().st_size, size):
+            file.seek(about - 1)
+            while (part := file.readline(CHUNK_BYTES)) and not part.endswith(b"\n"):
+                pass  # a line may be longer than memory
+            starts.append(file.tell())
+        starts.append(source.stat().st_size)
+    return [(start, end) for start, end in pairwise(starts) if start < end]
+
+
+class _Until:
+    """An open file that ends early."""
+
+    def __init__(self, file: io.BufferedReader, end: int) -> None:
+        self._file = file
+        self._end = end
+
+    def read1(self, size: int) -> bytes:
+        return self._file.read1(min(size, self._end - self._file.tell()))
+
+
+def _is_plain(stream: io.BufferedReader, encoding: str, member: str | None) -> bool:
+    """Whether a file at its beginning is UTF-8 text as it stands, if it is valid."""
+    magic = stream.peek(TAR_BLOCK)
+    return (
+        _codec(encoding) == "utf-8-sig"
+        and not magic.startswith((GZIP_MAGIC, ZSTD_MAGIC, codecs.BOM_UTF8))
+        and not (member is not None and magic[TAR_MAGIC_AT:].startswith(TAR_MAGIC))
+    )
+
+
+def _texts(
+    stream: io.BufferedReader,
+    source: Path,
+    encoding: str,
+    member: str | None,
+    skip_broken: bool,
+    warn: Callable[[str], None],
+) -> Iterator[str]:
+    lines = _Lines(source, _codec(encoding), _errors(skip_broken))
+    try:
+        plain = _decompressed(stream, stream.peek(TAR_BLOCK))
         is_tar = member is not None and plain.peek(TAR_BLOCK)[TAR_MAGIC_AT:].startswith(TAR_MAGIC)
-        content = _tar_member(plain, source, cast(str, member)) if is_tar else plain
-        as_it_stands = content is stream and codec == "utf-8-sig" and not magic.startswith(codecs.BOM_UTF8)
-        if as_it_stands and not skip_broken:
-            for _ in lines.of(content):  # only to see that it is valid
-                pass
-            return source
-        with target.open("wb") as file:
-            file.writelines(text.encode() for text in lines.of(content))
+        yield from lines.of(_tar_member(plain, source, cast(str, member)) if is_tar else plain)
     except DAMAGE as error:
         if not skip_broken:
             raise PreparationError(
                 f"{source}, after line {lines.ended:,}: truncated or damaged ({error}); get the file again, "
                 "or take what can be read with --on-error skip"
             ) from error
-        logger.warning("%s: truncated or damaged after line %s (%s); the rest is left out", source, lines.ended, error)
-    return target
+        warn(f"{source}: truncated or damaged after line {lines.ended} ({error}); the rest is left out")
+
+
+def _errors(skip_broken: bool) -> str:
+    return "dataset_prep.mark" if skip_broken else "strict"
 
 
 def _decompressed(stream: io.BufferedReader, magic: bytes) -> io.BufferedReader | gzip.GzipFile | zstd.ZstdFile:

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Mapping
 from html.entities import html5
 
-from dataset_prep.engine import Engine, literal
+from dataset_prep.engine import Executor, literal
 
 WHITE_SPACE = r"\p{Z}\t\n\x0B\f\r\x{85}"  # Unicode's White_Space, for RE2, which knows ASCII's only
 WORD = f"[^{WHITE_SPACE}]+"
@@ -57,13 +57,14 @@ def without_html(text: str, entities: Mapping[str, str]) -> str:
     return f"CASE WHEN contains({text}, '&') THEN {replaced} ELSE {untagged} END"
 
 
-def entities_in(engine: Engine, table: str, column: str) -> dict[str, str]:
+def entities_in(engine: Executor, table: str, column: str) -> dict[str, str]:
     """The HTML entities (with their semicolon) that occur in a column, and the characters that they stand for."""
-    found = engine.execute(
-        f"SELECT DISTINCT unnest(regexp_extract_all({column}, {literal(ENTITY)})) FROM {table} "
-        f"WHERE contains({column}, '&')",
-        task="looking for HTML entities",
+    engine.view(
+        "entities",
+        f"SELECT {column} FROM {table} WHERE contains({column}, '&')",
+        f"SELECT DISTINCT unnest(regexp_extract_all({column}, {literal(ENTITY)})) AS entity FROM batch",
     )
+    found = engine.execute("SELECT DISTINCT entity FROM entities", task="looking for HTML entities")
     return {entity: html.unescape(entity) for (entity,) in found if entity[1] == "#" or entity[1:] in html5}
 
 

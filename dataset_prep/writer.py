@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dataset_prep.engine import Engine, literal
+from dataset_prep.engine import Executor
 from dataset_prep.errors import PreparationError
 from dataset_prep.text import token
 
 SUFFIXES = (".inter", ".review.jsonl", ".stats.json")
+COLUMNS = ("user_id:token", "item_id:token", "rating:float", "timestamp:float", "review_id:token")
 
 
 @contextmanager
@@ -73,31 +74,38 @@ def _are_the_same(new: Path, place: Path, names: Sequence[str]) -> bool:
     return filecmp.cmpfiles(new, place, names, shallow=False)[0] == names
 
 
-def write_interactions(engine: Engine, folder: Path) -> None:
+def write_interactions(engine: Executor, folder: Path) -> None:
     """``folder/NAME.inter``, NAME the folder's own: RecBole's atomic file, in the order of time.
 
     Timestamps are seconds since 1970, written so that they read back exactly. A missing rating is an empty field,
     which RecBole reads as NaN.
     """
-    path = literal(str(folder / f"{folder.name}.inter"))
-    engine.execute(
-        f"""COPY (
-            SELECT {token("user_id")} AS "user_id:token", {token("item_id")} AS "item_id:token",
-                rating AS "rating:float", seconds AS "timestamp:float", 'r' || position AS "review_id:token"
-            FROM interactions ORDER BY position
-        ) TO {path} (FORMAT csv, DELIMITER '\t', HEADER, QUOTE '', ESCAPE '')""",
+    fields = (
+        token("user_id"),
+        token("item_id"),
+        "coalesce(rating::VARCHAR, '')",
+        "seconds::VARCHAR",
+        "'r' || position",
+    )
+    engine.write(
+        folder / f"{folder.name}.inter",
+        "SELECT position, user_id, item_id, rating, seconds FROM interactions",
+        f"SELECT position, {' || chr(9) || '.join(f'({field})' for field in fields)} AS line FROM batch",
+        header="\t".join(COLUMNS),
         task="writing interactions",
     )
 
 
-def write_reviews(engine: Engine, folder: Path) -> None:
-    """``folder/NAME.review.jsonl``: ``review_id`` and ``review`` of each interaction, in the same order."""
-    path = literal(str(folder / f"{folder.name}.review.jsonl"))
-    engine.execute(
-        f"""COPY (
-            SELECT 'r' || position AS review_id, review
-            FROM interactions JOIN (SELECT row, review FROM reviews) USING (row) ORDER BY position
-        ) TO {path} (FORMAT json)""",
+def write_reviews(engine: Executor, folder: Path, text: str) -> None:
+    """``folder/NAME.review.jsonl``: ``review_id`` and ``review`` of each interaction, in the same order.
+
+    Args:
+        text: what ``pipeline.cleaned`` gave.
+    """
+    engine.write(
+        folder / f"{folder.name}.review.jsonl",
+        "SELECT position, review FROM interactions JOIN (SELECT row, review FROM parsed) USING (row)",
+        f"SELECT position, to_json({{'review_id': 'r' || position, 'review': {text}}})::VARCHAR AS line FROM batch",
         task="writing reviews",
     )
 

@@ -2,12 +2,14 @@
 
 import hashlib
 import math
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dataset_prep
 from dataset_prep import Filters, PreparationError, amazon, prepare, table
 from tests.dataset_prep.rows import (
     EVERYTHING,
@@ -135,3 +137,20 @@ def test_a_parquet_file_has_no_encoding(tmp_path: Path) -> None:
     (tmp_path / "raw.parquet").write_bytes(b"")
     with pytest.raises(PreparationError, match="no encoding"):
         prepare(table.source("u", "i", "t", "w", encoding="cp932"), [tmp_path / "raw.parquet"], tmp_path / "made")
+
+
+def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "raw.json").write_text(amazon_line("u", "i"))
+    with pytest.raises(PreparationError, match="engine is 'flink'; choose one of duckdb, spark"):
+        prepare(amazon.SOURCE, [tmp_path / "raw.json"], tmp_path / "made", engine="flink")
+
+
+def test_without_pyspark_there_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "raw.json").write_text(amazon_line("u", "i"))
+    monkeypatch.setitem(sys.modules, "pyspark", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "dataset_prep.spark", raising=False)
+    monkeypatch.delattr(dataset_prep, "spark", raising=False)
+    with pytest.raises(PreparationError, match=r"there is no module py.*; pip install 'recbole-symcere\[spark\]'"):
+        prepare(amazon.SOURCE, [tmp_path / "raw.json"], tmp_path / "made", engine="spark")
+    assert list(tmp_path.iterdir()) == [tmp_path / "raw.json"]

@@ -30,6 +30,15 @@ def test_running_out_of_memory_or_disk_is_one_clear_error(tmp_path: Path) -> Non
         engine.execute("SELECT list(hash(range)) FROM range(10_000_000)", task="sorting")
 
 
+def test_lines_are_written_by_position_whatever_their_sql_looks_into(tmp_path: Path) -> None:
+    words = ", ".join(f"'word {number}'" for number in range(40))
+    with Engine(tmp_path, "200MB") as engine:
+        engine.table("numbers", "SELECT range AS position FROM range(500_000) ORDER BY hash(range)")
+        sql = f"SELECT position, CASE WHEN 'word ' || position IN ({words}) THEN position ELSE position END AS line"
+        engine.write(tmp_path / "lines", "SELECT position FROM numbers", f"{sql} FROM batch", header="a\tb")
+    assert (tmp_path / "lines").read_text().split("\n") == ["a\tb", *map(str, range(500_000)), ""]
+
+
 def test_an_interrupt_stops_an_endless_statement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     endless = "SELECT sum(sqrt(a.range * b.range)) FROM range(10_000_000) a, range(10_000_000) b"
     waits = iter([KeyboardInterrupt()])

@@ -179,7 +179,7 @@ def test_broken_rows_can_be_left_out_with_a_counted_warning(
     path.write_text(header + "".join(bodies) * 2 + good)
     prepare(source, [path], tmp_path / "made", filters=EVERYTHING, skip_broken=True)
     assert len(read_dataset(tmp_path / "made")) == 2 * len(bodies) + 1
-    counts = [int(record.args[1]) for record in caplog.records if record.name == "dataset_prep.pipeline"]
+    counts = [int(record.args[1]) for record in caplog.records if record.name == "dataset_prep.parsing"]
     assert sum(counts) == 2 * len(bodies)
 
 

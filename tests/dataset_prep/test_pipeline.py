@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_prep import Filters, PreparationError, amazon, prepare
+from dataset_prep import Filters, PreparationError, amazon, pipeline, prepare
 from tests.dataset_prep.rows import (
     EVERYTHING,
     START,
@@ -19,6 +19,7 @@ from tests.dataset_prep.rows import (
     amazon_lines,
     read_dataset,
     read_statistics,
+    scratch_engine,
     scratch_folder,
 )
 
@@ -203,3 +204,16 @@ def test_statistics_count_what_the_files_hold(tmp_path: Path) -> None:
     assert {name: made[name] for name in counts} == counts
     assert made["words"] == {"mean": 2.0, "p5": 0, "p25": 0, "p50": 2, "p75": 2, "p95": 4, "p100": 4}
     assert made["characters"]["p100"] == len(rows[-1].review)
+
+
+@settings(deadline=None, max_examples=40)
+@given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=60))
+def test_lengths_have_the_mean_and_the_percentiles_of_their_list(lengths: list[int]) -> None:
+    with scratch_engine() as engine:
+        engine.execute("CREATE TABLE interactions AS SELECT unnest($1::BIGINT[]) AS n", [lengths])
+        found = pipeline._lengths(engine, "n")
+        mean, values = engine.execute(
+            "SELECT avg(n), quantile_disc(n, [0.05, 0.25, 0.5, 0.75, 0.95, 1]) FROM interactions"
+        )[0]
+    assert list(found.values()) == [round(mean, 2), *values]
+    assert list(found) == ["mean", "p5", "p25", "p50", "p75", "p95", "p100"]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset_prep import PreparationError, staging
-from dataset_prep.staging import UNDECODABLE, stage
+from dataset_prep.staging import UNDECODABLE, ranges, stage, texts_between
 from tests.dataset_prep.rows import contents, scratch_folder
 
 if sys.version_info >= (3, 14):
@@ -78,6 +78,28 @@ def test_encodings_survive_any_split_into_chunks(text: str, encoding: str, chunk
         (folder / "raw").write_bytes(text.encode(encoding))
         staged = stage(folder / "raw", folder / "staged", encoding=encoding)
         assert staged.path.read_bytes() == text.encode()
+
+
+@settings(deadline=None, max_examples=40)
+@given(text=st.text(st.sampled_from("aあ\n"), max_size=60), size=st.integers(1, 40), chunk=st.integers(1, 9))
+def test_ranges_are_the_file_cut_between_lines(text: str, size: int, chunk: int) -> None:
+    with scratch_folder() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(staging, "CHUNK_BYTES", chunk)
+        raw = folder / "raw"
+        raw.write_bytes(text.encode())
+        cut = ranges(raw, size, encoding="utf-8")
+        pieces = ["".join(texts_between(raw, *between, skip_broken=False)) for between in cut]
+        assert "".join(pieces) == text
+        assert all(pieces) and all(piece.endswith("\n") for piece in pieces[:-1])
+        longest = max(map(len, text.encode().split(b"\n")))
+        assert all(end - start <= size + longest for start, end in cut)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_only_plain_text_has_ranges(form: str, tmp_path: Path) -> None:
+    (tmp_path / "raw").write_bytes(FORMS[form])
+    assert bool(ranges(tmp_path / "raw", 1000, encoding="utf-8", member=MEMBER)) == (form == "plain")
+    assert not ranges(tmp_path / "raw", 1000, encoding="cp932", member=MEMBER)
 
 
 @pytest.mark.parametrize("form", ["gzip", "zstd", "tar", "tar, gzip"])

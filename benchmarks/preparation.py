@@ -1,0 +1,71 @@
+"""Preparing reviews with every filter on, by DuckDB and, to the same bytes, by Spark."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.conversion import YELP, Command, write_dump
+from benchmarks.measure import Options, Row
+
+ODD = (
+    "<br/>",
+    "<b>bold</b>",
+    "<sigh>",
+    "&amp;",
+    "&eacute;",
+    "&#x1F600;",
+    "&madeup;",
+    "宿が\u3000よい。",
+    "😀",
+    "e\u0301",
+    '"',
+    "\\",
+    "\t",
+)
+
+
+def preparation(options: Options) -> Iterator[Row]:
+    """Generated reviews to a 5-core, the first of repeated pairs, in a new process: seconds and the peak of memory.
+
+    With ``--spark-master`` Spark does the same, and the files must be equal; its memory is its own setting, and not
+    measured. The whole takes about 2 KB a review in the folder for temporary files, with Spark 4 KB.
+
+    Raises:
+        AssertionError: Spark's files are others than DuckDB's.
+    """
+    n = 3_000 if options.small else options.reviews
+    case = f"{n:,} reviews, {os.cpu_count()} cores"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        raw = folder / YELP.file
+        write_dump(YELP, raw, n, ODD)
+        ours = _command(raw, folder / "duckdb" / "made")
+        ours.run()
+        note = f"{raw.stat().st_size / 2**30:.2f} GiB of raw text"
+        yield Row("preparation", f"{case}, peak memory", "", ours.peak, unit="GiB", note=note)
+        theirs = None
+        if options.spark_master is not None:
+            spark = _command(
+                raw, folder / "spark" / "made", "--engine", "spark", "--spark-master", options.spark_master
+            )
+            spark.run()
+            (theirs,) = spark.seconds
+            _check_same(ours.output.parent, spark.output.parent)
+            note = f"Spark at {options.spark_master}: the same bytes"
+        yield Row("preparation", case, "Spark" if theirs else "", ours.seconds[0], theirs, unit="s", note=note)
+
+
+def _command(raw: Path, made: Path, *how: str) -> Command:
+    arguments = ("-m", "dataset_prep", *YELP.ours, "--input", str(raw), "--output", str(made), *how)
+    return Command(made.parent.name, arguments, Path(__file__).parents[1], made / f"{made.name}.inter")
+
+
+def _check_same(ours: Path, theirs: Path) -> None:
+    names = sorted(path.name for path in ours.iterdir())
+    same, *_ = filecmp.cmpfiles(ours, theirs, names, shallow=False)
+    if len(names) != 3 or same != names:
+        raise AssertionError(f"{theirs} differs from {ours} in {', '.join(sorted(set(names) - set(same)))}")
