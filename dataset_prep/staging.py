@@ -32,7 +32,9 @@ else:
 logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
-LONGEST_LINE = 16 << 20  # characters; no review comes near it, a decompression bomb does
+LONGEST_LINE = 16 << 20  # characters; no review comes near it
+LARGEST_RATIO = 200  # of unpacked text to the packed file; reviews come to 10, zeros to 1,000 and more
+UNPACKED_ANYWAY = 64 << 20  # bytes
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 TAR_MAGIC = b"ustar"
@@ -81,7 +83,7 @@ def stage(
 
     Raises:
         PreparationError: ``source`` can't be read, is truncated or damaged, isn't in ``encoding``, lacks the member, or
-            has a line over 16 Mi characters.
+            has a line over 16 Mi characters, or unpacks to over 200 times its size.
     """
     try:
         with (
@@ -258,12 +260,19 @@ class _Lines:
         self._source = source
         self._codec = codec
         self._decoder = codecs.getincrementaldecoder(codec)(errors)
+        self._left = UNPACKED_ANYWAY + LARGEST_RATIO * source.stat().st_size  # bytes
         self.ended = 0
 
     def of(self, content: Any) -> Iterator[str]:
         """The lines of an open binary file. Where it turns out damaged, the line that was cut is left out."""
         begun = ""  # a line whose end hasn't been read yet
         while chunk := content.read1(CHUNK_BYTES):  # unlike read, it keeps what came before damage
+            self._left -= len(chunk)
+            if self._left < 0:
+                raise PreparationError(
+                    f"{self._source}, after line {self.ended:,}: unpacks to over {LARGEST_RATIO} times its size; "
+                    "this is no file of reviews. If you trust it, unpack it yourself and give the unpacked file"
+                )
             text = begun + self._decode(chunk)
             cut = text.rfind("\n") + 1
             self.ended += text.count("\n")

@@ -5,6 +5,7 @@ import hashlib
 import io
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,18 @@ def test_an_unknown_encoding_or_a_missing_file_is_named(tmp_path: Path) -> None:
         stage(tmp_path / "raw", tmp_path / "staged", encoding="klingon")
     with pytest.raises(PreparationError, match="absent: No such file"):
         stage(tmp_path / "absent", tmp_path / "staged", encoding="utf-8")
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, zstd.compress], ids=["gzip", "zstd"])
+def test_a_file_that_unpacks_to_far_more_than_its_size_is_refused_before_the_disk_is_full(
+    packed: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "UNPACKED_ANYWAY", 1 << 20)
+    bomb = tmp_path / "bomb.json"
+    bomb.write_bytes(packed(b"{}\n" * (10 << 20)))
+    with pytest.raises(PreparationError, match=r"bomb\.json, after line [\d,]+: unpacks to over 200 times its size"):
+        stage(bomb, tmp_path / "plain", encoding="utf-8")
+    assert (tmp_path / "plain").stat().st_size <= (1 << 20) + 201 * bomb.stat().st_size
+    reviews = tmp_path / "reviews.json"
+    reviews.write_bytes(packed(b"\n".join(str(number).encode() for number in range(1 << 19))))
+    stage(reviews, tmp_path / "plain", encoding="utf-8")
