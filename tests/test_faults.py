@@ -3,6 +3,7 @@
 ``FAULT_KILLS=15 pytest tests/test_faults.py`` kills each kind of work 15 times; ``SOAK_EPOCHS=20000`` trains for long.
 """
 
+import functools
 import gc
 import json
 import os
@@ -57,16 +58,17 @@ def encode(settings: Settings, folder: Path) -> Any:
 
 
 def convert(settings: Settings, folder: Path) -> Any:
-    rng = random.Random(0)
-    raw = folder / "raw.json"
-    if not raw.exists():
-        lines = [
-            amazon_line(f"u{rng.randrange(900)}", f"i{rng.randrange(90)}", "fine " * 9, row) for row in range(30000)
-        ]
-        (folder / "raw.tmp").write_text("".join(lines), encoding="utf-8")
-        (folder / "raw.tmp").rename(raw)
+    if not (raw := folder / "raw.json").exists():
+        raw.write_text(raw_reviews(), encoding="utf-8")
     prepare(amazon.SOURCE, [raw], folder / "dataset" / "made")
     return contents(folder / "dataset" / "made")
+
+
+@functools.cache
+def raw_reviews() -> str:
+    rng = random.Random(0)
+    pairs = ((f"u{rng.randrange(900)}", f"i{rng.randrange(90)}") for _ in range(30_000))
+    return "".join(amazon_line(user, item, "fine " * 9, row) for row, (user, item) in enumerate(pairs))
 
 
 def compare(settings: Settings, folder: Path) -> Any:
@@ -95,25 +97,31 @@ def start(work: Callable[..., Any], *arguments: Any) -> Any:
 def test_work_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(
     settings: Settings, tmp_path: Path, work: Callable[[Settings, Path], Any]
 ) -> None:
-    folders = tmp_path / "unbroken", tmp_path / "broken"
-    for folder in folders:
-        folder.mkdir()
+    def folder(name: str) -> Path:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "raw.json").write_text(raw_reviews(), encoding="utf-8")
+        return tmp_path / name
+
     start(len, "").join()  # the server has imported all there is
+    unbroken, broken = folder("unbroken"), folder("broken")
     begun = time.monotonic()
-    process = start(work, settings, folders[0])
+    process = start(work, settings, unbroken)
     process.join()
     seconds = time.monotonic() - begun
     assert process.exitcode == 0
     delays = random.Random(work.__name__)
     killed = 0
-    for _ in range(KILLS):
-        process = start(work, settings, folders[1])
-        process.join(delays.uniform(0.2, 1.0) * seconds)
+    while killed < KILLS:
+        process = start(work, settings, broken)
+        process.join(delays.uniform(0.0, 0.9) * seconds)
         process.kill()
         process.join()
-        killed += process.exitcode == -signal.SIGKILL
-    assert killed, "every run had ended before it was to be killed"
-    assert work(settings, folders[1]) == work(settings, folders[0])
+        if process.exitcode == -signal.SIGKILL:
+            killed += 1
+        else:  # it had come to its end: on with new work
+            assert work(settings, broken) == work(settings, unbroken)
+            broken = folder(f"broken after {killed}")
+    assert work(settings, broken) == work(settings, unbroken)
 
 
 def _limited(size: int, work: Callable[..., Any], *arguments: Any) -> None:
