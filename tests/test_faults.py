@@ -34,8 +34,8 @@ from tests.dataset_prep.rows import amazon_line
 from tests.processes import CONTEXT
 
 Settings = dict[str, Any]
-KILLS = int(os.environ.get("FAULT_KILLS", "2"))
-SOAK_EPOCHS = int(os.environ.get("SOAK_EPOCHS", "60"))
+KILLS = int(os.environ.get("FAULT_KILLS", "1"))
+SOAK_EPOCHS = int(os.environ.get("SOAK_EPOCHS", "40"))
 
 
 # The kinds of work: each can be given again in the same folder, and returns what must not depend on the kills.
