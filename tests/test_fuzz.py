@@ -101,6 +101,8 @@ def test_atomic_files(damage: Damage) -> None:
 
 @FUZZ
 @given(damage=damages())
+@example(damage=lambda content: b"\x1f\x8b" + content)
+@example(damage=lambda content: b"\x28\xb5\x2f\xfd" + content)
 def test_review_files(damage: Damage) -> None:
     file = Path("fuzz.review.jsonl")
     lines = [json.dumps({"review_id": f"r{row}", "review": "très bon 良い"}) + "\n" for row in range(9)]

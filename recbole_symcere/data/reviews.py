@@ -53,7 +53,7 @@ def read_reviews(path: Path, review_ids: Sequence[str], *, allow_empty: bool = F
         raise ReviewFileError(f"{path}: no review_id is asked for; the dataset has no interactions left")
     try:
         reviews = pl.read_ndjson(path, schema={"review_id": pl.String, "review": pl.String})
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, OSError) as error:  # OSError: it begins as a packed file does
         raise _broken_line(path, str(error)) from error
     if reviews.null_count().sum_horizontal().item():
         raise _broken_line(path, "a line lacks a value")
