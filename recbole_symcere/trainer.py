@@ -491,6 +491,7 @@ def _save(state: dict[str, Any], path: Path) -> None:
 FREE_SETTINGS = frozenset({
     "checkpoint_file", "checkpoint_dir", "result_file", "config_files", "data_path", "text_cache_dir", "gpu_id",
     "use_gpu", "state", "show_progress", "epochs", "stopping_step", "log_wandb", "wandb_project", "audit",
+    "trust_checkpoint",
 })  # fmt: skip
 
 
