@@ -11,7 +11,7 @@ import torch
 from recbole.model.general_recommender.sgl import SGL
 from torch import Tensor
 
-from benchmarks.measure import Options, Row, alternate, memory_floor, with_threads
+from benchmarks.measure import DEVICE, Options, Row, alternate, memory_floor, with_threads
 from recbole_symcere.model.graph import BipartiteGraph, propagate
 
 WIDTH, LAYERS = 64, 3
@@ -30,9 +30,9 @@ def propagation(options: Options) -> Iterator[Row]:
     """Row 1: three layers, forward and backward."""
     for n, target in ((1_000, 4.0),) if options.small else ((10_000, 4.0), (1_000_000, 2.0)):
         users, items, n_users, n_items = random_interactions(n)
-        graph = BipartiteGraph(users, items, n_users, n_items)
+        graph = BipartiteGraph(users, items, n_users, n_items).to(DEVICE)
         csr, coo = graph.adjacency(), graph.adjacency().to_sparse_coo().coalesce()
-        x = torch.randn(graph.n_nodes, WIDTH, requires_grad=True)
+        x = torch.randn(graph.n_nodes, WIDTH, device=DEVICE, requires_grad=True)
 
         def run(multiply, adjacency, x=x):  # type: ignore[no-untyped-def]
             layer = total = x
@@ -46,7 +46,7 @@ def propagation(options: Options) -> Iterator[Row]:
         moved = 2 * LAYERS * (2 * graph.n_edges * (12 + 4 * WIDTH) + 4 * WIDTH * graph.n_nodes)
         for threads in with_threads():
             ours, theirs = alternate(lambda: run(propagate, csr), lambda: run(torch.sparse.mm, coo))  # noqa: B023
-            case = f"{graph.n_edges:,} edges, {threads} threads"
+            case = f"{graph.n_edges:,} edges, {threads}"
             yield Row("propagation", case, "torch.sparse.mm on COO", ours, theirs, target, memory_floor(moved))
 
 
@@ -54,20 +54,20 @@ def dropped_view(options: Options) -> Iterator[Row]:
     """Row 2: a view with 10% of the edges dropped and its degrees counted anew."""
     for n in (1_000,) if options.small else (10_000, 1_000_000):
         users, items, n_users, n_items = random_interactions(n)
-        graph = BipartiteGraph(users, items, n_users, n_items)
+        graph = BipartiteGraph(users, items, n_users, n_items).to(DEVICE)
         keys = torch.unique(users * n_items + items)
         pairs = SimpleNamespace(
             n_users=n_users, n_items=n_items, _user=(keys // n_items).numpy(), _item=(keys % n_items).numpy(),
-            type="ED", drop_ratio=0.1, device=torch.device("cpu"), embed_dim=WIDTH,
+            type="ED", drop_ratio=0.1, device=DEVICE, embed_dim=WIDTH,
         )  # fmt: skip
         pairs.train_graph = sp.coo_matrix((np.ones(len(keys)), (pairs._user, pairs._item)), (n_users, n_items))
         for name in ("rand_sample", "create_adjust_matrix", "csr2tensor"):
             setattr(pairs, name, getattr(SGL, name).__get__(pairs))
 
         def theirs(pairs=pairs):  # type: ignore[no-untyped-def]
-            return pairs.csr2tensor(pairs.create_adjust_matrix(is_sub=True))
+            return pairs.csr2tensor(pairs.create_adjust_matrix(is_sub=True)).to(DEVICE)
 
         for threads in with_threads():
             ours_ms, theirs_ms = alternate(lambda: graph.dropped_adjacency(0.1), theirs)  # noqa: B023
-            case = f"{graph.n_edges:,} edges, {threads} threads"
+            case = f"{graph.n_edges:,} edges, {threads}"
             yield Row("dropped-view", case, "RecBole SGL's rebuild", ours_ms, theirs_ms, 10.0)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.graph import random_interactions
-from benchmarks.measure import Options, Row, alternate, gemm_floor, memory_floor, with_threads
+from benchmarks.measure import DEVICE, Options, Row, alternate, gemm_floor, memory_floor, with_threads
 from recbole_symcere.model.graph import BipartiteGraph
 from recbole_symcere.model.loss import symmetric_nce
 
@@ -20,21 +20,21 @@ def nce(options: Options) -> Iterator[Row]:
     """Forward and backward of a batch, the known-pair mask included."""
     batch = 128 if options.small else 2_048
     users, items, n_users, n_items = random_interactions(1_000 if options.small else 10_000)
-    graph = BipartiteGraph(users, items, n_users, n_items)
+    graph = BipartiteGraph(users, items, n_users, n_items).to(DEVICE)
     history: list[set[int]] = [set() for _ in range(n_users)]
     for user, item in zip(users.tolist(), items.tolist(), strict=True):
         history[user].add(item)
-    u, v = users[:batch], items[:batch]
-    g = F.normalize(torch.randn(len(u), WIDTH), dim=1).requires_grad_()
-    t = F.normalize(torch.randn(len(u), WIDTH), dim=1).requires_grad_()
+    u, v = users[:batch].to(DEVICE), items[:batch].to(DEVICE)
+    g = F.normalize(torch.randn(len(u), WIDTH, device=DEVICE), dim=1).requires_grad_()
+    t = F.normalize(torch.randn(len(u), WIDTH, device=DEVICE), dim=1).requires_grad_()
 
     def ours() -> tuple[Tensor, ...]:
         return torch.autograd.grad(symmetric_nce(g, t, graph.known_pairs(u, v), TAU), (g, t))
 
     def theirs() -> tuple[Tensor, ...]:
-        known = torch.tensor([[item in history[user] for item in v.tolist()] for user in u.tolist()])
-        mask = known & ~torch.eye(len(u), dtype=torch.bool)
-        own = torch.arange(len(u))
+        known = torch.tensor([[item in history[user] for item in v.tolist()] for user in u.tolist()]).to(DEVICE)
+        mask = known & ~torch.eye(len(u), dtype=torch.bool, device=DEVICE)
+        own = torch.arange(len(u), device=DEVICE)
         first = F.cross_entropy((g @ t.T / TAU).masked_fill(mask, -torch.inf), own)
         second = F.cross_entropy((t @ g.T / TAU).masked_fill(mask, -torch.inf), own)
         return torch.autograd.grad((first + second) / 2, (g, t))
@@ -46,5 +46,5 @@ def nce(options: Options) -> Iterator[Row]:
         floor = gemm_floor(len(u), len(u), WIDTH) + 2 * gemm_floor(len(u), WIDTH, len(u))
         floor += memory_floor(4 * 4 * len(u) ** 2)
         ours_ms, theirs_ms = alternate(ours, theirs)
-        case = f"B = {len(u):,}, d = {WIDTH}, {threads} threads"
+        case = f"B = {len(u):,}, d = {WIDTH}, {threads}"
         yield Row("nce", case, "two masked cross-entropies, mask from Python sets", ours_ms, theirs_ms, 5.0, floor)

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 REPEATS = 5  # medians of at least as many
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+COPIED = 2**26 if DEVICE.type == "cpu" else 2**30  # bytes of a large copy: more than any cache holds
 
 
 @dataclass(frozen=True)
@@ -96,30 +98,33 @@ def _seconds(function: Callable[[], Any], calls: int) -> float:
 
 
 def _synchronize() -> None:
-    if torch.cuda.is_available():
+    if DEVICE.type == "cuda":
         torch.cuda.synchronize()
 
 
 def gemm_floor(m: int, n: int, k: int, products: int = 1) -> float:
     """Milliseconds of ``products`` float32 matrix products [m, k] @ [k, n]."""
-    a, b = torch.randn(m, k), torch.randn(k, n)
+    a, b = torch.randn(m, k, device=DEVICE), torch.randn(k, n, device=DEVICE)
     return products * alternate(lambda: a @ b)[0]
 
 
 def memory_floor(n_bytes: float) -> float:
     """Milliseconds to move ``n_bytes`` between memory and cores, at the rate of a large copy (read and write)."""
-    source = torch.empty(64 * 2**20, dtype=torch.uint8)
+    source = torch.empty(COPIED, dtype=torch.uint8, device=DEVICE)
     target = torch.empty_like(source)
     return alternate(lambda: target.copy_(source))[0] * n_bytes / (2 * source.numel())
 
 
-def with_threads(threads: tuple[int, ...] = (1, 2)) -> Iterator[int]:
-    """Sets the number of threads to each of ``threads`` in turn, and back."""
+def with_threads(threads: tuple[int, ...] = (1, 2)) -> Iterator[str]:
+    """Sets the number of threads to each of ``threads`` in turn, and back; a GPU has one turn."""
+    if DEVICE.type == "cuda":
+        yield torch.cuda.get_device_name()
+        return
     before = torch.get_num_threads()
     try:
         for count in threads:
             torch.set_num_threads(count)
-            yield count
+            yield f"{count} threads"
     finally:
         torch.set_num_threads(before)
 

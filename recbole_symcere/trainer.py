@@ -29,6 +29,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from recbole_symcere import distributed
 from recbole_symcere.data.dataset import source_fingerprint
 from recbole_symcere.ranking import RankingCollector, RankingDataLoader, RankingEvaluator
+from recbole_symcere.transfer import upload
 
 CHECKPOINT_FORMAT = 2
 ROWS_PER_PREDICTION = 2**18
@@ -265,7 +266,12 @@ class Trainer(RecBoleTrainer):
             What ``loss_func`` returns.
         """
         stays = getattr(self.model, "host_fields", ())
-        interaction = interaction.to(self.device, [field for field in interaction.columns if field not in stays])
+        interaction = Interaction(
+            {
+                field: values if field in stays else upload(values, self.device)
+                for field, values in interaction.interaction.items()
+            }
+        )
         self.optimizer.zero_grad()
         with torch.autocast(self.device.type, enabled=self.enable_amp):
             losses = self._losses(interaction, loss_func)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 class LargestTensor(TorchDispatchMode):
@@ -22,16 +23,23 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-class HostDraws(TorchDispatchMode):
-    """Names the random numbers that are drawn on the host."""
+class HostWork(TorchDispatchMode):
+    """Names what keeps the host from running ahead of its device.
+
+    Random numbers drawn on the host, and copies from it that are not ``non_blocking``: asked for, or made by an
+    operation on tensors of both. A number without dimensions is no copy: it travels with the operation.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.drawn: list[str] = []
+        self.named: list[str] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         random = torch.Tag.nondeterministic_seeded in function.tags
         if random and isinstance(result, Tensor) and result.device.type == "cpu":
-            self.drawn.append(str(function))
+            self.named.append(f"{function} on the host")
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor) and leaf.dim()]
+        if len({tensor.device for tensor in tensors}) > 1 and not (kwargs or {}).get("non_blocking"):
+            self.named.append(f"{function} on both")
         return result

@@ -11,26 +11,26 @@ import torch
 from torch import Tensor
 
 from recbole_symcere.config import Config
-from recbole_symcere.model import graph
+from recbole_symcere.model import graph, review_views
 from recbole_symcere.quick_start import _build_trainer, create_dataset, data_preparation
 from recbole_symcere.trainer import Trainer
-from tests.dispatch import HostDraws
+from tests.dispatch import HostWork
 
 MakeConfig = Callable[..., Config]
 META = torch.device("meta")
 
 
 def step_on_meta(config: Config) -> list[str]:
-    """One training step with the model on the meta device: the draws on the host. It fails where a value is read."""
+    """One training step with the model on the meta device: the work for the host. It fails where a value is read."""
     train_data, _, _ = data_preparation(config, create_dataset(config))
     model = config.model_class(config, train_data._dataset).to(META)
     trainer = Trainer(config, model)
     trainer.device = META
     batch = next(iter(train_data))
     model.train()
-    with HostDraws() as draws:
+    with HostWork() as work:
         trainer._train_step(batch, model.calculate_loss, torch.amp.GradScaler(enabled=False))
-    return draws.drawn
+    return work.named
 
 
 @pytest.fixture(autouse=True)
@@ -109,13 +109,16 @@ def test_smores_rate_decays_from_epoch_to_epoch(make_config: MakeConfig) -> None
     )
 
 
-def test_a_value_that_is_read_and_a_draw_on_the_host_are_noticed(
+def test_a_draw_on_the_host_a_waiting_copy_and_a_value_that_is_read_are_noticed(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config()
     look_up = graph.BipartiteGraph._by_search
     monkeypatch.setattr(graph.BipartiteGraph, "_by_search", lambda *args: torch.rand(1) and look_up(*args))
-    assert step_on_meta(config) == ["aten.rand.default"]
+    assert step_on_meta(config) == ["aten.rand.default on the host"]
+    monkeypatch.setattr(review_views, "upload", lambda tensor, device: tensor.to(device))
+    monkeypatch.setattr(graph.BipartiteGraph, "_by_search", look_up)
+    assert step_on_meta(config) == ["aten._to_copy.default on both"] * 3  # the three views' rows
     monkeypatch.setattr(graph.BipartiteGraph, "_by_search", graph.BipartiteGraph._in_histories)
     with pytest.raises((RuntimeError, NotImplementedError)):
         step_on_meta(config)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.data.reviews import TokenisedReviews
 from recbole_symcere.model.text import ReviewEncoder
+from recbole_symcere.transfer import upload
 
 
 class KeptVectors(nn.Module):
@@ -34,7 +35,7 @@ class KeptVectors(nn.Module):
         Returns:
             Vectors [B, hidden] of the clean view and of one of the masked views, drawn for each review, or None.
         """
-        clean, *others = (view[rows.to(view.device)] for view in self.buffers())
+        clean, *others = (view[upload(rows, view.device)] for view in self.buffers())
         if not masked:
             return clean, None
         draw = torch.randint(self.n_masked, (len(rows), 1), device=clean.device)

@@ -50,6 +50,7 @@ from recbole_symcere import distributed
 from recbole_symcere.data.reviews import SPECIAL, TokenisedReviews
 from recbole_symcere.model.dropout import attention, use_fast_dropout
 from recbole_symcere.model.linear import use_fast_linear
+from recbole_symcere.transfer import upload
 
 HUB_TIMEOUT = 5.0  # seconds
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.py"]
@@ -250,7 +251,7 @@ class ReviewEncoder(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            return self._encode(token_ids.to(self.device), lengths)
+            return self._encode(upload(token_ids, self.device), lengths)
         finally:
             self.train(was_training)
 
@@ -290,7 +291,7 @@ class ReviewEncoder(nn.Module):
         """Token ids [T] on the device, word index [T] and lengths [B] on the host."""
         rows = rows.cpu().numpy() if isinstance(rows, Tensor) else rows
         token_ids, word_index, lengths = reviews.gather(rows)
-        return torch.from_numpy(token_ids).to(self.device).long(), word_index, lengths
+        return upload(torch.from_numpy(token_ids), self.device).long(), word_index, lengths
 
     def _encode_share(self, token_ids: Tensor, lengths: np.ndarray) -> Tensor:
         """As ``_encode``, each of several processes encoding a share of the tokens."""
@@ -302,7 +303,7 @@ class ReviewEncoder(nn.Module):
         starts = np.cumsum(lengths) - lengths
         place = np.concatenate([np.arange(starts[text], starts[text] + lengths[text]) for text in own])
         with distributed.own_randomness(self.device):
-            vectors = self._encode(token_ids[torch.from_numpy(place).to(self.device)], lengths[own])
+            vectors = self._encode(token_ids[upload(torch.from_numpy(place), self.device)], lengths[own])
         return distributed.gather_shares(vectors, shares)
 
     def _encode(self, token_ids: Tensor, lengths: np.ndarray) -> Tensor:
@@ -310,8 +311,8 @@ class ReviewEncoder(nn.Module):
         fastest = CPU_TOKENS_PER_BATCH if self.device.type == "cpu" else GPU_TOKENS_PER_BATCH
         batches = micro_batches(lengths, self.tokens_per_batch or fastest)
         order = np.concatenate(batches)
-        starts = torch.from_numpy((np.cumsum(lengths) - lengths)[order]).to(self.device)
-        sizes = torch.from_numpy(lengths[order]).to(self.device)
+        starts = upload(torch.from_numpy((np.cumsum(lengths) - lengths)[order]), self.device)
+        sizes = upload(torch.from_numpy(lengths[order]), self.device)
         token_ids = F.pad(token_ids, (0, 1), value=self.pad_token)  # the last one stands for all padding
         ends = np.cumsum([len(batch) for batch in batches])
         places = [slice(end - len(batch), end) for batch, end in zip(batches, ends, strict=True)]
@@ -319,7 +320,7 @@ class ReviewEncoder(nn.Module):
         padded = (_pad(token_ids, starts[p], sizes[p], width) for p, width in zip(places, widths, strict=True))
         n_tokens = sum(len(batch) * width for batch, width in zip(batches, widths, strict=True))
         vectors = torch.cat(self._within_memory(padded, n_tokens))
-        return vectors[torch.from_numpy(np.argsort(order)).to(self.device)]
+        return vectors[upload(torch.from_numpy(np.argsort(order)), self.device)]
 
     def _within_memory(self, batches: Iterable[tuple[Tensor, Tensor]], n_tokens: int) -> list[Tensor]:
         """Pooled vectors of micro-batches of ``n_tokens`` padded tokens in all.
@@ -415,12 +416,12 @@ def mask_words(
     device = generator.device if generator else token_ids.device
     # A random order of the words, then a stable sort by review: a random order within each review.
     shuffled = torch.rand(len(review_of_word), generator=generator, device=device).argsort(stable=True)
-    group = torch.from_numpy(review_of_word).to(device)
+    group = upload(torch.from_numpy(review_of_word), device)
     shuffled = shuffled[group[shuffled].argsort(stable=True)]
-    hidden = (place < torch.from_numpy(quota[review_of_word])).to(device)
+    hidden = upload(place < torch.from_numpy(quota[review_of_word]), device)
     chosen = torch.zeros(len(review_of_word) + 1, dtype=torch.bool, device=device)  # the last: special tokens
     chosen[shuffled] = hidden
-    return token_ids.masked_fill(chosen.to(token_ids.device)[word.to(token_ids.device)], mask_token)
+    return token_ids.masked_fill(upload(chosen, token_ids.device)[upload(word, token_ids.device)], mask_token)
 
 
 def micro_batches(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:

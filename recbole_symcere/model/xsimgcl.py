@@ -17,6 +17,7 @@ from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.model.graph import BipartiteGraph, NoisyLightGCN
 from recbole_symcere.model.loss import bpr, info_nce
 from recbole_symcere.model.recommender import VectorRecommender
+from recbole_symcere.transfer import upload
 
 
 class XSimGCL(VectorRecommender):
@@ -61,7 +62,8 @@ class XSimGCL(VectorRecommender):
         users, positives = interaction[self.USER_ID], interaction[self.ITEM_ID]
         final, view = self(self.eps)
         user_vectors, item_vectors = final.tensor_split([self.n_users])
-        user, positive = user_vectors[users], item_vectors[positives]
+        user = user_vectors[upload(users, final.device)]
+        positive = item_vectors[upload(positives, final.device)]
         negative = item_vectors[interaction[self.NEG_ITEM_ID]]
         terms = {"bpr": bpr((user * positive).sum(1), (user * negative).sum(1))}
         if self.reg_weight:
@@ -74,7 +76,7 @@ class XSimGCL(VectorRecommender):
 
     def contrast(self, final: Tensor, view: Tensor, nodes: Tensor) -> Tensor:
         """InfoNCE of nodes' final vectors with those of the view, over the batch; [B] nodes, each counted once."""
-        nodes = nodes.unique().to(final.device)
+        nodes = upload(nodes.unique(), final.device)
         return info_nce(F.normalize(final[nodes], dim=1), F.normalize(view[nodes], dim=1), self.temperature)
 
     def ranking_vectors(self) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from recbole_symcere.model import graph
 from recbole_symcere.model.xsimgcl import XSimGCL
 from recbole_symcere.quick_start import load_data_and_model, recommend, run_recbole_symcere
 from tests.conftest import for_model
-from tests.dispatch import HostDraws
+from tests.dispatch import HostWork
 
 MakeConfig = Callable[..., Config]
 
@@ -144,9 +144,9 @@ def test_a_step_brings_nothing_back_to_the_host_and_draws_on_the_device(monkeypa
     monkeypatch.setitem(graph._PRODUCTS, "meta", lambda adjacency, x: x.new_empty(len(adjacency), x.shape[1]))
     model, batch = few().to("meta"), few_batch()
     batch = batch.to(torch.device("meta"), [field for field in batch.columns if field not in model.host_fields])
-    with HostDraws() as draws:
+    with HostWork() as work:
         sum(model.calculate_loss(batch)).backward()
-    assert draws.drawn == []
+    assert work.named == []
 
 
 @pytest.mark.parametrize(
@@ -196,4 +196,4 @@ def test_loss_and_gradients_on_cuda_are_those_of_the_cpu() -> None:
     models = few(eps=0.0), few(eps=0.0).cuda()
     for model in models:
         sum(model.calculate_loss(few_batch().to(model.graph.crow.device, ["neg_item_id"]))).backward()
-    assert_close(models[1].embedding.weight.grad.cpu(), models[0].embedding.weight.grad)
+    assert_close(models[1].encoder.embedding.weight.grad.cpu(), models[0].encoder.embedding.weight.grad)
