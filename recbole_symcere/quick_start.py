@@ -6,7 +6,8 @@ import os
 import pickle
 import platform
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from logging import getLogger
@@ -16,6 +17,7 @@ from typing import Any
 
 import recbole
 import torch
+from filelock import FileLock, Timeout
 from recbole.data.dataloader import AbstractDataLoader, FullSortEvalDataLoader
 from recbole.data.interaction import Interaction
 from recbole.data.utils import create_samplers, get_dataloader, load_split_dataloaders, save_split_dataloaders
@@ -36,6 +38,7 @@ from recbole_symcere.trainer import (
     check_same_data,
     get_trainer,
     load_checkpoint,
+    lock_path,
     restore,
     resume_path,
 )
@@ -113,10 +116,11 @@ def fit(config: Config, saved: bool = True, callback_fn: Callable[[int, float], 
     trainer = _build_trainer(config, train_data)
     logger.info(trainer.model, extra=DETAIL)
     logger.info(f"checkpoint, also to resume from: --checkpoint_file={trainer.saved_model_file}")
-    if saved and config["checkpoint_file"]:
-        _resume_if_begun(trainer)
     show = bool(config["show_progress"])
-    best = trainer.fit(train_data, valid_data, saved=saved, show_progress=show, callback_fn=callback_fn)
+    with _checkpoint_of_one(config, saved):
+        if saved and config["checkpoint_file"]:
+            _resume_if_begun(trainer)
+        best = trainer.fit(train_data, valid_data, saved=saved, show_progress=show, callback_fn=callback_fn)
     return Fitted(trainer, test_data, *best)
 
 
@@ -371,6 +375,26 @@ def _check_outputs(config: Config) -> None:
             raise ConfigError(f"{key}: the folder {path.parent} can't be made ({error})") from error
         if not os.access(path.parent, os.W_OK):
             raise ConfigError(f"{key}: the folder {path.parent} can't be written to")
+
+
+@contextmanager
+def _checkpoint_of_one(config: Config, saved: bool) -> Iterator[None]:
+    """Keeps other runs off ``checkpoint_file`` while the body runs.
+
+    Raises:
+        CheckpointError: another run is writing it.
+    """
+    if not (saved and config["checkpoint_file"] and distributed.is_main()):
+        yield
+        return
+    path = Path(config["checkpoint_file"])
+    try:
+        with FileLock(lock_path(path), timeout=0):
+            yield
+    except Timeout as error:
+        raise CheckpointError(
+            f"{path} belongs to a run that is still training: wait for it, or name another --checkpoint_file"
+        ) from error
 
 
 def _resume_if_begun(trainer: Trainer) -> None:

@@ -110,6 +110,11 @@ def resume_path(checkpoint: str | Path) -> Path:
     return checkpoint.with_name(f"{checkpoint.stem}.resume{checkpoint.suffix}")
 
 
+def lock_path(checkpoint: str | Path) -> Path:
+    """The file that a run holds locked while it writes ``checkpoint``."""
+    return Path(checkpoint).with_suffix(".lock")
+
+
 class Trainer(RecBoleTrainer):
     """Adds to RecBole's trainers: checkpoints that hold no code, a state to resume from after every epoch, learning
     rates of a model's own ``parameter_groups`` and ``learning_rate_factor``, several processes (see ``distributed``),

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from filelock import FileLock, Timeout
 
 from dataset_prep import amazon
 from dataset_prep.conversion import prepare
@@ -28,7 +29,7 @@ from recbole_symcere.data import reviews as reviews_module
 from recbole_symcere.data.reviews import ReviewFileError, cached_embeddings
 from recbole_symcere.model.text import ReviewEncoder
 from recbole_symcere.quick_start import run_recbole_symcere
-from recbole_symcere.trainer import CheckpointError
+from recbole_symcere.trainer import CheckpointError, lock_path
 from tests.conftest import for_model
 from tests.dataset_prep.rows import amazon_line
 from tests.processes import CONTEXT
@@ -178,6 +179,34 @@ def test_a_cache_folder_that_cannot_be_written_is_one_error(
     assert cli.main([f"--{key}={value}" for key, value in settings.items()]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert "/proc/nowhere" in line and "text_cache_dir" in line
+
+
+def test_a_second_run_on_the_checkpoint_of_one_that_trains_is_refused(settings: Settings, tmp_path: Path) -> None:
+    usual = train(settings, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.pth")}
+    with (
+        FileLock(lock_path(tmp_path / "run.pth")),
+        pytest.raises(CheckpointError, match=r"run\.pth belongs to a run"),
+    ):
+        train(settings, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.pth")} == before
+    assert train(settings, tmp_path) == usual
+
+
+def test_a_run_holds_the_lock_of_its_checkpoint_while_it_trains(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate, refused = quick_start.Trainer._valid_epoch, []
+
+    def meanwhile(trainer: Any, *arguments: Any, **options: Any) -> Any:
+        with pytest.raises(Timeout), FileLock(lock_path(tmp_path / "run.pth"), timeout=0):
+            pass
+        refused.append(True)
+        return validate(trainer, *arguments, **options)
+
+    monkeypatch.setattr(quick_start.Trainer, "_valid_epoch", meanwhile)
+    train(settings, tmp_path)
+    assert refused
 
 
 def test_a_clock_that_goes_back_changes_nothing(

@@ -18,7 +18,7 @@ from polars.exceptions import PolarsError
 from recbole_symcere.comparison.tables import Run, RunsError
 from recbole_symcere.config import Config
 from recbole_symcere.quick_start import Fitted, commit, fit, versions
-from recbole_symcere.trainer import FREE_SETTINGS, resume_path
+from recbole_symcere.trainer import FREE_SETTINGS, lock_path, resume_path
 
 NOT_COMPARED = FREE_SETTINGS - {"epochs", "stopping_step"}
 QUIET = {"show_progress": False, "state": "ERROR"}
@@ -147,5 +147,5 @@ def _write_last(path: Path, text: str) -> None:
 def remove(checkpoint: Path) -> None:
     """A checkpoint and what stands beside it."""
     shutil.rmtree(checkpoint.with_suffix(".adapter"), ignore_errors=True)
-    for path in (checkpoint, resume_path(checkpoint)):
+    for path in (checkpoint, resume_path(checkpoint), lock_path(checkpoint)):
         path.unlink(missing_ok=True)
