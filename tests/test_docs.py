@@ -67,6 +67,7 @@ ONLY_READ = {
     "results/README.md": "a day on real data",
     "results/first-light.md": "a day on real data",
     "results/anchoring.md": "hours on real data",
+    "results/lora.md": "hours on real data",
     "benchmarks/README.md": "hours; tests/test_benchmarks.py runs the parts on small inputs",
 }
 
