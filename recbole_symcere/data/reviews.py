@@ -140,9 +140,14 @@ class TokenisedReviews:
             raise IndexError(f"there is no review {rows.min()} among {len(self)}")
         starts = self.offsets[rows]
         lengths = self.offsets[rows + 1] - starts
-        ends = np.cumsum(lengths)
-        index = np.repeat(starts - (ends - lengths), lengths) + np.arange(lengths.sum())
+        index = end_to_end(starts, lengths)
         return self.token_ids[index], self.word_index[index], lengths
+
+
+def end_to_end(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The places in the spans [B] that begin at ``starts`` and are so long, one span after the other: [T]."""
+    begins = np.cumsum(lengths) - lengths  # in the result
+    return np.repeat(starts - begins, lengths) + np.arange(lengths.sum())
 
 
 def tokenise(

@@ -47,7 +47,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging as transformers_logging
 
 from recbole_symcere import distributed
-from recbole_symcere.data.reviews import SPECIAL, TokenisedReviews
+from recbole_symcere.data.reviews import SPECIAL, TokenisedReviews, end_to_end
 from recbole_symcere.model.dropout import attention, use_fast_dropout
 from recbole_symcere.model.linear import use_fast_linear
 from recbole_symcere.transfer import upload
@@ -301,7 +301,7 @@ class ReviewEncoder(nn.Module):
         own = shares[distributed.rank()]
         own = own if len(own) else np.zeros(1, int)  # every process takes part in the backward pass
         starts = np.cumsum(lengths) - lengths
-        place = np.concatenate([np.arange(starts[text], starts[text] + lengths[text]) for text in own])
+        place = end_to_end(starts[own], lengths[own])
         with distributed.own_randomness(self.device):
             vectors = self._encode(token_ids[upload(torch.from_numpy(place), self.device)], lengths[own])
         return distributed.gather_shares(vectors, shares)
