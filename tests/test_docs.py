@@ -68,6 +68,7 @@ ONLY_READ = {
     "results/first-light.md": "a day on real data",
     "results/anchoring.md": "hours on real data",
     "results/lora.md": "hours on real data",
+    "results/ablation.md": "hours on real data",
     "benchmarks/README.md": "hours; tests/test_benchmarks.py runs the parts on small inputs",
 }
 
