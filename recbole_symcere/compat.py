@@ -13,11 +13,13 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import recbole.trainer
+import recbole.trainer.trainer
+import recbole.utils.logger
 import torch
 from recbole.config import Config
 from recbole.data.dataset import Dataset, KnowledgeBasedDataset, SequentialDataset
@@ -292,6 +294,12 @@ class _NoTensorBoard:
         return lambda *_, **__: None
 
 
+def make_folders_together() -> None:
+    """Folders of logs and checkpoints: processes that start together look all, then all but one fail to make them."""
+    for module in (recbole.trainer.trainer, recbole.utils.logger):
+        _replace(module, "ensure_dir", lambda folder: Path(folder).mkdir(parents=True, exist_ok=True))
+
+
 def quiet_known_warnings() -> None:
     """Three warnings that a user of RecBole's models can do nothing about, and that say nothing of the result.
 
@@ -321,5 +329,6 @@ REPAIRS = (
     count_no_negatives,
     evaluate_ngcf_without_dropout,
     write_tensorboard_once,
+    make_folders_together,
     quiet_known_warnings,
 )

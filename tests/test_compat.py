@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import os
 import subprocess
 import sys
 import types
@@ -14,6 +15,8 @@ import hypothesis.strategies as st
 import numpy as np
 import pandas as pd
 import pytest
+import recbole.trainer.trainer
+import recbole.utils.logger
 import torch
 from hypothesis import given, settings
 from recbole.config import Config
@@ -251,6 +254,19 @@ def test_a_single_process_download_waits_for_nobody(tmp_path: Path, monkeypatch:
     take_away(monkeypatch, Dataset, "_download")
     with pytest.raises((ValueError, RuntimeError), match="process group"):
         download()
+
+
+@pytest.mark.parametrize("module", [recbole.trainer.trainer, recbole.utils.logger])
+def test_a_folder_that_another_process_makes_meanwhile_is_as_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: types.ModuleType
+) -> None:
+    module.ensure_dir(str(tmp_path / "new" / "folder"))
+    assert (tmp_path / "new" / "folder").is_dir()
+    monkeypatch.setattr(os.path, "exists", lambda _: False)  # it was not there a moment ago
+    module.ensure_dir(str(tmp_path))
+    take_away(monkeypatch, module, "ensure_dir")
+    with pytest.raises(FileExistsError):
+        module.ensure_dir(str(tmp_path))
 
 
 # Evaluation
