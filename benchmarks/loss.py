@@ -25,6 +25,7 @@ def nce(options: Options) -> Iterator[Row]:
     for user, item in zip(users.tolist(), items.tolist(), strict=True):
         history[user].add(item)
     u, v = users[:batch].to(DEVICE), items[:batch].to(DEVICE)
+    own_users, own_items = users[:batch].tolist(), items[:batch].tolist()
     g = F.normalize(torch.randn(len(u), WIDTH, device=DEVICE), dim=1).requires_grad_()
     t = F.normalize(torch.randn(len(u), WIDTH, device=DEVICE), dim=1).requires_grad_()
 
@@ -32,7 +33,7 @@ def nce(options: Options) -> Iterator[Row]:
         return torch.autograd.grad(symmetric_nce(g, t, graph.known_pairs(u, v), TAU), (g, t))
 
     def theirs() -> tuple[Tensor, ...]:
-        known = torch.tensor([[item in history[user] for item in v.tolist()] for user in u.tolist()]).to(DEVICE)
+        known = torch.tensor([[item in history[user] for item in own_items] for user in own_users]).to(DEVICE)
         mask = known & ~torch.eye(len(u), dtype=torch.bool, device=DEVICE)
         own = torch.arange(len(u), device=DEVICE)
         first = F.cross_entropy((g @ t.T / TAU).masked_fill(mask, -torch.inf), own)
