@@ -65,7 +65,7 @@ def dropped_view(options: Options) -> Iterator[Row]:
             setattr(pairs, name, getattr(SGL, name).__get__(pairs))
 
         def theirs(pairs=pairs):  # type: ignore[no-untyped-def]
-            return pairs.csr2tensor(pairs.create_adjust_matrix(is_sub=True)).to(DEVICE)
+            return pairs.csr2tensor(pairs.create_adjust_matrix(is_sub=True))
 
         for threads in with_threads():
             ours_ms, theirs_ms = alternate(lambda: graph.dropped_adjacency(0.1), theirs)  # noqa: B023
