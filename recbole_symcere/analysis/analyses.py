@@ -122,13 +122,14 @@ def _index(models: Sequence[Mapping[str, Any]], names: Sequence[str], part: str)
             [
                 _number(model["reviews"]),
                 _number(model["cosine"]),
-                _estimate(model["index"], 2),
+                *(_estimate(model[key], 2) for key in ("index", "less_first")),
                 *(_estimate(model["groups"][group]["mean"], 4) for group in ("objective", "sentiment")),
             ],
         )
         for model, name in zip(models, names, strict=True)
     ]
-    heads = ["model", f"{part} reviews", "mean cosine", "anchoring index", "objective words", "sentiment words"]
+    index = "anchoring index", "less the first's"
+    heads = ["model", f"{part} reviews", "mean cosine", *index, "objective words", "sentiment words"]
     return Grid("Anchoring index, and the mean pull of objective and of sentiment words", heads, rows)
 
 

@@ -22,7 +22,15 @@ from tqdm import tqdm
 from recbole_symcere.analysis import words as word_rules
 from recbole_symcere.analysis.aligned import PARTS, Aligned, AnalysisError
 from recbole_symcere.analysis.anchoring_figures import draw_index, draw_words
-from recbole_symcere.analysis.anchoring_index import DRAWS, Anchoring, Estimate, WordAttributions, anchoring, by_word
+from recbole_symcere.analysis.anchoring_index import (
+    DRAWS,
+    Anchoring,
+    Estimate,
+    WordAttributions,
+    anchoring,
+    by_word,
+    index_difference,
+)
 from recbole_symcere.analysis.attribution import KERNEL_WIDTH, RIDGE, Similarity, lime, occlusion, text_references
 from recbole_symcere.analysis.neighbours import as_table, at_least_one
 from recbole_symcere.analysis.words import (
@@ -55,7 +63,8 @@ units of the mean size of all words' pulls; 0 is no anchoring. A word's pull is 
 and its interaction's, less the mean cosine with all interactions of the part, loses without the word. In brackets: 95%
 intervals over reviews and words. "{pretrained}" knows no interaction: the mean direction of the user's and of the
 item's other training reviews stands for it, so that it shows what the texts alone give. Share of pull: of the sum over
-all words; it is signed, and says little where that sum is about 0.
+all words; it is signed, and says little where that sum is about 0. Less the first's: the index less that of the
+dataset's first model, on the same resamples.
 """
 GROUPING = """\
 Words by group: sentiment (VADER, English only, a valence of {valence:g} or more either way), stop-word
@@ -130,12 +139,18 @@ class Explained:
 
 @dataclass(frozen=True)
 class Found:
-    """What was measured of one model on its corpus."""
+    """What was measured of one model on its corpus.
+
+    Attributes:
+        cosine: mean of the reviews.
+        less_first: the index less that of the corpus's first checkpoint.
+    """
 
     label: str
     corpus: Corpus
-    cosine: float  # mean of the reviews
+    cosine: float
     anchoring: Anchoring
+    less_first: Estimate
     words: WordAttributions
     explained: list[Explained]
 
@@ -232,10 +247,13 @@ def _look_into(corpus: Corpus, explained: np.ndarray, perturbations: int) -> lis
     group_of = {text: GROUPS.index(corpus.groups.of(text)) for text in np.unique(words.texts).tolist()}
     group = np.array([group_of[text] for text in words.texts.tolist()], int)
     rows = np.union1d(corpus.rows, explained)
+    labels = [*(aligned.label for aligned in corpus.checkpoints), PRETRAINED]
+    hidden: dict[str, np.ndarray] = {}
     found: dict[str, Found] = {}
     for models in _by_encoder([*_trained(corpus), _pretrained(corpus)]):
         encoder, similarities = models[0].encoder, [model.similarity for model in models]
         attributions = occlusion(encoder, corpus.reviews, words, similarities)
+        hidden |= dict(zip((model.label for model in models), attributions, strict=True))
         weights = [
             lime(encoder, corpus.reviews, row, similarities, perturbations, corpus.seed)
             for row in tqdm(explained, desc="LIME", unit="review", delay=3)
@@ -245,15 +263,17 @@ def _look_into(corpus: Corpus, explained: np.ndarray, perturbations: int) -> lis
             cosine = model.similarity.cosine(vectors, rows).numpy()
             drawn = cosine[np.isin(rows, corpus.rows)]
             of_explained = zip(explained, cosine[np.searchsorted(rows, explained)], weights, strict=True)
+            where = group, words.word, words.review, DRAWS, corpus.seed
             found[model.label] = Found(
                 model.label,
                 corpus,
                 float(drawn.mean()),
-                anchoring(attributions[number], group, words.word, words.review, DRAWS, corpus.seed),
-                by_word(attributions[number], words.word, words.review, DRAWS, corpus.seed),
+                anchoring(hidden[model.label], *where),
+                index_difference(hidden[model.label], hidden[labels[0]], *where),
+                by_word(hidden[model.label], *where[1:]),
                 [Explained(int(row), float(c), bool(c >= np.median(drawn)), w[number]) for row, c, w in of_explained],
             )
-    return [found[label] for label in [*(aligned.label for aligned in corpus.checkpoints), PRETRAINED]]
+    return [found[label] for label in labels]
 
 
 def _by_encoder(models: Sequence[_Model]) -> list[list[_Model]]:
@@ -335,6 +355,7 @@ def _record(result: Found, given: argparse.Namespace) -> dict[str, Any]:
         "reviews": len(corpus.rows),
         "cosine": result.cosine,
         **asdict(result.anchoring),
+        "less_first": asdict(result.less_first),
         "lime": [_lime_record(result, explained, given) for explained in result.explained],
     }
     for name, group in record["groups"].items():
@@ -414,6 +435,7 @@ def _index_table(found: Sequence[Found], part: str) -> str:
             f"{part} reviews": [f"{len(result.corpus.rows):,}" for result in found],
             "mean cosine": [f"{result.cosine:.3f}" for result in found],
             "anchoring index": [_shown(result.anchoring.index, 2) for result in found],
+            "less the first's": [_shown(result.less_first, 2) for result in found],
             **means,
         }
     )

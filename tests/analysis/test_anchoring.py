@@ -13,7 +13,14 @@ import torch.nn.functional as F
 from recbole_symcere.analysis.__main__ import main
 from recbole_symcere.analysis.aligned import Aligned
 from recbole_symcere.analysis.anchoring import PRETRAINED
-from recbole_symcere.analysis.anchoring_index import Estimate, anchoring, by_word, contribution, resampled_sums
+from recbole_symcere.analysis.anchoring_index import (
+    Estimate,
+    anchoring,
+    by_word,
+    contribution,
+    index_difference,
+    resampled_sums,
+)
 from recbole_symcere.analysis.attribution import text_references
 from recbole_symcere.analysis.words import GROUPS
 from recbole_symcere.quick_start import run_recbole_symcere
@@ -96,6 +103,37 @@ def covered(seed: int, effect: float) -> Any:
     return anchoring(*planted_attributions(seed, effect), draws=300, seed=seed)
 
 
+def test_a_difference_of_indices_is_that_of_each_resample() -> None:
+    attribution, group, word, review = planted_attributions(0, 1.0)
+    other = 3 * planted_attributions(1, 0.2)[0]
+    found = index_difference(attribution, other, group, word, review, draws=40, seed=2)
+    sizes = 24, 100
+    random, drawn = np.random.default_rng(2), []
+    word_draws, review_draws = (random.multinomial(n, np.full(n, 1 / n), 40) for n in sizes)
+    for by_words, by_reviews in zip(word_draws, review_draws, strict=True):
+        times = by_words[word] * by_reviews[review]
+        one, two = (index_of(np.repeat(each, times), np.repeat(group, times)) for each in (attribution, other))
+        drawn.append(one - two)
+    assert found.value == pytest.approx(index_of(attribution, group) - index_of(other, group))
+    assert [found.low, found.high] == pytest.approx(np.percentile(drawn, [2.5, 97.5]).tolist())
+
+
+def index_of(attribution: np.ndarray, group: np.ndarray) -> float:
+    objective, sentiment = (attribution[group == one].mean() for one in (OBJECTIVE, SENTIMENT))
+    return float((objective - sentiment) / np.abs(attribution).mean())
+
+
+def test_models_that_move_together_differ_by_less_than_their_intervals_say() -> None:
+    attribution, group, word, review = planted_attributions(0, 1.0)
+    same = index_difference(attribution, attribution, group, word, review, draws=50)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    other = attribution + 0.5 * (group == OBJECTIVE)
+    difference = index_difference(other, attribution, group, word, review, draws=300)
+    first, second = (anchoring(one, group, word, review, draws=300).index for one in (attribution, other))
+    assert first.high > second.low and difference.low > 0
+    assert np.isnan(index_difference(other, attribution, np.full(len(group), OTHER), word, review, draws=5).value)
+
+
 def test_words_have_the_mean_of_their_occurrences_and_an_interval_over_reviews() -> None:
     word = np.array([1, 1, 1, 1, 1, 1, 0, 0, 0, 0])
     review = np.array([0, 0, 1, 2, 3, 4, 0, 1, 2, 3])
@@ -174,6 +212,10 @@ def test_the_index_finds_the_planted_truth_and_vanishes_with_shuffled_texts(trai
     assert set(models["true"]["groups"]["objective"]["examples"]) <= set(TOPICS)
     assert models["true"]["groups"]["sentiment"]["words"] == 3
     assert models[PRETRAINED]["index"]["low"] > 0
+    assert models["true"]["less_first"] == {"value": 0, "low": 0, "high": 0}
+    assert models["shuffled"]["less_first"]["high"] < 0
+    difference = models["shuffled"]["index"]["value"] - models["true"]["index"]["value"]
+    assert models["shuffled"]["less_first"]["value"] == pytest.approx(difference)
 
 
 def test_the_command_writes_the_same_files_twice_without_texts_or_users(

@@ -110,7 +110,9 @@ def write_anchoring(folder: Path, text: str | None = None) -> Path:
     review = {"review": USER, "item": "i7", "cosine": 0.75, "signal": "strong", "towards": towards, "away": []}
     if text is not None:
         review |= {"text": text, "words": [["tuner", 0.5], ["bad", -0.25], ["!", 0.5]]}
-    common = {"dataset": "toy", "reviews": 9, "cosine": 0.125, "index": estimate, "groups": groups, "lime": [review]}
+    less_first = {"value": 0.12, "low": 0.0, "high": 0.25}
+    measured = {"reviews": 9, "cosine": 0.125, "index": estimate, "less_first": less_first, "groups": groups}
+    common = {"dataset": "toy", **measured, "lime": [review]}
     models = [common | {"label": label} for label in ("SymCERE", "pre-trained encoder")]
     (folder / "anchoring.json").write_text(json.dumps({"part": "valid", "models": models}))
     for name in ("anchoring-index", "anchoring-words"):
@@ -287,7 +289,7 @@ def test_geometry_is_shown_where_it_was_measured(toy: Parsed) -> None:
 
 def test_anchoring_is_shown_and_reviews_are_called_by_their_items(toy: Parsed) -> None:
     _, *rows = toy.tables["Anchoring index, and the mean pull of objective and of sentiment words"]
-    assert rows[0] == ["SymCERE", "9", "0.125", "0.50 [−0.25, 0.75]", "0.5000 [−0.2500, 0.7500]", "–"]
+    assert rows[0] == ["SymCERE", "9", "0.125", "0.50 [−0.25, 0.75]", "0.12 [0.00, 0.25]", "0.5000 [−0.2500, 0.7500]", "–"]
     assert [row[0] for row in rows] == ["SymCERE", "pre-trained encoder"]
     assert toy.tables["Words by type: SymCERE"][1][1:3] == ["tuner", "strong"]
     _, row, _ = toy.tables["Words of single reviews (LIME)"]
