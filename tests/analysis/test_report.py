@@ -289,7 +289,15 @@ def test_geometry_is_shown_where_it_was_measured(toy: Parsed) -> None:
 
 def test_anchoring_is_shown_and_reviews_are_called_by_their_items(toy: Parsed) -> None:
     _, *rows = toy.tables["Anchoring index, and the mean pull of objective and of sentiment words"]
-    assert rows[0] == ["SymCERE", "9", "0.125", "0.50 [−0.25, 0.75]", "0.12 [0.00, 0.25]", "0.5000 [−0.2500, 0.7500]", "–"]
+    assert rows[0] == [
+        "SymCERE",
+        "9",
+        "0.125",
+        "0.50 [−0.25, 0.75]",
+        "0.12 [0.00, 0.25]",
+        "0.5000 [−0.2500, 0.7500]",
+        "–",
+    ]
     assert [row[0] for row in rows] == ["SymCERE", "pre-trained encoder"]
     assert toy.tables["Words by type: SymCERE"][1][1:3] == ["tuner", "strong"]
     _, row, _ = toy.tables["Words of single reviews (LIME)"]
