@@ -1,17 +1,24 @@
 """Damaged files of every kind are read, or refused by an error of our own: never a crash, a hang or a full memory."""
 
+import gzip
+import io
 import json
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from dataset_prep import PreparationError, amazon, prepare, rakuten_travel, table, yelp
+from dataset_prep.source import Source
+from dataset_prep.staging import zstd
 from recbole_symcere.analysis.aligned import AnalysisError
 from recbole_symcere.analysis.results import read_results
 from recbole_symcere.comparison.runs import is_complete
@@ -21,6 +28,7 @@ from recbole_symcere.data.dataset import DatasetError, ReviewDataset
 from recbole_symcere.data.reviews import ReviewFileError, read_reviews
 from recbole_symcere.trainer import CheckpointError, load_checkpoint
 from tests.conftest import START
+from tests.dataset_prep.rows import EVERYTHING
 
 Damage = Callable[[bytes], bytes]
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -108,6 +116,59 @@ def test_review_files(damage: Damage) -> None:
     lines = [json.dumps({"review_id": f"r{row}", "review": "très bon 良い"}) + "\n" for row in range(9)]
     file.write_bytes(damage("".join(lines).encode()))
     either(lambda: read_reviews(file, ["r0", "r8"]), ReviewFileError)
+
+
+def tar(content: bytes) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        member = tarfile.TarInfo("yelp_academic_dataset_review.json")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def parquet(table: pl.DataFrame) -> bytes:
+    packed = io.BytesIO()
+    table.write_parquet(packed)
+    return packed.getvalue()
+
+
+ROWS = pl.DataFrame([[f"u{n % 5}", f"i{n % 7}", 'très, "bon" 良い\n', START + n, 4.5] for n in range(40)], orient="row")
+
+
+def rows_of(*names: str) -> pl.DataFrame:
+    return ROWS.rename(dict(zip(ROWS.columns, names, strict=True)))
+
+
+MINE = table.source("who", "what", "said", "at")
+MY_ROWS = rows_of("who", "what", "said", "at", "stars")
+AMAZON = rows_of("reviewerID", "asin", "reviewText", "unixReviewTime", "overall").write_ndjson().encode()
+YELP = rows_of("user_id", "business_id", "text", "date", "stars").with_columns(date=pl.lit("2020-09-13 12:26:40"))
+RAKUTEN = "".join("\t".join([f"u{n}", "2019-01-02 03:04:05", "i1", *13 * ["5"], "良い", ""]) + "\n" for n in range(40))
+DUMPS: dict[str, tuple[Source, str, bytes]] = {
+    "amazon": (amazon.SOURCE, "amazon.json", AMAZON),
+    "gzip": (amazon.SOURCE, "amazon.json.gz", gzip.compress(AMAZON)),
+    "zstd": (MINE, "mine.jsonl.zst", zstd.compress(MY_ROWS.write_ndjson().encode())),
+    "tar": (yelp.SOURCE, "yelp_dataset.tar", tar(YELP.write_ndjson().encode())),
+    "csv": (MINE, "mine.csv", MY_ROWS.write_csv().encode()),
+    "parquet": (MINE, "mine.parquet", parquet(MY_ROWS)),
+    "rakuten": (rakuten_travel.source(encoding="cp932"), "reviews.tsv", RAKUTEN.encode("cp932")),
+}
+
+
+@pytest.mark.parametrize("name", DUMPS)
+@settings(FUZZ, max_examples=25)
+@given(damage=damages(), skip_broken=st.booleans())
+@example(damage=bytes, skip_broken=False)
+def test_raw_dumps(name: str, damage: Damage, skip_broken: bool) -> None:
+    source, file, content = DUMPS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        path, output = Path(folder) / file, Path(folder) / "dataset"
+        path.write_bytes(damage(content))
+        given = {"filters": EVERYTHING, "skip_broken": skip_broken, "memory": "200MB"}
+        either(lambda: prepare(source, [path], output, **given), PreparationError)
+        assert {entry.name for entry in Path(folder).iterdir()} <= {file, "dataset"}, "nothing half-made is left"
+        assert output.exists() or damage is not bytes
 
 
 @pytest.fixture(scope="module")
