@@ -32,6 +32,10 @@ def progress(task: str, total: int, **options: Any) -> tqdm:
     return tqdm(total=total, desc=task, **{"leave": False, "delay": PROGRESS_DELAY_SECONDS, "disable": None} | options)
 
 
+class _OutOfMemory(PreparationError):
+    """There is less memory, or disk to spill to, than a statement needs."""
+
+
 class Executor(Protocol):
     """Tables, and what the pipeline does with them.
 
@@ -118,7 +122,7 @@ class Engine:
                     bar.update(max(0.0, self._connection.query_progress() - bar.n))
                 return running.result()
             except duckdb.OutOfMemoryException as error:
-                raise PreparationError(f"{task}: {_first_line(error)}; raise --memory or free disk space") from error
+                raise _OutOfMemory(f"{task}: {_first_line(error)}; raise --memory or free disk space") from error
             except duckdb.IOException as error:
                 raise PreparationError(f"{task}: {_first_line(error)}; free disk space or mend the disk") from error
             except BaseException:
@@ -149,11 +153,19 @@ class Engine:
     def write(self, path: Path, of: str, sql: str, *, header: str | None = None, task: str = "") -> None:
         # The order is asked for last: DuckDB joins where ``sql`` looks into a long list, and a join keeps none
         named = f"SELECT line AS {identifier(header or 'line')} FROM ({_over(of, sql)}) ORDER BY position"
-        self.execute(
+        copy = (
             f"COPY ({named}) TO {literal(str(path))} (FORMAT csv, HEADER {header is not None}, DELIMITER '\t', "
-            "QUOTE '', ESCAPE '')",
-            task=task,
+            "QUOTE '', ESCAPE '')"
         )
+        try:
+            self.execute(copy, task=task)
+        except (
+            _OutOfMemory
+        ):  # threads hold what is not next in order; one needs half the memory, and half as long again
+            threads = self.value("SELECT current_setting('threads')")
+            self._connection.execute("SET threads = 1")
+            self.execute(copy, task=task)
+            self._connection.execute(f"SET threads = {threads}")
 
     def batches(self, sql: str, rows: int) -> Iterator[Any]:
         """The result of a query as record batches of PyArrow, of so many rows at most."""

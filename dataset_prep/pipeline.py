@@ -197,7 +197,7 @@ def _count(engine: Executor) -> int:
 
 
 def order(engine: Executor, steps: Sequence[Step]) -> None:
-    """Fill ``interactions``: ``kept`` and the position of each row by time, ties by input order.
+    """Fill ``interactions``: ``kept``, which goes, and the position of each row by time, ties by input order.
 
     Raises:
         PreparationError: no row is left.
@@ -206,13 +206,16 @@ def order(engine: Executor, steps: Sequence[Step]) -> None:
         trail = "; ".join(f"{step.name}: {step.rows_in:,} -> {step.rows_out:,}" for step in steps)
         raise PreparationError(f"no interaction is left ({trail}); loosen the filter that takes the most")
     engine.number("interactions", "kept", "seconds, row", task="ordering by time")
+    engine.drop("kept")
 
 
 def statistics(engine: Executor) -> dict[str, Any]:
     """Counts of ``interactions``, and percentiles of the lengths of their texts."""
-    users, items, reviews, pairs, texts, empty, ties, first, last = engine.execute(
-        """SELECT count(DISTINCT user_id), count(DISTINCT item_id), count(*), count(DISTINCT (user_id, item_id)),
-            count(DISTINCT digest), count(*) FILTER (WHERE n_words = 0),
+    users, items, pairs, texts = (
+        _distinct(engine, columns) for columns in ("user_id", "item_id", "user_id, item_id", "digest")
+    )
+    reviews, empty, ties, first, last = engine.execute(
+        """SELECT count(*), count(*) FILTER (WHERE n_words = 0),
             (SELECT CAST(coalesce(sum(n), 0) AS BIGINT) FROM (
                 SELECT count(*) AS n FROM interactions GROUP BY user_id, seconds HAVING count(*) > 1)),
             min(seconds), max(seconds)
@@ -233,6 +236,12 @@ def statistics(engine: Executor) -> dict[str, Any]:
         "words": _lengths(engine, "n_words"),
         "characters": _lengths(engine, "n_characters"),
     }
+
+
+def _distinct(engine: Executor, columns: str) -> int:
+    """As groups, one question at a time: DuckDB holds what ``count(DISTINCT ...)`` has seen in memory, all of it."""
+    groups = f"SELECT {columns} FROM interactions GROUP BY {columns}"
+    return int(engine.value(f"SELECT count(*) FROM ({groups})", task="counting"))
 
 
 def _lengths(engine: Executor, column: str) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """The engine's limits and errors."""
 
+import hashlib
+import json
 from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
@@ -53,3 +55,19 @@ def test_an_interrupt_stops_an_endless_statement(tmp_path: Path, monkeypatch: py
         with pytest.raises(KeyboardInterrupt):
             engine.execute(endless)
         assert engine.value("SELECT 1") == 1
+
+
+def test_rows_are_written_in_order_in_less_memory_than_several_threads_need(tmp_path: Path) -> None:
+    n = 400_000
+    file = tmp_path / "lines"
+    with Engine(tmp_path, "80MB", threads=2) as engine:
+        text = "repeat(md5(range::VARCHAR), 8)"
+        engine.table("texts", f"SELECT range AS row, {n - 1} - range AS position, {text} AS text FROM range({n})")
+        engine.table("places", "SELECT row, position FROM texts")
+        joined = "SELECT position, text FROM places JOIN (SELECT row, text FROM texts) USING (row)"
+        line = "SELECT position, to_json({'place': position, 'text': text})::VARCHAR AS line FROM batch"
+        engine.write(file, joined, line)
+        assert engine.value("SELECT current_setting('threads')") == 2
+    lines = file.read_text().splitlines()
+    assert [json.loads(line)["place"] for line in lines] == list(range(n))
+    assert json.loads(lines[0])["text"] == 8 * hashlib.md5(str(n - 1).encode()).hexdigest()
