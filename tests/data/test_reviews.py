@@ -318,6 +318,18 @@ def test_a_damaged_file_is_noticed_and_rebuilt(
     assert sorted(cache.iterdir()) == files
 
 
+def test_what_another_version_wrote_is_left_alone_and_made_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as other:
+        other.setattr(reviews, "FORMAT_VERSION", reviews.FORMAT_VERSION + 1)
+        cached_embeddings(TEXTS, SumEmbedder(), 1, 0.2, 7, cache, False)
+    theirs = {file: file.read_bytes() for file in cache.iterdir()}
+    embedder = SumEmbedder()
+    cached_embeddings(TEXTS, embedder, 1, 0.2, 7, cache, False)
+    assert embedder.calls
+    assert len(list(cache.iterdir())) == 2 * len(theirs)
+    assert {file: file.read_bytes() for file in theirs} == theirs
+
+
 def test_a_full_disk_leaves_no_file_behind(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def disk_full(*_: object) -> None:
         raise OSError(28, "No space left on device")
