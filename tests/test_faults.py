@@ -111,7 +111,7 @@ def test_work_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(
     seconds = time.monotonic() - begun
     assert process.exitcode == 0
     delays = random.Random(work.__name__)
-    killed = 0
+    killed = ended = 0
     while killed < KILLS:
         process = start(work, settings, broken)
         process.join(delays.uniform(0.0, 0.9) * seconds)
@@ -119,9 +119,10 @@ def test_work_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(
         process.join()
         if process.exitcode == -signal.SIGKILL:
             killed += 1
-        else:  # it had come to its end: on with new work
+        else:  # it had come to its end, sooner than was thought: on with new work
             assert work(settings, broken) == work(settings, unbroken)
-            broken = folder(f"broken after {killed}")
+            ended += 1
+            broken = folder(f"broken, {ended}")
     assert work(settings, broken) == work(settings, unbroken)
 
 
