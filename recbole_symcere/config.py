@@ -438,8 +438,11 @@ def tuned_settings(model: str, dataset: str) -> dict[str, Any]:
     """
     path = _tuned_file(model, dataset)
     if not path.is_file():
-        known = sorted(f"{path.stem} on {path.parent.name}" for path in path.parents[1].glob("*/*.yaml"))
-        raise ConfigError(f"{path}: no tuned settings; there are those of {', '.join(known) or 'no model'}")
+        others = ", ".join(sorted(other.parent.name for other in path.parents[1].glob(f"*/{model}.yaml")))
+        raise ConfigError(
+            f"{path}: no tuned settings; {model} has {f'some on {others}' if others else 'none'}. Search them: "
+            f"python -m recbole_symcere.comparison --models {model} --datasets {dataset}"
+        )
     return load_yaml(path)
 
 

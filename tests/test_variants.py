@@ -69,8 +69,10 @@ def test_tuned_settings_lie_between_the_files_and_the_users(properties: Path) ->
     tuned = Config("Mine", "toys", config_dict={"tuned": True, "tau_cross": 0.4})
     assert (tuned["alpha"], tuned["beta"], tuned["tau_cross"]) == (0.25, 0.125, 0.4)
     assert Config("Mine", "toys")["beta"] == 0.5
-    with pytest.raises(ConfigError, match=r"tuned.*other.*SymCERE\.yaml: no tuned settings.*Mine on toys"):
-        Config("SymCERE", "other", config_dict={"tuned": True})
+    with pytest.raises(ConfigError, match=r"tuned.*other.*Mine\.yaml: no tuned settings; Mine has some on toys\."):
+        Config("Mine", "other", config_dict={"tuned": True})
+    with pytest.raises(ConfigError, match=r"DMF has none\. Search them: .*comparison --models DMF --datasets toys"):
+        Config("DMF", "toys", config_dict={"tuned": True})
 
 
 def test_the_command_takes_tuned_settings() -> None:
