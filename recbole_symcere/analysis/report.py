@@ -28,7 +28,9 @@ from recbole_symcere.comparison.tables import (
     Contrast,
     RunsError,
     Table,
+    change_text,
     contrast_texts,
+    make_ablation,
     make_table,
     metric_name,
     table_notes,
@@ -152,7 +154,10 @@ def make_tables(results: Results) -> Tables:
         replace(make_table(runs, SUMMARY, results.ours), seconds={}),
         make_table(runs, ACCURACY, results.ours),
         replace(make_table(runs, finite, results.ours), seconds={}),
-        {model: make_table(results.of([model, *rows]), ACCURACY, [model]) for model, rows in results.ablations.items()},
+        {
+            model: make_ablation(results.of([model, *rows]), ACCURACY, model)
+            for model, rows in results.ablations.items()
+        },
     )
 
 
@@ -178,7 +183,7 @@ def card(dataset: str, table: Table) -> Card:
     p, users = table.p_holm[dataset, PRIMARY], contrast.users
     kind = verdict(contrast, p)
     words = {"ahead": "ours is ahead", "behind": "ours is behind", "": "no significant difference"}[kind]
-    means = (cells[model].mean for model in (contrast.ours, contrast.baseline))
+    means = (cells[model].mean for model in (contrast.model, contrast.baseline))
     ours, baseline = (f"{mean:.4f}" for mean in means)
     return Card(
         dataset,
@@ -186,7 +191,7 @@ def card(dataset: str, table: Table) -> Card:
         f"{words}, p {p_said(p)}",
         kind,
         [
-            f"{contrast.ours} {ours}, the best baseline {contrast.baseline} {baseline}.",
+            f"{contrast.model} {ours}, the best baseline {contrast.baseline} {baseline}.",
             f"Difference {signed(users.difference)}, 95% interval {signed(users.low)} to {signed(users.high)}.",
             line,
         ],
@@ -218,7 +223,7 @@ def losses(tables: Tables) -> Grid | None:
         Row(
             f"{dataset}, {metric_name(metric)}",
             [
-                Cell(contrast.ours),
+                Cell(contrast.model),
                 Cell(contrast.baseline),
                 Cell(percent(contrast.improvement), contrast.improvement, kind=verdict(contrast, p)),
                 Cell(p_said(p).removeprefix("= "), p),
@@ -263,7 +268,8 @@ def summary_grid(table: Table, ours: Sequence[str]) -> Grid:
 
 def _score_cell(table: Table, dataset: str, metric: str, model: str) -> Cell:
     cell = table.columns[dataset, metric][model]
-    return Cell(f"{cell.mean:.4f}", cell.mean, "" if cell.sd is None else f"± {cell.sd:.4f}", PLACES[cell.place])
+    details = ["" if cell.sd is None else f"± {cell.sd:.4f}", minus(change_text(table, (dataset, metric, model)))]
+    return Cell(f"{cell.mean:.4f}", cell.mean, " ".join(filter(None, details)), PLACES[cell.place])
 
 
 def _foot(table: Table, keys: Sequence[tuple[str, str]]) -> list[Row]:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from recbole_symcere.comparison import runs
 from recbole_symcere.comparison.search import Search, origin, search_space
-from recbole_symcere.comparison.tables import Run, make_table, to_csv, to_latex, to_markdown
+from recbole_symcere.comparison.tables import Run, make_ablation, make_table, to_csv, to_latex, to_markdown
 from recbole_symcere.config import Config, ConfigError, get_model, load_yaml, properties_folder, tuned_settings
 from recbole_symcere.model.symcere import SymCERE
 from recbole_symcere.trainer import TrainingError
@@ -225,7 +225,7 @@ class Comparison:
         }
         for model in sorted({entry.model for entry in self.entries if entry.is_ablation}):
             rows = [entry for entry in self.entries if entry.model == model]
-            tables[f"ablation-{model}"] = make_table(_runs(rows), ACCURACY, [model])
+            tables[f"ablation-{model}"] = make_ablation(_runs(rows), ACCURACY, model)
         self.tables.mkdir(parents=True, exist_ok=True)
         for name, table in tables.items():
             for suffix, render in (("md", to_markdown), ("csv", to_csv), ("tex", to_latex)):

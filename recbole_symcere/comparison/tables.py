@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -63,16 +63,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Ours that was best on validation against the baseline that is best on test, both by their means over seeds.
-
-    So nothing of ours is chosen on test; of the baselines the one that is hardest to beat.
+    """One model against another, both by their means over seeds.
 
     Attributes:
-        improvement: in percent of the baseline, positive if ours is better; NaN if the baseline's mean is 0.
-        users: ours minus the baseline over users, the seeds of each user averaged; without users who lack a value.
+        improvement: in percent of the baseline, positive if the model is better; NaN if the baseline's mean is 0.
+        users: the model minus the baseline over users, the seeds of each user averaged; without users who lack a value.
     """
 
-    ours: str
+    model: str
     baseline: str
     improvement: float
     users: PairedComparison
@@ -84,9 +82,12 @@ class Table:
 
     Attributes:
         columns: by dataset and metric, the cells by model.
-        contrasts: by dataset and metric; none where neither direction is better, where values are not per user or of
-            fewer than two users, or where all models are ours or all are baselines.
-        p_holm: the p-value of each contrast, corrected for all of them.
+        contrasts: by dataset and metric, ours that was best on validation against the baseline that is best on test: so
+            nothing of ours is chosen on test, and of the baselines the one that is hardest to beat. None where neither
+            direction is better, where values are not per user or of fewer than two users, or where all models are ours
+            or all are baselines.
+        changes: by dataset, metric and model, an ablation against the whole.
+        p_holm: the p-value of each contrast or change, corrected for all of them.
         seconds: of training, mean over seeds, by dataset and model; empty, where none are to be shown.
         n_users: of the test part, by dataset.
     """
@@ -97,7 +98,8 @@ class Table:
     seeds: tuple[int, ...]
     columns: Mapping[tuple[str, str], Mapping[str, Cell]]
     contrasts: Mapping[tuple[str, str], Contrast]
-    p_holm: Mapping[tuple[str, str], float]
+    changes: Mapping[tuple[str, str, str], Contrast]
+    p_holm: Mapping[tuple[str, ...], float]
     seconds: Mapping[tuple[str, str], float]
     n_users: Mapping[str, int]
 
@@ -136,9 +138,33 @@ def make_table(
             columns[dataset, metric] = cells = _column(found, metric, sign)
             if contrast := _contrast(cells, found, metric, sign, ours, n_draws):
                 contrasts[dataset, metric] = contrast
-    corrected = holm([contrast.users.p_value for contrast in contrasts.values()])
-    p_holm = dict(zip(contrasts, corrected, strict=True))
-    return Table(datasets, models, tuple(metrics), seeds, columns, contrasts, p_holm, seconds, n_users)
+    return Table(
+        datasets, models, tuple(metrics), seeds, columns, contrasts, {}, _corrected(contrasts), seconds, n_users
+    )
+
+
+def make_ablation(runs: Sequence[Run], metrics: Sequence[str], whole: str, n_draws: int = 10_000) -> Table:
+    """A model and its ablations, each against the whole; rows keep their order.
+
+    Args:
+        metrics: the columns, by RecBole's names; each a mean over users.
+        whole: the model that nothing is taken from.
+
+    Raises:
+        RunsError: as for ``make_table``.
+    """
+    table = make_table(runs, metrics, ours=())
+    changes = {}
+    for (dataset, metric), cells in table.columns.items():
+        found = {model: _runs_of(dataset, model, table.seeds, runs) for model in cells}
+        for model in cells:
+            if model != whole and (change := _paired(model, whole, cells, found, metric, _sign(metric, {}), n_draws)):
+                changes[dataset, metric, model] = change
+    return replace(table, changes=changes, p_holm=_corrected(changes))
+
+
+def _corrected(contrasts: Mapping[Any, Contrast]) -> dict[tuple[str, ...], float]:
+    return dict(zip(contrasts, holm([contrast.users.p_value for contrast in contrasts.values()]), strict=True))
 
 
 def _runs_of(dataset: str, model: str, seeds: Sequence[int], runs: Sequence[Run]) -> list[Run]:
@@ -202,14 +228,26 @@ def _contrast(
         return None
     best = max(candidates, key=lambda model: mean_and_sd([run.valid_score for run in runs[model]])[0])
     baseline = max(baselines, key=lambda model: sign * cells[model].mean)
+    return _paired(best, baseline, cells, runs, metric, sign, n_draws)
+
+
+def _paired(
+    model: str,
+    baseline: str,
+    cells: Mapping[str, Cell],
+    runs: Mapping[str, Sequence[Run]],
+    metric: str,
+    sign: int,
+    n_draws: int,
+) -> Contrast | None:
+    """None where fewer than two users have both values."""
     base = cells[baseline].mean
-    improvement = 100 * sign * (cells[best].mean - base) / base if base else math.nan
-    first, second = (_user_means(runs[model], metric) for model in (best, baseline))
+    improvement = 100 * sign * (cells[model].mean - base) / base if base else math.nan
+    first, second = (_user_means(runs[each], metric) for each in (model, baseline))
     paired = ~np.isnan(first - second)
     if paired.sum() < 2:
         return None
-    users = compare_users(first[paired], second[paired], n_draws)
-    return Contrast(best, baseline, improvement, users)
+    return Contrast(model, baseline, improvement, compare_users(first[paired], second[paired], n_draws))
 
 
 def _user_means(runs: Sequence[Run], metric: str) -> np.ndarray:
@@ -224,19 +262,24 @@ def metric_name(metric: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """In full precision, a row for each dataset, metric and model; a contrast stands in the row of our model."""
+    """In full precision, a row for each dataset, metric and model; a contrast stands in the row of its model."""
     rows = []
     for (dataset, metric), cells in table.columns.items():
-        contrast = table.contrasts.get((dataset, metric))
+        of_column = table.contrasts.get((dataset, metric))
         for model, cell in cells.items():
             row = [dataset, model, metric, cell.mean, cell.sd, len(table.seeds), table.n_users[dataset]]
             row.append(table.seconds.get((dataset, model)))
-            if contrast and contrast.ours == model:
-                users = contrast.users
-                row += [contrast.baseline, users.difference, users.low, users.high, contrast.improvement]
-                row += [users.p_value, table.p_holm[dataset, metric]]
+            if of_column and of_column.model == model:
+                row += _csv_cells(of_column, table.p_holm[dataset, metric])
+            elif change := table.changes.get((dataset, metric, model)):
+                row += _csv_cells(change, table.p_holm[dataset, metric, model])
             rows.append(row + [None] * (len(CSV_COLUMNS) - len(row)))
     return pl.DataFrame(rows, schema=CSV_COLUMNS, orient="row", infer_schema_length=None).write_csv()
+
+
+def _csv_cells(contrast: Contrast, p: float) -> list[str | float]:
+    users = contrast.users
+    return [contrast.baseline, users.difference, users.low, users.high, contrast.improvement, users.p_value, p]
 
 
 def to_markdown(table: Table) -> str:
@@ -287,7 +330,9 @@ def _rows(table: Table, places: tuple[str, str], escape: Mapping[int, str]) -> t
             for metric in table.metrics:
                 cell = table.columns[dataset, metric][model]
                 text = f"{cell.mean:.4f}" + ("" if cell.sd is None else f" ± {cell.sd:.4f}")
-                row.append((places[cell.place - 1] if cell.place else "{}").format(text.translate(escape)))
+                change = f" ({found})" if (found := change_text(table, (dataset, metric, model))) else ""
+                place = places[cell.place - 1] if cell.place else "{}"
+                row.append(place.format(text.translate(escape)) + change.translate(escape))
             if table.seconds:
                 row.append(f"{table.seconds[dataset, model]:.1f}")
         models.append(row)
@@ -304,13 +349,22 @@ def contrast_texts(table: Table, key: tuple[str, str]) -> tuple[str, ...]:
     if key not in table.contrasts:
         return ("",) * len(CONTRAST_ROWS)
     contrast, p = table.contrasts[key], table.p_holm[key]
-    improvement = "–" if math.isnan(contrast.improvement) else f"{contrast.improvement:+.2f}%"
     return (
-        f"{contrast.ours} vs {contrast.baseline}",
-        improvement + "*" * (p < SIGNIFICANT),
+        f"{contrast.model} vs {contrast.baseline}",
+        _improvement(contrast, p),
         f"[{contrast.users.low:+.4f}, {contrast.users.high:+.4f}]",
         f"{p:.4f}" if p >= 1e-4 else "<0.0001",
     )
+
+
+def change_text(table: Table, key: tuple[str, str, str]) -> str:
+    """What an ablation changes of the whole, in percent; empty for other rows."""
+    return _improvement(table.changes[key], table.p_holm[key]) if key in table.changes else ""
+
+
+def _improvement(contrast: Contrast, p: float) -> str:
+    improvement = "–" if math.isnan(contrast.improvement) else f"{contrast.improvement:+.2f}%"
+    return improvement + "*" * (p < SIGNIFICANT)
 
 
 def table_notes(table: Table) -> list[str]:
@@ -328,10 +382,17 @@ def table_notes(table: Table) -> list[str]:
             "Head, middle and tail items, by popularity, have a third of the training interactions each; "
             "their NDCG is a mean over the test users who have such an item held out."
         )
-    if table.contrasts:
+    if table.p_holm:
         notes.append(
             f"* p < {SIGNIFICANT}: two-sided paired randomisation test over users, Holm-corrected "
-            f"(comparisons in this table: {len(table.contrasts)}). The interval is a bootstrap over users. "
+            f"(comparisons in this table: {len(table.p_holm)})."
+        )
+    if table.contrasts:
+        notes.append(
+            "The interval is a bootstrap over users. "
             "Compared: ours that was best on validation, and of all others the one that is best here."
         )
+    if table.changes:
+        whole = next(iter(table.changes.values())).baseline
+        notes.append(f"In brackets: against {whole}. Bootstrap intervals of the differences stand in the CSV file.")
     return notes

@@ -220,6 +220,7 @@ def test_ours_are_run_without_each_of_their_parts(
     assert {"normalize": False} in changes.values()
     table = pl.read_csv("comparison/strict/ablation-SymCERE.csv")
     assert set(table["model"]) == {"SymCERE", *(f"SymCERE, {name}" for name in changes)}
+    assert set(table.filter(pl.col("p").is_not_null())["model"]) == {f"SymCERE, {name}" for name in changes}
     assert not any(", " in model for model in numbers(Path("comparison"))["model"])
     tuned = yaml.safe_load(Path("comparison/strict/tuned/tiny/SymCERE.yaml").read_text())
     for name, change in changes.items():

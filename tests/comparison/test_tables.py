@@ -16,6 +16,7 @@ from recbole_symcere.comparison.statistics import compare_users
 from recbole_symcere.comparison.tables import (
     Run,
     RunsError,
+    make_ablation,
     make_table,
     metric_name,
     to_csv,
@@ -73,11 +74,24 @@ Holm-corrected (comparisons in this table: 2). The interval is a bootstrap over 
 validation, and of all others the one that is best here.
 """
 
+ABLATION = """\
+| model | HR@10 | NDCG@10 | seconds |
+| --- | ---: | ---: | ---: |
+| SymCERE | **0.5000** | **0.5000** | 1.0 |
+| SymCERE, no text | <u>0.3750</u> (-25.00%\\*) | <u>0.2500</u> (-50.00%\\*) | 1.0 |
+| SymCERE, InfoNCE | **0.5000** (+0.00%) | **0.5000** (+0.00%) | 1.0 |
+
+One seed, 1. Test users: toy 8. The best is bold, the second underlined, where higher or lower is better. Seconds are \
+of training. \\* p < 0.05: two-sided paired randomisation test over users, Holm-corrected (comparisons in this table: \
+4). In brackets: against SymCERE. Bootstrap intervals of the differences stand in the CSV file.
+"""
+
 LATEX = r"""% Mean ± standard deviation over the seeds 1, 2.
 % Test users: toy_set 8, b&w 8.
 % The best is bold, the second underlined, where higher or lower is better.
 % Seconds are of training.
-% * p < 0.05: two-sided paired randomisation test over users, Holm-corrected (comparisons in this table: 2). The interval is a bootstrap over users. Compared: ours that was best on validation, and of all others the one that is best here.
+% * p < 0.05: two-sided paired randomisation test over users, Holm-corrected (comparisons in this table: 2).
+% The interval is a bootstrap over users. Compared: ours that was best on validation, and of all others the one that is best here.
 \begin{tabular}{lrrrr}
 \toprule
  & \multicolumn{2}{c}{toy\_set} & \multicolumn{2}{c}{b\&w} \\
@@ -147,6 +161,41 @@ def test_one_seed_has_no_standard_deviation() -> None:
     assert "toy,Pop,hit@10,0.25,,1,8,0.0," in to_csv(table)
 
 
+def ablation_runs() -> list[Run]:
+    """Every user of "no text" loses the same; of the others, the users' gains and losses cancel."""
+    even, odd = [0.25, 0.75] * 4, [0.75, 0.25] * 4
+    return [
+        make_run("SymCERE", hit=even, ndcg=[0.5] * 8),
+        make_run("SymCERE, no text", hit=[value - 0.125 for value in even], ndcg=[0.25] * 8),
+        make_run("SymCERE, InfoNCE", hit=odd, ndcg=[0.5] * 8),
+    ]
+
+
+def test_each_ablation_is_tested_against_the_whole() -> None:
+    table = make_ablation(ablation_runs(), ["hit@10", "ndcg@10"], "SymCERE")
+    lost = table.changes["toy", "hit@10", "SymCERE, no text"]
+    assert (lost.model, lost.baseline, lost.improvement) == ("SymCERE, no text", "SymCERE", -25)
+    assert (lost.users.difference, lost.users.low, lost.users.high) == (-0.125, -0.125, -0.125)
+    assert lost.users.p_value == 2 / 2**8  # of all patterns of signs
+    assert table.changes["toy", "ndcg@10", "SymCERE, InfoNCE"].users.p_value == 1
+    assert table.p_holm["toy", "hit@10", "SymCERE, no text"] == 4 * 2 / 2**8  # four changes in the table
+    assert len(table.p_holm) == len(table.changes) == 4 and not table.contrasts
+    assert to_markdown(table) == ABLATION
+    assert r"\textbf{0.5000} & 1.0" in to_latex(table) and r"\underline{0.2500} (-50.00\%*)" in to_latex(table)
+    rows = {(row["model"], row["metric"]): row for row in csv.DictReader(io.StringIO(to_csv(table)))}
+    assert rows["SymCERE", "hit@10"]["baseline"] == ""
+    row = rows["SymCERE, no text", "hit@10"]
+    assert [float(row[key]) for key in ("difference", "low", "high", "improvement_percent")] == [-0.125] * 3 + [-25]
+    assert (row["baseline"], float(row["p"]), float(row["p_holm"])) == ("SymCERE", 2 / 2**8, 4 * 2 / 2**8)
+
+
+def test_an_ablation_with_other_users_is_refused() -> None:
+    whole = ablation_runs()[0]
+    fewer = make_run("SymCERE, no text", hit=[0.25] * 7, ndcg=[0.5] * 7)
+    with pytest.raises(RunsError, match="differ in test users: u7"):
+        make_ablation([whole, fewer], ["hit@10"], "SymCERE")
+
+
 @pytest.mark.parametrize("ours", [set(), {"SymCERE", "LightGCN", "Pop"}])
 def test_without_ours_or_baselines_nothing_is_compared(ours: set[str]) -> None:
     table = make_table(known_runs(), METRICS, ours)
@@ -184,7 +233,7 @@ def test_lower_is_an_improvement_where_lower_is_better() -> None:
     ]
     table = make_table(runs, ["averagepopularity@10"], {"SymCERE"}, {"averagepopularity": "lower"})
     contrast = table.contrasts["toy", "averagepopularity@10"]
-    assert (contrast.ours, contrast.baseline, contrast.improvement) == ("SymCERE", "Pop", 50)
+    assert (contrast.model, contrast.baseline, contrast.improvement) == ("SymCERE", "Pop", 50)
     assert contrast.users.difference == -4 and contrast.users.low <= -4 <= contrast.users.high < 0
     assert contrast.users.p_value == 2 / 4
 
@@ -224,7 +273,7 @@ def test_ours_is_chosen_on_validation_and_meets_the_best_baseline_over_seed_mean
     ]
     contrast = make_table(runs, ["hit@10"], {"Ours1", "Ours2"}).contrasts["toy", "hit@10"]
     ours, pop = (pl.Series(values).to_numpy() for values in ([1.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.5, 0.5]))
-    assert (contrast.ours, contrast.baseline, contrast.improvement) == ("Ours1", "Pop", 100)
+    assert (contrast.model, contrast.baseline, contrast.improvement) == ("Ours1", "Pop", 100)
     assert contrast.users == compare_users(ours, pop)
 
 
