@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
+from optuna import Trial
 from tqdm import tqdm
 
 from recbole_symcere.comparison import runs
@@ -22,6 +24,7 @@ from recbole_symcere.config import Config, ConfigError, get_model, load_yaml, pr
 from recbole_symcere.model.symcere import SymCERE
 from recbole_symcere.trainer import TrainingError
 
+Task = tuple[str, Callable[[], None]]  # its name, and what does it
 SECONDS_BETWEEN_LOOKS = 5.0  # at what other processes have finished
 FIRST_SEED = 2020
 NOT_TUNED = {"model", "dataset", "protocol", "seed", "tuned"}
@@ -157,37 +160,27 @@ class Comparison:
         with tqdm(total=total, desc="comparison", unit="run", dynamic_ncols=True) as bar:
             while left := sum(entry.tasks_left for entry in self.entries):
                 bar.n = total - left
-                doing = next(self._one_task(), None)
-                bar.set_postfix_str(f"{doing or 'waiting for other processes'}; {self._time_left()}")
-                if doing is None:
-                    sleep(SECONDS_BETWEEN_LOOKS)
+                with closing(self._claimed_tasks()) as claimed:
+                    name, do = next(claimed, ("waiting for other processes", partial(sleep, SECONDS_BETWEEN_LOOKS)))
+                    bar.set_postfix_str(f"{name}; {self._time_left()}")
+                    do()
             bar.n = total
-            bar.refresh()
+            bar.set_postfix_str("")
 
-    def _one_task(self) -> Iterator[str]:
-        """Does the first task that nobody has, and names it."""
+    def _claimed_tasks(self) -> Generator[Task, None, None]:
+        """What is to be done next that nobody does, each ours until the next is asked for."""
         for entry in self.entries:
-            if not entry.search.done:
-                if not entry.is_ablation:
-                    yield from self._one_trial(entry)
-            else:
-                yield from self._one_run(entry)
+            if entry.search.done:
+                yield from self._claimed_runs(entry)
+            elif not entry.is_ablation:
+                with entry.search.claim() as trial:
+                    if trial is not None:
+                        number, best = len(entry.search.scores) + 1, max(entry.search.scores, default=None)
+                        so_far = "" if best is None else f", best so far {best:.4f}"
+                        name = f"{entry.dataset}, {entry.name}: trial {number} of {entry.search.n_trials}{so_far}"
+                        yield name, partial(self._try, entry, trial)
 
-    def _one_trial(self, entry: Entry) -> Iterator[str]:
-        with entry.search.claim() as trial:
-            if trial is None:
-                return
-            checkpoint = entry.folder / f"trial-{origin(trial)}.pth"
-            try:
-                hopeless = partial(entry.search.is_hopeless, trial)
-                score, details = runs.validation_score({**entry.settings, **trial.params}, checkpoint, hopeless)
-            except (TrainingError, ConfigError) as error:  # a rate at which the loss is not finite; too few layers
-                score, details = 0.0, {"error": str(error)}
-            entry.search.finish(trial, score, **details)
-            runs.remove(checkpoint)  # only now: a trial that is killed before goes on from it
-        yield f"{entry.dataset}, {entry.model}: trial {len(entry.search.scores)}, {score:.4f}"
-
-    def _one_run(self, entry: Entry) -> Iterator[str]:
+    def _claimed_runs(self, entry: Entry) -> Iterator[Task]:
         for seed in entry.seeds_left:
             folder = entry.run_folder(seed)
             folder.mkdir(parents=True, exist_ok=True)
@@ -197,8 +190,18 @@ class Comparison:
                 continue
             with held:
                 if not entry.is_complete(seed):  # by now
-                    runs.test_run(entry.tuned | {"seed": seed}, folder)
-            yield f"{entry.dataset}, {entry.name}: seed {seed}"
+                    settings = entry.tuned | {"seed": seed}
+                    yield f"{entry.dataset}, {entry.name}: seed {seed}", partial(runs.test_run, settings, folder)
+
+    def _try(self, entry: Entry, trial: Trial) -> None:
+        checkpoint = entry.folder / f"trial-{origin(trial)}.pth"
+        try:
+            hopeless = partial(entry.search.is_hopeless, trial)
+            score, details = runs.validation_score({**entry.settings, **trial.params}, checkpoint, hopeless)
+        except (TrainingError, ConfigError) as error:  # a rate at which the loss is not finite; too few layers
+            score, details = 0.0, {"error": str(error)}
+        entry.search.finish(trial, score, **details)
+        runs.remove(checkpoint)  # only now: a trial that is killed before goes on from it
 
     def _time_left(self) -> str:
         """A guess by each model's own runs, or by the others' where it has none."""

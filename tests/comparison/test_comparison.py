@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
@@ -166,8 +167,40 @@ def test_a_loss_that_is_not_finite_counts_as_nothing(
     )  # fmt: skip
     entry = comparison.entries[0]
     for _ in range(2):
-        next(comparison._one_trial(entry))
+        with entry.search.claim() as trial:
+            comparison._try(entry, trial)
     assert entry.search.scores == [0.0, 0.0]
+
+
+def test_the_display_says_what_runs_and_what_is_left(
+    arguments: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    while_working: list[tuple[str, str]] = []
+
+    class Bar(comparison.tqdm):  # type: ignore[misc]
+        def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+            shown.append(f"{self.n}/{self.total} {text}")
+
+    def watched(work: Callable[..., Any]) -> Callable[..., Any]:
+        def working(settings: dict[str, Any], *args: Any) -> Any:
+            while_working.append((settings["model"], shown[-1]))
+            return work(settings, *args)
+
+        return working
+
+    monkeypatch.setattr(comparison, "tqdm", Bar)
+    monkeypatch.setattr(runs, "validation_score", watched(runs.validation_score))
+    monkeypatch.setattr(runs, "test_run", watched(runs.test_run))
+    assert main(arguments(models=["Pop", "SymCERE"])) == 0
+    assert [(model, text.partition(";")[0]) for model, text in while_working] == [
+        ("Pop", "0/8 tiny, Pop: trial 1 of 1"),
+        *(("Pop", f"{number}/8 tiny, Pop: seed {2019 + number}") for number in (1, 2)),
+        ("SymCERE", "3/8 tiny, SymCERE: trial 1 of 3"),
+        *(("SymCERE", text.partition(";")[0]) for _, text in while_working[4:6]),
+        *(("SymCERE", f"{number}/8 tiny, SymCERE: seed {2014 + number}") for number in (6, 7)),
+    ]
+    assert re.match(r"5/8 tiny, SymCERE: trial 3 of 3, best so far 0\.\d{4}; about .* left", while_working[5][1])
 
 
 def test_a_trial_ends_where_the_rule_says(make_config: Callable[..., Any], tmp_path: Path) -> None:
