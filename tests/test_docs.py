@@ -69,6 +69,7 @@ ONLY_READ = {
     "results/anchoring.md": "hours on real data",
     "results/lora.md": "hours on real data",
     "results/ablation.md": "hours on real data",
+    "results/duplicates.md": "hours on real data",
     "benchmarks/README.md": "hours; tests/test_benchmarks.py runs the parts on small inputs",
 }
 
