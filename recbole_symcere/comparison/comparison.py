@@ -44,6 +44,7 @@ class Entry:
         settings: all that is given or fixed; what is searched comes over it.
         folder: of its runs.
         changes: an ablation's, over the best settings of its model, whose search it shares.
+        failures: by seed, why its run can't be trained.
     """
 
     dataset: str
@@ -54,6 +55,7 @@ class Entry:
     folder: Path
     seeds: Sequence[int]
     changes: Mapping[str, Any] = field(default_factory=dict)
+    failures: dict[int, str] = field(default_factory=dict)
 
     @property
     def tuned(self) -> dict[str, Any]:
@@ -72,7 +74,7 @@ class Entry:
         """
         Config(config_dict={**self.settings, **changes})
         folder = self.folder.with_name(f"{self.model}, {name}")
-        return replace(self, name=f"{self.model}, {name}", folder=folder, changes=changes)
+        return replace(self, name=f"{self.model}, {name}", folder=folder, changes=changes, failures={})
 
     @property
     def chosen(self) -> dict[str, Any]:
@@ -90,7 +92,7 @@ class Entry:
 
     @property
     def seeds_left(self) -> list[int]:
-        return [seed for seed in self.seeds if not self.is_complete(seed)]
+        return [seed for seed in self.seeds if seed not in self.failures and not self.is_complete(seed)]
 
     @property
     def tasks(self) -> int:
@@ -155,7 +157,11 @@ class Comparison:
             self.entries += [entry, *(entry.ablation(name, settings) for name, settings in changes.items())]
 
     def work(self) -> None:
-        """Does what is left, beside other processes that do the same."""
+        """Does what is left, beside other processes that do the same.
+
+        Raises:
+            TrainingError: runs on test that can't be trained, once all else is done.
+        """
         total = sum(entry.tasks for entry in self.entries)
         with tqdm(total=total, desc="comparison", unit="run", dynamic_ncols=True) as bar:
             while left := sum(entry.tasks_left for entry in self.entries):
@@ -164,8 +170,18 @@ class Comparison:
                     name, do = next(claimed, ("waiting for other processes", partial(sleep, SECONDS_BETWEEN_LOOKS)))
                     bar.set_postfix_str(f"{name}; {self._time_left()}")
                     do()
-            bar.n = total
+            failures = [
+                f"{entry.dataset}, {entry.name}, seed {seed}: {why}"
+                for entry in self.entries
+                for seed, why in entry.failures.items()
+            ]
+            bar.n = total - len(failures)
             bar.set_postfix_str("")
+        if failures:
+            raise TrainingError(
+                f"runs that can't be trained: {len(failures)}; all others are done. Leave the model out, or give other "
+                f"settings. {' '.join(failures)}"
+            )
 
     def _claimed_tasks(self) -> Generator[Task, None, None]:
         """What is to be done next that nobody does, each ours until the next is asked for."""
@@ -190,8 +206,7 @@ class Comparison:
                 continue
             with held:
                 if not entry.is_complete(seed):  # by now
-                    settings = entry.tuned | {"seed": seed}
-                    yield f"{entry.dataset}, {entry.name}: seed {seed}", partial(runs.test_run, settings, folder)
+                    yield f"{entry.dataset}, {entry.name}: seed {seed}", partial(_run, entry, seed)
 
     def _try(self, entry: Entry, trial: Trial) -> None:
         checkpoint = entry.folder / f"trial-{origin(trial)}.pth"
@@ -238,6 +253,13 @@ class Comparison:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(yaml.safe_dump(entry.chosen), encoding="utf-8")
         return to_markdown(tables["summary"])
+
+
+def _run(entry: Entry, seed: int) -> None:
+    try:
+        runs.test_run(entry.tuned | {"seed": seed}, entry.run_folder(seed))
+    except TrainingError as error:
+        entry.failures[seed] = str(error)
 
 
 def is_ours(model: str) -> bool:

@@ -20,7 +20,7 @@ from recbole_symcere.comparison.search import search_space
 from recbole_symcere.config import Config, ConfigError, load_yaml, parse_value, properties_folder
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.ranking import RankingDataLoader
-from recbole_symcere.trainer import Trainer
+from recbole_symcere.trainer import Trainer, TrainingError
 
 MODELS = ["Pop", "LightGCN", "SymCERE"]
 
@@ -201,6 +201,28 @@ def test_the_display_says_what_runs_and_what_is_left(
         *(("SymCERE", f"{number}/8 tiny, SymCERE: seed {2014 + number}") for number in (6, 7)),
     ]
     assert re.match(r"5/8 tiny, SymCERE: trial 3 of 3, best so far 0\.\d{4}; about .* left", while_working[5][1])
+
+
+def test_a_run_that_cannot_be_trained_is_told_when_all_else_is_done(
+    arguments: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def diverging(settings: dict[str, Any], folder: Path) -> None:
+        if (settings["model"], settings["seed"]) == ("LightGCN", 2020):
+            raise TrainingError("the loss is not finite in epoch 1.")
+        test_run(settings, folder)
+
+    test_run = runs.test_run
+    models = ["LightGCN", "SymCERE"]
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "test_run", diverging)
+        assert main(arguments(models=models)) == 2
+    error = capsys.readouterr().err
+    assert "runs that can't be trained: 1; all others are done." in error
+    assert "tiny, LightGCN, seed 2020: the loss is not finite in epoch 1." in error
+    done = {path.parent.relative_to("comparison/runs/strict/tiny").as_posix() for path in Path().rglob("run.json")}
+    assert done == {"LightGCN/seed-2021", "SymCERE/seed-2020", "SymCERE/seed-2021"}
+    assert not Path("comparison/strict").exists()
+    assert main(arguments(models=models)) == 0
 
 
 def test_a_trial_ends_where_the_rule_says(make_config: Callable[..., Any], tmp_path: Path) -> None:
