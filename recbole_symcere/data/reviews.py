@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1  # raise it whenever the arrays of the same texts change
 TEXTS_PER_CHUNK = 4096  # tokenised at a time
 TEXTS_PER_SHARD = 1024  # embedded at a time; a killed run loses at most this many
+SHARD = ".shard"
 SPECIAL = -1  # the word index of a special token
 DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -286,6 +287,9 @@ def cached_embeddings(
     keys += [_key("masked", encoder_and_texts, view, mask_ratio, seed) for view in range(1, 1 + views)]
     paths = [cache_dir / f"{key}.npy" for key in keys]
     arrays = [_load(path) for path in paths]
+    for path, array in zip(paths, arrays, strict=True):
+        if array is not None:  # a run that was killed here may have left what this was joined from
+            _remove_shards(path)
     missing = distributed.union((view for view, array in enumerate(arrays) if array is None), len(arrays))
     if missing:
         with distributed.first_of_machine_first():
@@ -303,7 +307,7 @@ def _embed_view(
 ) -> np.ndarray:
     """Embeds the shards that are not there yet, joins them under ``path`` and removes them."""
     starts = range(0, len(reviews), TEXTS_PER_SHARD)
-    shards = [path.with_name(f"{path.stem}.shard{start}.npy") for start in starts]
+    shards = [path.with_name(f"{path.stem}{SHARD}{start}.npy") for start in starts]
 
     def embed(numbers: range) -> None:
         for number in numbers:
@@ -324,8 +328,7 @@ def _embed_view(
             if not path.exists():
                 _join(shards, path)
             if (view := _load(path)) is not None:
-                for shard in shards:
-                    shard.unlink(missing_ok=True)
+                _remove_shards(path)
                 return view
     raise OSError(f"{path}: can't be read back after writing; is the disk full?")
 
@@ -337,6 +340,11 @@ def _join(shards: list[Path], path: Path) -> None:
     with _new_array(path, np.float32, arrays[0].shape[1:]) as add:  # type: ignore[union-attr]
         for array in arrays:
             add(array)  # type: ignore[arg-type]
+
+
+def _remove_shards(path: Path) -> None:
+    for shard in path.parent.glob(f"{path.stem}{SHARD}*.npy"):
+        shard.unlink(missing_ok=True)
 
 
 def _key(*parts: object) -> str:

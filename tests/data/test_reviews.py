@@ -462,3 +462,17 @@ def test_a_run_that_finishes_first_hands_its_file_to_the_others(cache: Path) -> 
     assert slow.calls == 1
     np.testing.assert_array_equal(views, cached_embeddings(TEXTS, SumEmbedder(), 1, 0.2, 7, cache, False))
     assert not list(cache.glob("*.shard*"))
+
+
+def test_shards_that_a_run_was_killed_before_removing_are_removed_by_the_next(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(reviews, "_remove_shards", killed)
+        cached_embeddings(TEXTS, SumEmbedder(), 0, 0.2, 7, cache, False)
+    assert list(cache.glob("*.shard*"))
+    cached_embeddings(TEXTS, SumEmbedder(), 0, 0.2, 7, cache, False)
+    assert not list(cache.glob("*.shard*"))
