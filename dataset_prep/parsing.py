@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from dataset_prep.text import WHITE_SPACE
 logger = logging.getLogger(__name__)
 
 MISSING_RATINGS = ("", "null", "none", "nan", "na", "n/a")  # in any case
-SHOWN_CHARACTERS = 60  # of a faulty value, in a message
+SHOWN_CHARACTERS = 60  # of a faulty value or name, in a message
+SHOWN_FIELDS = 1000  # characters of all names
 
 
 def read(
@@ -106,9 +108,9 @@ def layout_of(engine: Engine, form: Format, file: Staged, layouts: Sequence[Layo
         return layouts[0]  # nothing could be read: the rows say why
     fewest = min(missing, key=len)
     if fewest:
-        raise PreparationError(
-            f"{file.source}, line 1: no field {', '.join(fewest)}; the file has {', '.join(sorted(fields))}"
-        )
+        # Where the file isn't what it seems, its first line can be anything.
+        found = textwrap.shorten(", ".join(sorted(field[:SHOWN_CHARACTERS] for field in fields)), SHOWN_FIELDS)
+        raise PreparationError(f"{file.source}, line 1: no field {', '.join(fewest)}; the file has {found}")
     return layouts[missing.index(fewest)]
 
 

@@ -160,6 +160,7 @@ DUMPS: dict[str, tuple[Source, str, bytes]] = {
 @settings(FUZZ, max_examples=25)
 @given(damage=damages(), skip_broken=st.booleans())
 @example(damage=bytes, skip_broken=False)
+@example(damage=lambda content: b"[" * 5000 + content, skip_broken=False)
 def test_raw_dumps(name: str, damage: Damage, skip_broken: bool) -> None:
     source, file, content = DUMPS[name]
     with tempfile.TemporaryDirectory() as folder:
