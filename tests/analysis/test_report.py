@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,6 +18,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pypdf import PdfReader
 
 from recbole_symcere.analysis import analyses, page, plots, report
 from recbole_symcere.analysis.__main__ import main
@@ -656,3 +658,15 @@ def test_dark_mode_changes_paper_and_ink(opened: Any) -> None:
         chromium.prefer(opened, "light")
     assert all(one != other for one, other in zip(light, dark, strict=True))
     assert light[2] == light[1] and dark[2] == dark[1], "figures have the page's ink"
+
+
+@pytest.mark.slow
+def test_a_table_on_two_sheets_has_its_head_on_both(opened: Any) -> None:
+    opened.execute_script("""const body = document.querySelector("table").tBodies[0];
+        for (let n = 0; n < 100; n++) body.append(body.rows[0].cloneNode(true), body.rows[1].cloneNode(true))""")
+    try:
+        sheets = [sheet.extract_text() for sheet in PdfReader(BytesIO(base64.b64decode(opened.print_page()))).pages]
+    finally:
+        opened.refresh()
+    long = [text for text in sheets if text.count("NDCG@10") > 20]
+    assert len(long) >= 2 and all(text.count("p (Holm)") == 1 for text in long)
