@@ -1,5 +1,13 @@
-"""The one error that preparation raises for what its user can mend."""
+"""The errors of preparation; :class:`UserError` lives here because this package must not import PyTorch."""
 
 
-class PreparationError(ValueError):
-    """Raw files that can't become a dataset; the message names the file, the line and the mend."""
+class UserError(ValueError):
+    """The base of every error that a user can mend.
+
+    The message is complete: it names the file, the line or the key, and it says how to mend the fault. Every command
+    prints the message as one line on standard error and exits with the status 2.
+    """
+
+
+class PreparationError(UserError):
+    """Raw files can't become a dataset."""

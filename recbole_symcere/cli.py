@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from recbole_symcere.config import ConfigError, parse_assignments, parse_value
+from recbole_symcere.config import parse_assignments, parse_value
+from recbole_symcere.errors import ConfigError, UserError
 
 EXAMPLE = """examples:
   %(prog)s --model=SymCERE --dataset=demo
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with distributed.process_group():
             quick_start.run_recbole_symcere(config_file_list=files, config_dict=settings)
-    except quick_start.USER_ERRORS as error:
+    except UserError as error:
         return _refuse(error)
     return 0
 

@@ -28,6 +28,7 @@ from recbole.utils.argument_list import (
 )
 
 from recbole_symcere import distributed
+from recbole_symcere.errors import ConfigError
 
 DEEPEST = 20  # levels of nesting in a property file
 ABOVE_0 = 5e-324  # the least number above 0: the lowest of a bound that leaves 0 out
@@ -52,10 +53,6 @@ BOUNDS = {
     "learning_rate": (ABOVE_0, inf),
     "weight_decay": (0.0, inf),
 }
-
-
-class ConfigError(ValueError):
-    """A setting that cannot be used; the message names the key, where it stands, and the mend."""
 
 
 def properties_folder() -> Path:

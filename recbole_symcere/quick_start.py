@@ -25,16 +25,17 @@ from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import init_logger, init_seed
 
 from recbole_symcere import __version__, distributed
-from recbole_symcere.config import Config, ConfigError, parse_value
-from recbole_symcere.data.audit import LeakError, audit
-from recbole_symcere.data.dataset import DatasetError, ReviewDataset, source_fingerprint
-from recbole_symcere.data.reviews import ReviewFileError
-from recbole_symcere.model.text import EncoderError
+from recbole_symcere.config import Config, parse_value
+from recbole_symcere.data.audit import audit
+from recbole_symcere.data.dataset import ReviewDataset, source_fingerprint
+from recbole_symcere.errors import (
+    CheckpointError,
+    ConfigError,
+    DatasetError,
+)
 from recbole_symcere.ranking import RankingDataLoader
 from recbole_symcere.trainer import (
-    CheckpointError,
     Trainer,
-    TrainingError,
     check_same_data,
     get_trainer,
     load_checkpoint,
@@ -43,8 +44,6 @@ from recbole_symcere.trainer import (
     resume_path,
 )
 
-# What a user can mend: the message is all they need.
-USER_ERRORS = (ConfigError, DatasetError, ReviewFileError, EncoderError, LeakError, CheckpointError, TrainingError)
 DETAIL = {"detail": True}  # for the log file, not for the screen
 DataLoaders = tuple[AbstractDataLoader, AbstractDataLoader, AbstractDataLoader]
 

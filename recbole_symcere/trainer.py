@@ -28,19 +28,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recbole_symcere import distributed
 from recbole_symcere.data.dataset import source_fingerprint
+from recbole_symcere.errors import CheckpointError, TrainingError
 from recbole_symcere.ranking import RankingCollector, RankingDataLoader, RankingEvaluator
 from recbole_symcere.transfer import upload
 
 CHECKPOINT_FORMAT = 2
 ROWS_PER_PREDICTION = 2**18
-
-
-class TrainingError(ValueError):
-    """Training that can't go on; the message says why."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that can't be used; the message names the file and the mend."""
 
 
 class _Stopped(Exception):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from recbole_symcere import quick_start
 from recbole_symcere.cli import main, parse_settings
-from recbole_symcere.config import ConfigError
+from recbole_symcere.errors import ConfigError
 
 
 def arguments(settings: dict[str, Any], **changes: Any) -> list[str]:

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from recbole_symcere import distributed
-from recbole_symcere.config import Config, ConfigError
+from recbole_symcere.config import Config
 from recbole_symcere.data import reviews as reviews_module
 from recbole_symcere.data.reviews import TokenisedReviews, cached_embeddings
+from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.loss import info_nce, symmetric_nce
 from recbole_symcere.model.symcere import SymCERE
 from recbole_symcere.quick_start import (

@@ -47,7 +47,8 @@ from dataset_prep.rakuten_travel import FIELDS
 from recbole_symcere import config as config_module
 from recbole_symcere import quick_start
 from recbole_symcere.comparison.comparison import Comparison
-from recbole_symcere.config import Config, ConfigError, properties_folder
+from recbole_symcere.config import Config, properties_folder
+from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.symcere import GRAPH_ENCODERS
 from recbole_symcere.quick_start import create_dataset, load_data_and_model, recommend, run_recbole_symcere
 from tests.conftest import tiny_rows

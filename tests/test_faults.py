@@ -26,10 +26,11 @@ from dataset_prep.errors import PreparationError
 from recbole_symcere import cli, quick_start
 from recbole_symcere.comparison.comparison import Comparison
 from recbole_symcere.data import reviews as reviews_module
-from recbole_symcere.data.reviews import ReviewFileError, cached_embeddings
+from recbole_symcere.data.reviews import cached_embeddings
+from recbole_symcere.errors import CheckpointError, ReviewFileError
 from recbole_symcere.model.text import ReviewEncoder
 from recbole_symcere.quick_start import run_recbole_symcere
-from recbole_symcere.trainer import CheckpointError, lock_path
+from recbole_symcere.trainer import lock_path
 from tests.conftest import for_model
 from tests.dataset_prep.rows import amazon_line
 from tests.processes import CONTEXT

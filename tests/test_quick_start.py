@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers import AutoModel
 
-from recbole_symcere.config import Config, ConfigError
+from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.errors import CheckpointError, ConfigError, TrainingError
 from recbole_symcere.model import text
 from recbole_symcere.model.symcere import SymCERE
 from recbole_symcere.quick_start import (
@@ -33,7 +34,7 @@ from recbole_symcere.quick_start import (
     recommend,
     run_recbole_symcere,
 )
-from recbole_symcere.trainer import CheckpointError, Trainer, TrainingError, load_checkpoint, resume_path
+from recbole_symcere.trainer import Trainer, load_checkpoint, resume_path
 from tests.conftest import for_model, tiny_rows, write_atomic_files
 
 MODELS = (

@@ -9,7 +9,8 @@ import pytest
 
 from recbole_symcere import config as module
 from recbole_symcere.cli import main, parse_settings
-from recbole_symcere.config import Config, ConfigError, get_model, load_yaml, properties_folder
+from recbole_symcere.config import Config, get_model, load_yaml, properties_folder
+from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.symcere import SymCERE
 from recbole_symcere.quick_start import load_data_and_model, run_recbole_symcere
 

@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from recbole_symcere.analysis.aligned import AnalysisError
 from recbole_symcere.config import parse_assignments
-from recbole_symcere.quick_start import USER_ERRORS
+from recbole_symcere.errors import UserError
 
 COMMANDS = ("geometry", "anchoring", "neighbours", "explain", "export", "report")
 
@@ -28,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         given, rest = _parser().parse_known_args(arguments)
         print(given.run(given, parse_assignments(rest)))
-    except (*USER_ERRORS, AnalysisError) as error:
+    except UserError as error:
         return _refuse(str(error))
     except ModuleNotFoundError as error:
         return _refuse(

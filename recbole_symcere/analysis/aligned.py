@@ -13,16 +13,13 @@ from torch import Tensor, nn
 
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.errors import AnalysisError
 from recbole_symcere.model.review_views import TrainedEncoder
 from recbole_symcere.model.symcere import Nodes, SymCERE
 from recbole_symcere.model.text import ReviewEncoder
 from recbole_symcere.quick_start import build_model, load_data_and_model
 
 PARTS = ("train", "valid", "test")
-
-
-class AnalysisError(ValueError):
-    """A checkpoint that can't be analysed as asked; the message names it and the mend."""
 
 
 class Aligned:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_symcere.analysis.aligned import AnalysisError
 from recbole_symcere.analysis.anchoring import ABOUT, PRETRAINED
 from recbole_symcere.analysis.page import DASH, Cell, Figures, Grid, Plot, Row, file_name, minus
+from recbole_symcere.errors import AnalysisError
 
 GAP = 20  # characters that may stand between two words that were read of a text
 FAINT = 0.15  # of a review's greatest weight; less is not shaded

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from recbole_symcere.analysis import words as word_rules
-from recbole_symcere.analysis.aligned import PARTS, Aligned, AnalysisError
+from recbole_symcere.analysis.aligned import PARTS, Aligned
 from recbole_symcere.analysis.anchoring_figures import draw_index, draw_words
 from recbole_symcere.analysis.anchoring_index import (
     DRAWS,
@@ -45,6 +45,7 @@ from recbole_symcere.analysis.words import (
     word_groups,
 )
 from recbole_symcere.data.reviews import TokenisedReviews
+from recbole_symcere.errors import AnalysisError
 from recbole_symcere.model.text import ReviewEncoder
 from recbole_symcere.quick_start import versions
 

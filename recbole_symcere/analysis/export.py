@@ -38,9 +38,10 @@ import polars as pl
 import torch
 from safetensors.numpy import save_file
 
-from recbole_symcere.analysis.aligned import Aligned, AnalysisError
+from recbole_symcere.analysis.aligned import Aligned
 from recbole_symcere.analysis.explain import review_ids
 from recbole_symcere.data.dataset import source_fingerprint
+from recbole_symcere.errors import AnalysisError
 from recbole_symcere.quick_start import versions
 from recbole_symcere.trainer import FREE_SETTINGS
 

@@ -17,8 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recbole_symcere.analysis import measures
-from recbole_symcere.analysis.aligned import PARTS, Aligned, AnalysisError, graph_nodes
+from recbole_symcere.analysis.aligned import PARTS, Aligned, graph_nodes
 from recbole_symcere.analysis.geometry_figures import draw_cosines, draw_maps, draw_variances
+from recbole_symcere.errors import AnalysisError
 from recbole_symcere.model.review_views import TrainedEncoder
 from recbole_symcere.model.symcere import SymCERE
 from recbole_symcere.quick_start import versions

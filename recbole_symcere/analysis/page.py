@@ -16,8 +16,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from recbole_symcere.analysis import plots
-from recbole_symcere.analysis.aligned import AnalysisError
 from recbole_symcere.analysis.figures import save
+from recbole_symcere.errors import AnalysisError
 
 MAX_BYTES = 5_000_000
 FOLDER = Path(__file__).parent

@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from recbole_symcere import __version__
 from recbole_symcere.analysis import plots
-from recbole_symcere.analysis.aligned import AnalysisError
 from recbole_symcere.analysis.analyses import anchoring, geometry
 from recbole_symcere.analysis.page import DASH, Cell, Figures, Grid, Plot, Row, check_size, minus, rendered
 from recbole_symcere.analysis.results import COMMAND, Results, SavedRun, read_results
@@ -26,7 +25,6 @@ from recbole_symcere.comparison.tables import (
     GROUPS,
     SIGNIFICANT,
     Contrast,
-    RunsError,
     Table,
     change_text,
     contrast_texts,
@@ -35,7 +33,8 @@ from recbole_symcere.comparison.tables import (
     metric_name,
     table_notes,
 )
-from recbole_symcere.config import Config, ConfigError
+from recbole_symcere.config import Config
+from recbole_symcere.errors import AnalysisError, ConfigError, RunsError
 
 HELP = "one HTML page of a comparison: tables, curves, popularity, geometry, anchoring, settings"
 (PRIMARY,) = SUMMARY

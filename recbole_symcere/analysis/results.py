@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_symcere.analysis.aligned import AnalysisError
 from recbole_symcere.comparison.comparison import NOT_TUNED, is_ours
 from recbole_symcere.comparison.runs import NOT_COMPARED, read_record, read_run
-from recbole_symcere.comparison.tables import Run, RunsError
-from recbole_symcere.config import ConfigError
+from recbole_symcere.comparison.tables import Run
+from recbole_symcere.errors import AnalysisError, ConfigError, RunsError
 
 Key = tuple[str, str]  # a dataset, and a row of its table: a model, or an ablation's "MODEL, name"
 COMMAND = "python -m recbole_symcere.comparison"

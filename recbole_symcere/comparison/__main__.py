@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_symcere.comparison.comparison import Comparison, is_ours
-from recbole_symcere.comparison.tables import RunsError
 from recbole_symcere.config import parse_assignments
+from recbole_symcere.errors import UserError
 
 EXAMPLE = """examples:
   %(prog)s --models SymCERE LightGCN BPR --datasets demo --trials 10 --seeds 5
@@ -41,7 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--protocol", default="strict", help="strict (default), paper or temporal")
     add("--output", type=Path, default=Path("comparison"), help="folder of trials, runs and tables (%(default)s)")
     given, rest = parser.parse_known_args(arguments)
-    from recbole_symcere.quick_start import USER_ERRORS
 
     try:
         settings: dict[str, Any] = ({"tuned": True} if given.tuned else {}) | parse_assignments(rest)
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         comparison.work()
         print(comparison.write_tables())
-    except (*USER_ERRORS, RunsError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from recbole_symcere.comparison.statistics import PairedComparison, compare_users, holm, mean_and_sd
+from recbole_symcere.errors import RunsError
 
 Direction = Literal["higher", "lower", "neither"]
 
@@ -25,10 +26,6 @@ CSV_COLUMNS = ["dataset", "model", "metric", "mean", "sd", "n_seeds", "n_users",
 CSV_COLUMNS += ["baseline", "difference", "low", "high", "improvement_percent", "p", "p_holm"]
 SIGNIFICANT = 0.05
 ROUNDING = 1e-4  # RecBole rounds a metric to four decimals
-
-
-class RunsError(ValueError):
-    """The runs do not make one table; the message names the run and what it lacks."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,10 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recbole_symcere.data.dataset import ReviewDataset
-
-
-class LeakError(ValueError):
-    """Held-out interactions reach training; the message says which check failed and the mend."""
+from recbole_symcere.errors import LeakError
 
 
 @dataclass(frozen=True)

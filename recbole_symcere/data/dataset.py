@@ -18,16 +18,13 @@ from torch import Tensor
 
 from recbole_symcere import distributed
 from recbole_symcere.data.reviews import Embedder, TokenisedReviews, cached_embeddings, read_reviews, tokenise
+from recbole_symcere.errors import DatasetError
 
 # Settings beside RecBole's own ``dataset_arguments`` on which a saved dataset depends.
 FURTHER_ARGUMENTS = ("REVIEW_ID_FIELD", "seed", "repeatable", "eval_args")
 MASKING_SEED = 2020
 COLUMN = r"[^:]+:(token|float|token_seq|float_seq)"
 SHOWN_CHARACTERS = 200  # of what is wrong, in a message
-
-
-class DatasetError(ValueError):
-    """Atomic files that can't be used; the message names the file, the line and the mend."""
 
 
 class ReviewDataset(Dataset):

@@ -26,6 +26,7 @@ from tokenizers import Encoding, Tokenizer
 from tqdm import tqdm
 
 from recbole_symcere import distributed
+from recbole_symcere.errors import ReviewFileError
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +36,6 @@ TEXTS_PER_SHARD = 1024  # embedded at a time; a killed run loses at most this ma
 SHARD = ".shard"
 SPECIAL = -1  # the word index of a special token
 DIGEST_BYTES = hashlib.sha256().digest_size
-
-
-class ReviewFileError(ValueError):
-    """A review file that can't be used: the message names the file, the line or the id, and the mend."""
 
 
 def read_reviews(path: Path, review_ids: Sequence[str], *, allow_empty: bool = False) -> list[str]:

@@ -17,8 +17,9 @@ from recbole.data.interaction import Interaction
 from recbole.utils import InputType
 from torch import Tensor, nn
 
-from recbole_symcere.config import ABOVE_0, ConfigError
+from recbole_symcere.config import ABOVE_0
 from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.graph import BipartiteGraph, LightGCN, propagate
 from recbole_symcere.model.item_graph import ItemGraph, nearest_items
 from recbole_symcere.model.loss import bpr, info_nce

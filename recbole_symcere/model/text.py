@@ -48,6 +48,7 @@ from transformers.utils import logging as transformers_logging
 
 from recbole_symcere import distributed
 from recbole_symcere.data.reviews import SPECIAL, TokenisedReviews, end_to_end
+from recbole_symcere.errors import EncoderError
 from recbole_symcere.model.dropout import attention, use_fast_dropout
 from recbole_symcere.model.linear import use_fast_linear
 from recbole_symcere.transfer import upload
@@ -87,10 +88,6 @@ def _mask_without_look(*args: Any, **kwargs: Any) -> Tensor | None:
 ATTENTION = "sdpa_without_look"
 AttentionInterface.register(ATTENTION, attention)
 AttentionMaskInterface.register(ATTENTION, _mask_without_look)
-
-
-class EncoderError(ValueError):
-    """A text encoder that can't be found, loaded or used as asked; the message names it and the mend."""
 
 
 class ReviewEncoder(nn.Module):

@@ -12,8 +12,9 @@ from recbole.data.interaction import Interaction
 from recbole.utils import InputType
 from torch import Tensor
 
-from recbole_symcere.config import ABOVE_0, ConfigError
+from recbole_symcere.config import ABOVE_0
 from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.graph import BipartiteGraph, NoisyLightGCN
 from recbole_symcere.model.loss import bpr, info_nce
 from recbole_symcere.model.recommender import VectorRecommender

@@ -22,9 +22,9 @@ from pypdf import PdfReader
 
 from recbole_symcere.analysis import analyses, page, plots, report
 from recbole_symcere.analysis.__main__ import main
-from recbole_symcere.analysis.aligned import AnalysisError
 from recbole_symcere.analysis.results import read_results
 from recbole_symcere.comparison.tables import make_table
+from recbole_symcere.errors import AnalysisError
 from tests.analysis import chromium
 
 N_USERS = 12

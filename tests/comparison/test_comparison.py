@@ -17,10 +17,11 @@ from recbole_symcere.comparison import comparison, runs
 from recbole_symcere.comparison.__main__ import main
 from recbole_symcere.comparison.comparison import Comparison, ablations_of, is_ours
 from recbole_symcere.comparison.search import search_space
-from recbole_symcere.config import Config, ConfigError, load_yaml, parse_value, properties_folder
+from recbole_symcere.config import Config, load_yaml, parse_value, properties_folder
 from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.errors import ConfigError, TrainingError
 from recbole_symcere.ranking import RankingDataLoader
-from recbole_symcere.trainer import Trainer, TrainingError
+from recbole_symcere.trainer import Trainer
 
 MODELS = ["Pop", "LightGCN", "SymCERE"]
 

@@ -9,7 +9,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from recbole_symcere.comparison import search as module
 from recbole_symcere.comparison.search import UNPRUNED_EPOCHS, UNPRUNED_TRIALS, Search, search_space
-from recbole_symcere.config import Config, ConfigError, properties_folder
+from recbole_symcere.config import Config, properties_folder
+from recbole_symcere.errors import ConfigError
 
 SPACE = {"rate": FloatDistribution(1e-3, 1.0, log=True), "layers": IntDistribution(1, 4)}
 DEFAULTS = {"rate": 0.1, "layers": 3, "other": 5}

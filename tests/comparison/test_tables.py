@@ -13,16 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_symcere.comparison.statistics import compare_users
-from recbole_symcere.comparison.tables import (
-    Run,
-    RunsError,
-    make_ablation,
-    make_table,
-    metric_name,
-    to_csv,
-    to_latex,
-    to_markdown,
-)
+from recbole_symcere.comparison.tables import Run, make_ablation, make_table, metric_name, to_csv, to_latex, to_markdown
+from recbole_symcere.errors import RunsError
 
 USERS = [f"u{number}" for number in range(8)]
 

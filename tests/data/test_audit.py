@@ -9,8 +9,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from recbole_symcere.config import Config
-from recbole_symcere.data.audit import Audit, LeakError, audit
+from recbole_symcere.data.audit import Audit, audit
 from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.errors import LeakError
 from recbole_symcere.quick_start import create_dataset, data_preparation
 from tests.conftest import START, Row, tiny_rows, write_atomic_files
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from recbole.data.utils import create_samplers, get_dataloader, load_split_dataloaders, save_split_dataloaders
 
 from recbole_symcere.config import Config
-from recbole_symcere.data.dataset import DatasetError, ReviewDataset, source_fingerprint
+from recbole_symcere.data.dataset import ReviewDataset, source_fingerprint
+from recbole_symcere.errors import DatasetError
 from recbole_symcere.quick_start import create_dataset, data_preparation
 from tests.conftest import START, Row, tiny_rows, write_atomic_files
 

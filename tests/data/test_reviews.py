@@ -17,14 +17,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from recbole_symcere.data import reviews
-from recbole_symcere.data.reviews import (
-    SPECIAL,
-    ReviewFileError,
-    TokenisedReviews,
-    cached_embeddings,
-    read_reviews,
-    tokenise,
-)
+from recbole_symcere.data.reviews import SPECIAL, TokenisedReviews, cached_embeddings, read_reviews, tokenise
+from recbole_symcere.errors import ReviewFileError
 from tests.tiny_encoders import TOKENIZERS, sentence_piece, wordpiece
 
 TEXTS = ["the good guitars", "good", "the  thing, the hat!", "ホテル とても良い駅", "é", "a b c d e f g h", "the"] * 2

@@ -13,7 +13,8 @@ from recbole.utils.case_study import full_sort_scores
 from torch import Tensor
 from torch.testing import assert_close
 
-from recbole_symcere.config import Config, ConfigError, load_yaml, properties_folder
+from recbole_symcere.config import Config, load_yaml, properties_folder
+from recbole_symcere.errors import ConfigError
 from recbole_symcere.model import smore as module
 from recbole_symcere.model.item_graph import nearest_items
 from recbole_symcere.model.review_views import item_text_features

@@ -12,7 +12,8 @@ from recbole.data.interaction import Interaction
 from recbole.utils.case_study import full_sort_scores
 from torch import Tensor
 
-from recbole_symcere.config import Config, ConfigError
+from recbole_symcere.config import Config
+from recbole_symcere.errors import ConfigError
 from recbole_symcere.model import symcere as module
 from recbole_symcere.model import text
 from recbole_symcere.model.review_views import KeptVectors

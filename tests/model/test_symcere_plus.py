@@ -17,8 +17,9 @@ from recbole.utils.case_study import full_sort_topk
 from torch import Tensor
 from torch.testing import assert_close
 
-from recbole_symcere.config import Config, ConfigError
+from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.graph import propagate
 from recbole_symcere.model.review_views import training_vectors
 from recbole_symcere.model.symcere_plus import SymCEREPlus, add_main_directions, whiten, whitened_profiles

@@ -33,8 +33,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from recbole_symcere.data.reviews import SPECIAL, TokenisedReviews, cached_embeddings, tokenise
+from recbole_symcere.errors import EncoderError
 from recbole_symcere.model import text
-from recbole_symcere.model.text import EncoderError, ReviewEncoder, mask_words, micro_batches
+from recbole_symcere.model.text import ReviewEncoder, mask_words, micro_batches
 from tests.tiny_encoders import SIZE, byte_level_bpe, save_encoder, save_llama, save_roberta
 
 TEXTS = ["the good guitars", "good", "the thing, the hat, the good thing!", "ホテル とても良い", "é", "a b c d e f g h"]

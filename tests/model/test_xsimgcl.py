@@ -15,7 +15,8 @@ from recbole.utils.case_study import full_sort_topk
 from torch import Tensor
 from torch.testing import assert_close
 
-from recbole_symcere.config import Config, ConfigError
+from recbole_symcere.config import Config
+from recbole_symcere.errors import ConfigError
 from recbole_symcere.model import graph
 from recbole_symcere.model.xsimgcl import XSimGCL
 from recbole_symcere.quick_start import load_data_and_model, recommend, run_recbole_symcere
