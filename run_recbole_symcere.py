@@ -2,7 +2,7 @@
 
 import sys
 
-from recbole_symcere.cli import main
+from recbole_symcere.cli import train
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(train())

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from benchmarks import conversion, graph, loss, preparation, profile, ranking, text, training
 from benchmarks.measure import Options, Row
-from recbole_symcere.quick_start import commit, versions
+from recbole_symcere.provenance import commit, versions
 
 PARTS: dict[str, Callable[[Options], Iterator[Row]]] = {
     "propagation": graph.propagation,

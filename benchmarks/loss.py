@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.graph import random_interactions
 from benchmarks.measure import DEVICE, Options, Row, alternate, gemm_floor, memory_floor, with_threads
 from recbole_symcere.model.graph import BipartiteGraph
-from recbole_symcere.model.loss import symmetric_nce
+from recbole_symcere.model.loss import sincere
 
 WIDTH, TAU = 64, 0.1
 
@@ -30,7 +30,8 @@ def nce(options: Options) -> Iterator[Row]:
     t = F.normalize(torch.randn(len(u), WIDTH, device=DEVICE), dim=1).requires_grad_()
 
     def ours() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(symmetric_nce(g, t, graph.known_pairs(u, v), TAU), (g, t))
+        known = graph.known_pairs(u, v)
+        return torch.autograd.grad((sincere(g, t, TAU, known) + sincere(t, g, TAU, known)) / 2, (g, t))
 
     def theirs() -> tuple[Tensor, ...]:
         known = torch.tensor([[item in history[user] for item in own_items] for user in own_users]).to(DEVICE)

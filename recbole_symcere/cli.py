@@ -1,83 +1,57 @@
-"""The command: ``--model --dataset --config_files --protocol`` and every RecBole key as ``--key=value``."""
+"""The command ``symcere`` and its older doors; each command is a module of its own."""
+
+from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from importlib import import_module
 
-from recbole_symcere.config import parse_assignments, parse_value
-from recbole_symcere.errors import ConfigError, UserError
+from dataset_prep.command import parser_of, run_command, run_parsed
 
-EXAMPLE = """examples:
-  %(prog)s --model=SymCERE --dataset=demo
-  %(prog)s --model=LightGCN --dataset=yelp --protocol=paper --learning_rate=0.002
-  %(prog)s --model=SymCERE --dataset=yelp --checkpoint_file=saved/run.pth   (again, to resume)
+COMMANDS = {
+    "train": "recbole_symcere.commands.train",
+    "prep": "dataset_prep.cli",
+    "compare": "recbole_symcere.comparison.command",
+    "analyse": "recbole_symcere.analysis.cli",
+    "recommend": "recbole_symcere.commands.recommend",
+}
+HELP = "Review-enhanced recommendation with SymCERE and its baselines, on RecBole."
+EXAMPLES = """examples:
+  %(prog)s prep amazon --input Musical_Instruments.jsonl.gz --output dataset/instruments
+  %(prog)s train --model=SymCERE --dataset=instruments --checkpoint_file=saved/instruments.pth
+  %(prog)s recommend --checkpoint saved/instruments.pth --users A1B2C3
+  %(prog)s compare --models LightGCN SymCERE --datasets instruments
+  %(prog)s analyse geometry --checkpoint saved/instruments.pth
+
+`%(prog)s COMMAND --help` says more. All commands end with the status 0, or 2 after an error that you can mend.
 """
 
 
-def _parser() -> argparse.ArgumentParser:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs ``symcere COMMAND …``.
+
+    Returns:
+        The exit status: 0, 2 after an error that the user can mend, or 130 after an interrupt.
+    """
     parser = argparse.ArgumentParser(
-        description="Train a recommender and rank all items for the test part.",
-        epilog=EXAMPLE + "\nAny other setting of RecBole or the model is --key=value; values are read as YAML.",
+        prog="symcere",
+        description=HELP,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add("-m", "--model", help="SymCERE, SMORE, XSimGCL, or a RecBole general recommender such as LightGCN")
-    add("-d", "--dataset", help="a folder of atomic files below data_path (dataset/); demo is made on first use")
-    add(
-        "--config_files",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="YAML",
-        help="later files win over earlier ones",
-    )
-    add("--protocol", help="strict (default), paper or temporal")
-    add("--tuned", nargs="?", const=True, type=parse_value, help="what a comparison chose for this dataset")
-    add(
-        "--trust-checkpoint",
-        "--trust_checkpoint",
-        nargs="?",
-        const=True,
-        type=parse_value,
-        help="load RecBole's pickles, of dataset_save_path and dataloaders_save_path, which can run any code",
-    )
-    add("--checkpoint_file", metavar="PATH", help="where the best epoch is kept; given again, the run resumes")
-    add("--result_file", metavar="PATH", help="write settings, versions and metrics there as JSON")
-    return parser
+    added = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = {name: import_module(module) for name, module in COMMANDS.items()}
+    for name, command in commands.items():
+        command.add_arguments(added.add_parser(name, help=command.HELP, **parser_of(command)))
+    given, rest = parser.parse_known_args(arguments)
+    return run_parsed(commands[given.command], given, rest)
 
 
-def parse_settings(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Configuration files and settings from the command line.
-
-    Raises:
-        ConfigError: an argument is not of the form ``--key=value``, stands twice, or holds a value that is not YAML.
-    """
-    known, rest = _parser().parse_known_args(arguments)
-    settings = {key: value for key, value in vars(known).items() if value is not None}
-    files = [name for entry in settings.pop("config_files") for name in entry.split(",") if name]
-    return files, settings | parse_assignments(rest)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status: 0, or 2 for settings or files that can't be used."""
-    try:
-        files, settings = parse_settings(sys.argv[1:] if arguments is None else arguments)
-        from recbole_symcere import distributed, quick_start  # after parsing: --help does not wait for models
-    except ConfigError as error:
-        return _refuse(error)
-    try:
-        with distributed.process_group():
-            quick_start.run_recbole_symcere(config_file_list=files, config_dict=settings)
-    except UserError as error:
-        return _refuse(error)
-    return 0
-
-
-def _refuse(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+def train(arguments: Sequence[str] | None = None) -> int:
+    """Runs ``symcere train`` under its older names, ``run_recbole_symcere.py`` and ``recbole-symcere``."""
+    return run_command(import_module(COMMANDS["train"]), arguments)
 
 
 if __name__ == "__main__":

@@ -70,20 +70,31 @@ def _local_rank() -> int:
 
 @dataclass(frozen=True)
 class Share:
-    """This process's part of some rows.
+    """This process's part of the rows of a batch.
+
+    Losses see the tensors that this object cuts out and need not know of other processes.
 
     Attributes:
-        rows: never empty, since a mean over nothing is none: a process for which no row is left takes the first one.
-        weight: the mean over the processes of ``weight`` times the mean over ``rows`` is the mean over all rows; 0 for
-            a process for which no row is left.
+        rows: which rows are this process's. The slice is never empty, because a mean over nothing has no value: a
+            process for which no row is left takes the first row.
+        weight: what this process's mean over ``rows`` counts for. The mean over the processes of the weighted means is
+            the mean over all rows; the weight is 0 for a process for which no row is left.
     """
 
     rows: slice
     weight: float
 
+    def of(self, batch: Tensor) -> Tensor:
+        """Returns this process's rows of a batch."""
+        return batch[self.rows]
+
+    def first(self, batch: Tensor) -> Tensor:
+        """Returns all rows of a batch, this process's first, so that row i belongs to row i of :meth:`of`."""
+        return batch.roll(-self.rows.start, 0) if self.rows.start else batch
+
 
 def share(n: int) -> Share:
-    """An even part of ``n`` rows, n > 0: the processes' parts lie one after the other."""
+    """Returns an even part of ``n`` rows, n > 0; the parts of the processes lie one after the other."""
     size = world_size()
     start, end = (n * number // size for number in (rank(), rank() + 1))
     return Share(slice(start, end), size * (end - start) / n) if start < end else Share(slice(0, 1), 0.0)

@@ -1,8 +1,6 @@
-"""What RecBole's Trainer lacks: runs that resume, checkpoints that hold no code, learning rates by part of a model."""
+"""RecBole's Trainer with runs that resume, checkpoints that hold no code, and learning rates by part of a model."""
 
 import logging
-import os
-import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,9 +12,7 @@ from typing import Any
 
 import numpy as np
 import recbole.utils
-import scipy.sparse
 import torch
-from recbole.config import Config
 from recbole.data.dataloader import AbstractDataLoader
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import AbstractRecommender
@@ -27,12 +23,25 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recbole_symcere import distributed
+from recbole_symcere.checkpoint import (
+    FORMAT,
+    check_same_data,
+    check_same_settings,
+    load_checkpoint,
+    random_state,
+    restore,
+    resume_path,
+    save_checkpoint,
+    set_random_state,
+    storable_parameters,
+)
+from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import source_fingerprint
-from recbole_symcere.errors import CheckpointError, TrainingError
+from recbole_symcere.errors import TrainingError
+from recbole_symcere.model.recommender import Recommender
 from recbole_symcere.ranking import RankingCollector, RankingDataLoader, RankingEvaluator
 from recbole_symcere.transfer import upload
 
-CHECKPOINT_FORMAT = 2
 ROWS_PER_PREDICTION = 2**18
 
 
@@ -40,89 +49,22 @@ class _Stopped(Exception):
     """Ends RecBole's loop over epochs."""
 
 
-def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Reads a checkpoint of this package; nothing in it is executed.
-
-    Raises:
-        CheckpointError: there is no such file, or it is damaged or of another kind.
-    """
-    try:
-        checkpoint = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint") from None
-    except Exception as error:  # torch raises whatever its unpickler meets in a damaged or foreign file
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint of recbole_symcere ({type(error).__name__}); it is cut short, or was "
-            "written by another program. Train again, or delete it to start anew under this name"
-        ) from error
-    if not isinstance(checkpoint, dict) or checkpoint.get("format") != CHECKPOINT_FORMAT:
-        raise CheckpointError(f"{path}: not a checkpoint of this version of recbole_symcere; train again")
-    return checkpoint
-
-
-def check_same_data(path: str | Path, checkpoint: Mapping[str, Any], config: Config) -> None:
-    """Raises:
-    CheckpointError: the atomic files, the settings that filter them or this package's version have changed.
-    """
-    if checkpoint["data"] != source_fingerprint(config):
-        raise CheckpointError(
-            f"{path}: the dataset {config['dataset']} is not the one that this run was trained on: its files or "
-            "filters, or the version of recbole_symcere, have changed; put them back, or train anew under another name"
-        )
-
-
-def restore(model: AbstractRecommender, checkpoint: Mapping[str, Any]) -> None:
-    """Gives ``model`` the weights of a checkpoint."""
-    model.load_state_dict(checkpoint["state_dict"])
-    model.load_other_parameter({name: _restored(value) for name, value in checkpoint["other_parameter"].items()})
-
-
-def _storable(value: Any) -> Any:
-    """Arrays and sparse matrices (ItemKNN and its like keep such) as tensors, since a checkpoint holds no objects."""
-    if isinstance(value, np.ndarray):
-        return {"array": torch.from_numpy(np.asarray(value))}
-    if scipy.sparse.issparse(value):
-        rows = value.tocsr()
-        parts = [torch.from_numpy(part) for part in (rows.data, rows.indices, rows.indptr)]
-        return {"sparse": parts, "shape": list(rows.shape), "format": value.format}
-    return value
-
-
-def _restored(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    if "array" in value:
-        return value["array"].cpu().numpy()
-    parts = tuple(part.cpu().numpy() for part in value["sparse"])
-    return scipy.sparse.csr_matrix(parts, value["shape"]).asformat(value["format"])
-
-
-def resume_path(checkpoint: str | Path) -> Path:
-    """Where the state of an unfinished run stands: beside the checkpoint of its best epoch."""
-    checkpoint = Path(checkpoint)
-    return checkpoint.with_name(f"{checkpoint.stem}.resume{checkpoint.suffix}")
-
-
-def lock_path(checkpoint: str | Path) -> Path:
-    """The file that a run holds locked while it writes ``checkpoint``."""
-    return Path(checkpoint).with_suffix(".lock")
-
-
 class Trainer(RecBoleTrainer):
-    """Adds to RecBole's trainers: checkpoints that hold no code, a state to resume from after every epoch, learning
-    rates of a model's own ``parameter_groups`` and ``learning_rate_factor``, several processes (see ``distributed``),
-    of which one writes, and one progress bar for the run.
+    """RecBole's trainer with a state to resume from after every epoch, several processes, and one progress bar.
+
+    Checkpoints hold no code: see ``checkpoint``. The hooks of :class:`Recommender` decide the learning rates and what
+    stays on the host. Of several processes (see ``distributed``) one writes.
 
     ``saved_model_file`` holds the best epoch, as in RecBole. The file at ``resume_path`` beside it holds the newest
     epoch, with all that decides how the run goes on: optimiser, random generators, early stopping.
 
     Attributes:
-        seconds: training and validation time, of a run's earlier parts too.
-        curves: for each epoch the loss's terms by their names, as means over its batches, and where it was validated
-            the score as ``valid_score``.
+        seconds: the time of training and validation, earlier parts of a resumed run included.
+        curves: for each epoch the terms of the loss by their names, as means over the batches; and if the epoch was
+            validated, the score as ``valid_score``.
     """
 
-    def __init__(self, config: Config, model: AbstractRecommender) -> None:
+    def __init__(self, config: Config, model: Recommender) -> None:
         super().__init__(config, model)
         name = f"{config['model']}-{config['dataset']}-{recbole.utils.get_local_time()}-{token_hex(3)}.pth"
         self.saved_model_file = str(
@@ -131,7 +73,7 @@ class Trainer(RecBoleTrainer):
         Path(self.saved_model_file).parent.mkdir(parents=True, exist_ok=True)
         self.eval_collector = RankingCollector(config)
         self.evaluator = RankingEvaluator(config)
-        # RecBole has made it one epoch by now where nothing trains, and would never validate.
+        # Where nothing trains, RecBole has set one epoch by now, and would never validate.
         self.eval_step: int = min(self.eval_step, self.epochs)
         self.seconds = 0.0
         self.curves: list[dict[str, float]] = []
@@ -139,7 +81,7 @@ class Trainer(RecBoleTrainer):
         self._saves_resume_state = False
         self._resumed_random: dict[str, Any] | None = None
         if type(model).full_sort_predict is AbstractRecommender.full_sort_predict:
-            # Every (user, item) pair becomes a row of features: kilobytes each, where a score of the others is 4 bytes.
+            # Such a model makes some kilobytes of features of every (user, item) pair; others need 4 bytes a pair.
             self.test_batch_size = min(config["eval_batch_size"], ROWS_PER_PREDICTION)
         self._bar: tqdm | None = None
         self._losses: nn.Module = _Losses(model)
@@ -148,31 +90,28 @@ class Trainer(RecBoleTrainer):
 
     @property
     def epochs_run(self) -> int:
-        """Epochs trained, of a run's earlier parts too."""
+        """The number of epochs trained, earlier parts of a resumed run included."""
         return self.start_epoch + len(self.train_loss_dict)
 
     @property
     def best_epoch(self) -> int:
-        """Number of the epoch with the best validation score, from 0."""
+        """The number of the epoch with the best validation score, from 0."""
         newest_validated = self.epochs_run // self.eval_step * self.eval_step - 1
         return newest_validated - self.cur_step * self.eval_step
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
-        """RecBole's optimiser over the model's ``parameter_groups``, if it has any; a group may have its own ``lr``."""
-        groups = getattr(self.model, "parameter_groups", None)
-        if groups is not None:
-            kwargs["params"] = groups()
-        optimizer = super()._build_optimizer(**kwargs)
+        """RecBole's optimiser over the model's ``parameter_groups``."""
+        optimizer = super()._build_optimizer(**{"params": self.model.parameter_groups()} | kwargs)
         self._rates = [(group["lr"], group.get("warmup_steps", 0)) for group in optimizer.param_groups]
         return optimizer
 
     def _set_learning_rates(self, epoch: int, step: int) -> None:
-        """Before the run's ``step``-th step, from 0. By its place alone, so that a resumed run has nothing to restore.
+        """Sets the rates before a step of the run, counted from 0.
 
-        A parameter group's ``warmup_steps`` raise its rate linearly from 0; the model's ``learning_rate_factor``, if it
-        has one, multiplies all rates of an epoch.
+        The rates follow from the numbers of the epoch and the step alone, so a resumed run has nothing to restore. A
+        parameter group's ``warmup_steps`` raise its rate linearly from 0.
         """
-        factor = getattr(self.model, "learning_rate_factor", _constant)(epoch)
+        factor = self.model.learning_rate_factor(epoch)
         for group, (rate, warmup_steps) in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor * min(1.0, (step + 1) / (warmup_steps + 1))
 
@@ -185,14 +124,14 @@ class Trainer(RecBoleTrainer):
         show_progress: bool = False,
         callback_fn: Callable[[int, float], bool | None] | None = None,
     ) -> tuple[float, Mapping[str, float]]:
-        """As RecBole's; goes on where a resumed run stopped, and ends where ``callback_fn`` returns true.
+        """Trains as RecBole does, from where a resumed run stopped, until ``callback_fn`` returns true.
 
         Args:
             callback_fn: called after every validation with the epoch, from 0, and its score.
         """
         self._saves_resume_state = saved
         if self._resumed_random:
-            _set_random_state(self._resumed_random, self.device, train_data)
+            set_random_state(self._resumed_random, self.device, train_data)
             if self.start_epoch >= self.epochs or self.cur_step > self.stopping_step:
                 self.eval_collector.data_collect(train_data)
                 return self.best_valid_score, self.best_valid_result
@@ -205,7 +144,7 @@ class Trainer(RecBoleTrainer):
         with self._progress(show_progress):
             try:
                 result = super().fit(train_data, valid_data, verbose, saved, show_progress, stop_if_asked)
-            except _Stopped:  # no state of this epoch is kept, so that a resumed run is asked again
+            except _Stopped:  # no state of this epoch is kept, so a resumed run asks callback_fn again
                 self.seconds = perf_counter() - self._started
                 return self.best_valid_score, self.best_valid_result
         self._save_resume_state(self.epochs_run - 1, train_data)
@@ -230,7 +169,7 @@ class Trainer(RecBoleTrainer):
         loss_func: Callable | None = None,
         show_progress: bool = False,
     ) -> float | tuple[float, ...]:
-        """As RecBole's for one device, but losses are summed on the device and read once an epoch."""
+        """Trains an epoch as RecBole does on one device, but sums losses on the device and reads them once."""
         if epoch_idx > self.start_epoch or epoch_idx == 0:
             self._save_resume_state(epoch_idx - 1, train_data)
         self.model.train()
@@ -255,7 +194,7 @@ class Trainer(RecBoleTrainer):
         return sums if isinstance(losses, tuple) else sums[0]
 
     def _train_step(self, interaction: Interaction, loss_func: Callable, scaler: torch.amp.GradScaler) -> Any:
-        """One update of the weights. Nothing comes back to the host, so that it may run ahead of a GPU.
+        """Updates the weights once. Nothing is read back, so the host can run ahead of a GPU.
 
         Args:
             interaction: a batch on the host; the model's ``host_fields`` stay there.
@@ -263,10 +202,9 @@ class Trainer(RecBoleTrainer):
         Returns:
             What ``loss_func`` returns.
         """
-        stays = getattr(self.model, "host_fields", ())
         interaction = Interaction(
             {
-                field: values if field in stays else upload(values, self.device)
+                field: values if field in self.model.host_fields else upload(values, self.device)
                 for field, values in interaction.interaction.items()
             }
         )
@@ -282,9 +220,9 @@ class Trainer(RecBoleTrainer):
         return losses
 
     def _explain(self, epoch: int, terms: Tensor, train_data: AbstractDataLoader, loss_func: Callable) -> str:
-        """What went wrong in an epoch whose loss is not finite; the state before that step is kept beside the run.
+        """Explains an epoch whose loss is not finite, and keeps the state before the faulty step beside the run.
 
-        Nothing is watched while all is well: the epoch is trained again from the resume state, up to the step.
+        The steps are not watched while all is well. The epoch is trained again, from the resume state up to the step.
 
         Args:
             terms: [n_steps, n_terms], the losses of each step.
@@ -297,35 +235,35 @@ class Trainer(RecBoleTrainer):
             state = load_checkpoint(resume_path(self.saved_model_file), self.device)
             restore(self.model, state)
             self.optimizer.load_state_dict(state["optimizer"])
-            _set_random_state(state["random"], self.device, train_data)
+            set_random_state(state["random"], self.device, train_data)
             told += self._replay(epoch, step, train_data, loss_func) + "; "
         return told + f"lower learning_rate, now {self.learning_rate:g}, or set clip_grad_norm"
 
     def _replay(self, epoch: int, step: int, train_data: AbstractDataLoader, loss_func: Callable) -> str:
-        """Trains the steps of an epoch before ``step`` again, and says what the last one's gradients were."""
+        """Trains the steps of an epoch before ``step`` again, and says how large the last gradients were."""
         self.model.train()
-        self.optimizer.zero_grad()  # the gradients of a later step are left
+        self.optimizer.zero_grad()  # gradients of a later step are left over
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
         for number, interaction in zip(range(step), train_data, strict=False):
             self._set_learning_rates(epoch, epoch * len(train_data) + number)
             self._train_step(interaction, loss_func, scaler)
         kept = Path(self.saved_model_file).with_suffix(".failed.pth")
         if distributed.is_main():
-            _save(self._state(epoch - 1), kept)
+            save_checkpoint(self._state(epoch - 1), kept)
         norms = {
             name: float(weight.grad.norm()) for name, weight in self.model.named_parameters() if weight.grad is not None
         }
         told = f"the state before it is in {kept}"
         if norms:
             largest = max(norms, key=norms.__getitem__)
-            told = f"the largest gradient before it was of {largest}, {norms[largest]:.3g} long; {told}"
+            told = f"the largest gradient before it was that of {largest}, with the norm {norms[largest]:.3g}; {told}"
         return told
 
     def _loss_names(self, losses: float | tuple[float, ...]) -> dict[str, float]:
-        """The epoch's losses by the model's names for them, else by RecBole's."""
+        """The losses of an epoch by the model's names for them, or by RecBole's where the model has none."""
         if not isinstance(losses, tuple):
             return {"train loss": losses}
-        names = getattr(self.model, "loss_names", None) or [f"train_loss{n}" for n in range(1, len(losses) + 1)]
+        names = self.model.loss_names or [f"train_loss{n}" for n in range(1, len(losses) + 1)]
         return dict(zip(names, losses, strict=True))
 
     def _generate_train_loss_output(
@@ -357,7 +295,7 @@ class Trainer(RecBoleTrainer):
         model_file: str | None = None,
         show_progress: bool = False,
     ) -> Mapping[str, float]:
-        """As RecBole's, of the best epoch or of ``model_file``'s."""
+        """Ranks as RecBole does, with the weights of the best epoch or of ``model_file``."""
         if load_best_model:
             restore(self.model, load_checkpoint(model_file or self.saved_model_file, self.device))
         self.eval_collector.shared_out = distributed.world_size() > 1 and isinstance(eval_data, RankingDataLoader)
@@ -366,26 +304,25 @@ class Trainer(RecBoleTrainer):
     # Checkpoints
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
-        """The best epoch's weights, with what rebuilds the model; SymCERE's LoRA adapter stands beside it."""
+        """Saves the best epoch's weights with what rebuilds the model; a LoRA adapter is saved beside them."""
         path = Path(kwargs.get("saved_model_file", self.saved_model_file))
         if distributed.is_main():
-            _save(self._state(epoch), path)
-            if hasattr(self.model, "save_adapter"):
-                self.model.save_adapter(path.with_suffix(".adapter"))
+            save_checkpoint(self._state(epoch), path)
+            self.model.save_adapter(path.with_suffix(".adapter"))
         distributed.wait_for_all()
         if verbose:
             self.logger.info(f"Saving current: {path}")
 
     def _state(self, epoch: int) -> dict[str, Any]:
         return {
-            "format": CHECKPOINT_FORMAT,
+            "format": FORMAT,
             "config": self.config.settings,
             "data": self._data,
             "epoch": epoch,
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
             "state_dict": self.model.state_dict(),
-            "other_parameter": {name: _storable(value) for name, value in self.model.other_parameter().items()},
+            "other_parameter": storable_parameters(self.model),
             "optimizer": self.optimizer.state_dict(),
         }
 
@@ -395,26 +332,26 @@ class Trainer(RecBoleTrainer):
         self.seconds = perf_counter() - self._started
         further = {
             "best_valid_result": self.best_valid_result and _plain_result(self.best_valid_result),
-            "random": _random_state(self.device, train_data),
+            "random": random_state(self.device, train_data),
             "seconds": self.seconds,
             "curves": self.curves,
         }
         if distributed.is_main():
-            _save(self._state(epoch) | further, resume_path(self.saved_model_file))
+            save_checkpoint(self._state(epoch) | further, resume_path(self.saved_model_file))
         distributed.wait_for_all()
 
     def resume_checkpoint(self, resume_file: str | Path) -> None:
         """Makes ``fit`` go on from the newest epoch of the run whose checkpoint is ``resume_file``.
 
         Raises:
-            CheckpointError: it can't be read, or belongs to a run with other settings.
+            CheckpointError: the state can't be read, or belongs to a run with other settings.
         """
         self.saved_model_file = str(resume_file)
         state = load_checkpoint(resume_path(resume_file), self.device)
         if state["best_valid_result"]:
-            load_checkpoint(resume_file)  # the best epoch: without it, the run could not end
+            load_checkpoint(resume_file)  # without the best epoch the run could not end
         check_same_data(resume_file, state, self.config)
-        _check_same_settings(resume_file, state["config"], self.config.settings)
+        check_same_settings(resume_file, state["config"], self.config.settings)
         self.start_epoch = state["epoch"] + 1
         self.cur_step = state["cur_step"]
         self.best_valid_score = state["best_valid_score"]
@@ -427,13 +364,13 @@ class Trainer(RecBoleTrainer):
 
 
 def get_trainer(model_type: Any, model: str) -> type[Trainer]:
-    """``Trainer`` over what RecBole trains the model with."""
+    """Returns this package's ``Trainer`` over the class that RecBole trains the model with."""
     base = recbole.utils.get_trainer(model_type, model)
     return Trainer if base is RecBoleTrainer else type(base.__name__, (Trainer, base), {})
 
 
 class _Losses(nn.Module):
-    """A step's losses by ``forward``, which is what DistributedDataParallel wraps."""
+    """Computes the losses of a step in ``forward``, because that is what DistributedDataParallel wraps."""
 
     def __init__(self, model: AbstractRecommender) -> None:
         super().__init__()
@@ -444,9 +381,13 @@ class _Losses(nn.Module):
 
 
 def _data_parallel(losses: _Losses) -> DistributedDataParallel:
-    """A model whose gradients are the mean over the processes; a term of weight 0 leaves some parameters without."""
+    """The same with gradients that are means over the processes.
+
+    A term of weight 0 can leave parameters without a gradient, so unused parameters are looked for.
+    """
     with warnings.catch_warnings():
-        # Buffers hold the graph and kept vectors, the same everywhere: what PyTorch 2.13 would rather have sends them.
+        # PyTorch 2.13 wants another argument, which would send the buffers. They hold the graph and kept vectors, and
+        # these are the same in all processes.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         return DistributedDataParallel(losses, find_unused_parameters=True, broadcast_buffers=False)
 
@@ -457,7 +398,7 @@ def _terms(losses: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 @contextmanager
 def _quiet_console() -> Iterator[None]:
-    """Leaves RecBole's lines of every epoch to the log file, while a bar shows them."""
+    """Keeps RecBole's lines of every epoch out of the console while a progress bar stands there."""
     consoles = [handler for handler in getLogger().handlers if not isinstance(handler, logging.FileHandler)]
     levels = [handler.level for handler in consoles]
     try:
@@ -471,64 +412,3 @@ def _quiet_console() -> Iterator[None]:
 
 def _plain_result(result: Mapping[str, Any]) -> dict[str, float]:
     return {metric: float(value) for metric, value in result.items()}  # RecBole's are NumPy numbers
-
-
-def _constant(epoch: int) -> float:
-    return 1.0
-
-
-def _save(state: dict[str, Any], path: Path) -> None:
-    """Under a temporary name first: an interrupted save leaves the older file whole."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        torch.save(state, temporary)
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's writer has errors of its own
-        raise CheckpointError(
-            f"{path}: can't be written ({error}); free disk space or mend the folder, and give the same command again"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-# What a resumed run may change: where it reads and writes, how it shows itself, and when it ends.
-FREE_SETTINGS = frozenset({
-    "checkpoint_file", "checkpoint_dir", "result_file", "config_files", "data_path", "text_cache_dir", "gpu_id",
-    "use_gpu", "state", "show_progress", "epochs", "stopping_step", "log_wandb", "wandb_project", "audit",
-    "trust_checkpoint",
-})  # fmt: skip
-
-
-def _check_same_settings(path: str | Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    keys = sorted((before.keys() | now.keys()) - FREE_SETTINGS)
-    changed = [
-        f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)
-    ]
-    if changed:
-        raise CheckpointError(
-            f"{path}: the run was started with other settings ({'; '.join(changed)}); "
-            "use the same, or another --checkpoint_file"
-        )
-
-
-def _random_state(device: torch.device, train_data: AbstractDataLoader) -> dict[str, Any]:
-    """The state of every generator that training draws from, as tensors and plain values; processes go in step."""
-    numpy: Any = np.random.get_state(legacy=True)  # RecBole's samplers draw from it
-    _, keys, position, has_gauss, gauss = numpy
-    return {
-        "python": list(random.getstate()[1]),
-        "numpy": (torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
-        "torch": torch.get_rng_state(),
-        "train_data": train_data.generator.get_state(),
-        "cuda": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else [],
-    }
-
-
-def _set_random_state(state: Mapping[str, Any], device: torch.device, train_data: AbstractDataLoader) -> None:
-    train_data.generator.set_state(state["train_data"].cpu())
-    random.setstate((3, tuple(state["python"]), None))
-    keys, *rest = state["numpy"]
-    np.random.set_state(("MT19937", keys.cpu().numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] and device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"][0].cpu(), device)

@@ -1,9 +1,11 @@
 """One small dataset whose truth is known, one small encoder, and configurations over them."""
 
+import argparse
 import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from recbole_symcere.commands import train
 from recbole_symcere.config import Config
 
 # Small tensors lose more than they gain by a second thread; child processes must compute as this one does.
@@ -137,6 +140,13 @@ def make_config(settings: dict[str, Any]) -> Callable[..., Config]:
     return make
 
 
+class FewSettings(dict[str, Any]):
+    """Settings for a model that is made without a dataset's files; a setting that is not given is a KeyError."""
+
+    def view(self, kind: type[Any]) -> Any:
+        return kind(**{field.name: self[field.name] for field in fields(kind)})
+
+
 def for_model(settings: dict[str, Any]) -> dict[str, Any]:
     """``settings`` without SymCERE's keys, if the model does not have them; SMORE has all but one."""
     if settings["model"] in ("SymCERE", "SymCEREPlus"):
@@ -145,3 +155,10 @@ def for_model(settings: dict[str, Any]) -> dict[str, Any]:
     if settings["model"] != "SMORE":
         own |= {key for key in settings if key.startswith("text_")} | {"embedding_size", "n_layers"}
     return {key: value for key, value in settings.items() if key not in own}
+
+
+def parse_settings(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The configuration files and the settings of a command line of ``symcere train``."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    train.add_arguments(parser)
+    return train.settings_of(*parser.parse_known_args(arguments))

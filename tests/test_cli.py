@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_symcere import quick_start
-from recbole_symcere.cli import main, parse_settings
+from recbole_symcere.cli import train
 from recbole_symcere.errors import ConfigError
+from tests.conftest import parse_settings
 
 
 def arguments(settings: dict[str, Any], **changes: Any) -> list[str]:
@@ -21,7 +22,7 @@ def test_a_run_from_the_command_line_prints_its_results(
     settings: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shown = settings | {"state": "INFO", "show_progress": True}
-    assert main(arguments(shown, result_file=str(tmp_path / "run.json"))) == 0
+    assert train(arguments(shown, result_file=str(tmp_path / "run.json"))) == 0
     record = json.loads((tmp_path / "run.json").read_text())
     out, err = capfd.readouterr()
     assert "ndcg@10" in out + err and f"{record['test_result']['ndcg@10']:.4f}" in out + err
@@ -83,7 +84,7 @@ def test_mistakes_end_in_one_clear_line(
 ) -> None:
     key = argument.removeprefix("--").partition("=")[0]
     rest = {name: value for name, value in settings.items() if name != key}
-    assert main([*arguments(rest), argument]) == 2
+    assert train([*arguments(rest), argument]) == 2
     err = capfd.readouterr().err.strip().splitlines()
     assert err[-1].startswith("error: ") and message in err[-1]
     assert not any("Traceback" in line for line in err)
@@ -93,13 +94,13 @@ def test_a_key_in_a_file_is_named_with_its_file(
     settings: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.yaml").write_text("epochs: 1\nlearning_rte: 0.1\n")
-    assert main([*arguments(settings), f"--config_files={tmp_path / 'mine.yaml'}"]) == 2
+    assert train([*arguments(settings), f"--config_files={tmp_path / 'mine.yaml'}"]) == 2
     assert "mine.yaml: unknown key 'learning_rte'; did you mean 'learning_rate'?" in capfd.readouterr().err
 
 
 def test_a_model_says_that_a_key_is_another_models(settings: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
     plain = {key: settings[key] for key in ("dataset", "data_path", "state")}
-    assert main(arguments(plain, model="LightGCN", tau_cross=0.2)) == 2
+    assert train(arguments(plain, model="LightGCN", tau_cross=0.2)) == 2
     assert "unknown key 'tau_cross': it is SymCERE's, and LightGCN does not read it" in capfd.readouterr().err
 
 
@@ -142,7 +143,7 @@ def test_no_value_is_ever_evaluated(text: str) -> None:
 def test_python_objects_in_yaml_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     made = tmp_path / "made"
     (tmp_path / "evil.yaml").write_text(f"model: !!python/object/apply:os.mkdir ['{made}']\n")
-    assert main([f"--config_files={tmp_path / 'evil.yaml'}"]) == 2
+    assert train([f"--config_files={tmp_path / 'evil.yaml'}"]) == 2
     assert "evil.yaml: line 1: could not determine a constructor" in capfd.readouterr().err
     assert not made.exists()
 
@@ -153,12 +154,12 @@ def test_faults_of_our_own_are_not_hidden(settings: dict[str, Any], monkeypatch:
 
     monkeypatch.setattr(quick_start, "run_recbole_symcere", broken)
     with pytest.raises(ValueError, match="a bug"):
-        main(arguments(settings))
+        train(arguments(settings))
 
 
 @pytest.mark.parametrize("argument", ["--help", "-h"])
 def test_help_shows_how_to_run_it(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        main([argument])
+        train([argument])
     assert end.value.code == 0
     assert "--model=SymCERE --dataset=demo" in capsys.readouterr().out

@@ -22,15 +22,10 @@ from recbole_symcere.config import Config
 from recbole_symcere.data import reviews as reviews_module
 from recbole_symcere.data.reviews import TokenisedReviews, cached_embeddings
 from recbole_symcere.errors import ConfigError
-from recbole_symcere.model.loss import info_nce, symmetric_nce
+from recbole_symcere.model.loss import info_nce, sincere
 from recbole_symcere.model.symcere import SymCERE
-from recbole_symcere.quick_start import (
-    build_model,
-    create_dataset,
-    data_preparation,
-    load_data_and_model,
-    run_recbole_symcere,
-)
+from recbole_symcere.quick_start import create_dataset, data_preparation, load_data_and_model, run_recbole_symcere
+from recbole_symcere.run import build_model
 from recbole_symcere.trainer import Trainer
 from tests.conftest import for_model, tiny_rows, write_atomic_files
 from tests.processes import in_processes, kill_this_process
@@ -70,14 +65,18 @@ def test_losses_over_some_anchors_at_a_time_add_up_to_the_loss_over_all(size: in
     graph, text = (torch.randn(size, 4, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
     known = torch.rand(size, size, generator=generator) < 0.4
     ends = [0, *sorted(cut for cut in cuts if cut < size), size]
-    parts = [slice(start, end) for start, end in pairwise(ends)]
+    shares = [distributed.Share(slice(start, end), 1.0) for start, end in pairwise(ends)]
+
+    def known_of(own: distributed.Share) -> Tensor:
+        return own.first(own.of(known).T).T
+
     for loss in (
-        lambda part: symmetric_nce(graph, text, known[part], 0.3, part),
-        lambda part: symmetric_nce(graph, text, None, 0.3, part),
-        lambda part: info_nce(graph, text, 0.3, part),
+        lambda own: sincere(own.of(graph), own.first(text), 0.3, known_of(own)),
+        lambda own: sincere(own.of(text), own.first(graph), 0.3, known_of(own)),
+        lambda own: info_nce(own.of(graph), own.first(text), 0.3),
     ):
-        whole = loss(slice(0, size))
-        summed = sum((part.stop - part.start) / size * loss(part) for part in parts)
+        whole = loss(distributed.Share(slice(0, size), 1.0))
+        summed = sum((own.rows.stop - own.rows.start) / size * loss(own) for own in shares)
         assert_close(summed, whole)
         assert_close(torch.autograd.grad(summed, (graph, text)), torch.autograd.grad(whole, (graph, text)))
 

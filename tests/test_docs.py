@@ -44,12 +44,12 @@ import recbole_symcere.cli
 import recbole_symcere.comparison.__main__ as comparison
 from benchmarks import __main__ as benchmarks
 from dataset_prep.rakuten_travel import FIELDS
-from recbole_symcere import config as config_module
-from recbole_symcere import quick_start
+from recbole_symcere import properties, quick_start
 from recbole_symcere.comparison.comparison import Comparison
-from recbole_symcere.config import Config, properties_folder
+from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError
-from recbole_symcere.model.symcere import GRAPH_ENCODERS
+from recbole_symcere.model.graph import GRAPH_ENCODERS
+from recbole_symcere.properties import properties_folder
 from recbole_symcere.quick_start import create_dataset, load_data_and_model, recommend, run_recbole_symcere
 from tests.conftest import tiny_rows
 
@@ -257,10 +257,12 @@ def checkout(tmp_path: Path, tiny_encoder: Path, text_cache: Path, monkeypatch: 
     for name in ("README.md", "constraints.txt", "mkdocs.yml", "run_recbole_symcere.py", "setup.cfg"):
         shutil.copy(ROOT / name, tmp_path)
     overall = tmp_path / "properties" / "overall.yaml"
-    text, changed = re.subn(r"^epochs: \d+$", "epochs: 1", overall.read_text(encoding="utf-8"), flags=re.M)
+    text, changed = re.subn(
+        r"^epochs: {default: \d+", "epochs: {default: 1", overall.read_text(encoding="utf-8"), flags=re.M
+    )
     assert changed == 1
     overall.write_text(text, encoding="utf-8")
-    monkeypatch.setattr(config_module, "properties_folder", lambda: tmp_path / "properties")
+    monkeypatch.setattr(properties, "FOLDER", tmp_path / "properties")
     for name in ENCODERS:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).symlink_to(tiny_encoder, target_is_directory=True)
@@ -303,7 +305,7 @@ def test_commands_that_take_too_long_are_read_without_an_error(page: str, checko
 @pytest.fixture(scope="module")
 def options() -> set[str]:
     """All options of all commands, and all settings of all models."""
-    commands: list[tuple[Callable[[Sequence[str]], int], list[str]]] = [(recbole_symcere.cli.main, [])]
+    commands: list[tuple[Callable[[Sequence[str]], int], list[str]]] = [(recbole_symcere.cli.train, [])]
     commands += [(dataset_prep.cli.main, [source]) for source in dataset_prep.cli.ABOUT]
     commands += [(analysis.main, [command]) for command in analysis.COMMANDS]
     commands += [(comparison.main, []), (benchmarks.main, [])]

@@ -24,13 +24,13 @@ from dataset_prep import amazon
 from dataset_prep.conversion import prepare
 from dataset_prep.errors import PreparationError
 from recbole_symcere import cli, quick_start
+from recbole_symcere.checkpoint import lock_path
 from recbole_symcere.comparison.comparison import Comparison
 from recbole_symcere.data import reviews as reviews_module
 from recbole_symcere.data.reviews import cached_embeddings
 from recbole_symcere.errors import CheckpointError, ReviewFileError
 from recbole_symcere.model.text import ReviewEncoder
 from recbole_symcere.quick_start import run_recbole_symcere
-from recbole_symcere.trainer import lock_path
 from tests.conftest import for_model
 from tests.dataset_prep.rows import amazon_line
 from tests.processes import CONTEXT
@@ -178,7 +178,7 @@ def test_a_cache_folder_that_cannot_be_written_is_one_error(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings |= {"text_cache_dir": "/proc/nowhere"}
-    assert cli.main([f"--{key}={value}" for key, value in settings.items()]) == 2
+    assert cli.train([f"--{key}={value}" for key, value in settings.items()]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert "/proc/nowhere" in line and "text_cache_dir" in line
 

@@ -20,12 +20,13 @@ from dataset_prep import PreparationError, amazon, prepare, rakuten_travel, tabl
 from dataset_prep.source import Source
 from dataset_prep.staging import zstd
 from recbole_symcere.analysis.results import read_results
+from recbole_symcere.checkpoint import load_checkpoint
 from recbole_symcere.comparison.runs import is_complete
-from recbole_symcere.config import Config, load_yaml, parse_value
+from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.data.reviews import read_reviews
 from recbole_symcere.errors import AnalysisError, CheckpointError, ConfigError, DatasetError, ReviewFileError, RunsError
-from recbole_symcere.trainer import load_checkpoint
+from recbole_symcere.properties import load_yaml, parse_value
 from tests.conftest import START
 from tests.dataset_prep.rows import EVERYTHING
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from recbole_symcere.config import Config
-from recbole_symcere.quick_start import _build_trainer, create_dataset, data_preparation
+from recbole_symcere.quick_start import create_dataset, data_preparation
+from recbole_symcere.run import build_trainer
 
 MakeConfig = Callable[..., Config]
 
@@ -41,7 +42,7 @@ def test_a_step_never_waits_for_the_gpu(
 ) -> None:
     config = make_config(model=model, clip_grad_norm={"max_norm": 1.0}, **changes)
     train_data, _, _ = data_preparation(config, create_dataset(config))
-    trainer = _build_trainer(config, train_data)
+    trainer = build_trainer(config, train_data)
     trainer.model.train()
     scaler = torch.amp.GradScaler("cuda", enabled=False)
     batches = iter(train_data)

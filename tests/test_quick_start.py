@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers import AutoModel
 
+from recbole_symcere.checkpoint import load_checkpoint, resume_path
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import CheckpointError, ConfigError, TrainingError
@@ -34,7 +35,7 @@ from recbole_symcere.quick_start import (
     recommend,
     run_recbole_symcere,
 )
-from recbole_symcere.trainer import Trainer, load_checkpoint, resume_path
+from recbole_symcere.trainer import Trainer
 from tests.conftest import for_model, tiny_rows, write_atomic_files
 
 MODELS = (
@@ -244,7 +245,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_explains_it(
     message = str(error.value)
     assert f"epoch {epoch}, step {step} of {n_steps} (from 0): cross_modal is nan; " in message
     assert "lower learning_rate, now 0.001" in message
-    assert ("the largest gradient before it was of graph_encoder.embedding.weight" in message) == (step > 0)
+    assert ("the largest gradient before it was that of graph_encoder.embedding.weight" in message) == (step > 0)
     kept = load_checkpoint(tmp_path / "run.failed.pth")["state_dict"]
     assert str(tmp_path / "run.failed.pth") in message
     assert_close(kept, Breaks.weights, rtol=0, atol=0)
@@ -262,7 +263,7 @@ def test_saved_dataloaders_are_used_while_they_fit(
 ) -> None:
     def prepare(**changes: Any) -> Any:
         caplog.clear()
-        config = Config(config_dict=settings | {"trust_checkpoint": True} | changes)
+        config = Config(config_dict=settings | {"trust_pickles": True} | changes)
         with caplog.at_level(logging.INFO):
             return data_preparation(config, create_dataset(config))[0]
 
@@ -284,7 +285,7 @@ class RunsCode:
 @pytest.mark.parametrize("key", ["dataset_save_path", "dataloaders_save_path"])
 def test_a_pickle_is_loaded_only_where_it_is_trusted(settings: Settings, key: str) -> None:
     Path("foreign.pth").write_bytes(pickle.dumps(RunsCode()))
-    with pytest.raises(ConfigError, match=rf"{key}: foreign.pth is a pickle.*--trust-checkpoint"):
+    with pytest.raises(ConfigError, match=rf"{key}: foreign.pth is a pickle.*--trust-pickles"):
         run(settings, **{key: "foreign.pth"})
     assert not Path("code-has-run").exists()
 
@@ -294,9 +295,9 @@ def test_a_checkpoint_cannot_say_that_code_may_run(settings: Settings, load: Any
     run(settings, checkpoint_file="run.pth", epochs=1, trust_remote_code=True)
     Path("foreign.pth").write_bytes(pickle.dumps(RunsCode()))
     state = load_checkpoint("run.pth")
-    state["config"] |= {"trust_checkpoint": True, "dataset_save_path": "foreign.pth"}
+    state["config"] |= {"trust_pickles": True, "dataset_save_path": "foreign.pth"}
     torch.save(state, "sent.pth")
-    with pytest.raises(ConfigError, match="--trust-checkpoint"):
+    with pytest.raises(ConfigError, match="--trust-pickles"):
         load("sent.pth")
     assert not Path("code-has-run").exists()
     encoders = []
@@ -432,7 +433,7 @@ def test_a_model_of_ones_own_runs_with_its_parents_settings(settings: Settings) 
         defaults: ClassVar = {"beta": 1.0, "my_key": 3}
 
         def calculate_loss(self, interaction: Any) -> Any:
-            assert self.beta == 1.0
+            assert self.settings.beta == 1.0
             return super().calculate_loss(interaction)
 
     own = {key: value for key, value in settings.items() if key != "model"}

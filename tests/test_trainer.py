@@ -12,7 +12,8 @@ from torch import Tensor
 
 from recbole_symcere.config import Config
 from recbole_symcere.model import graph, review_views
-from recbole_symcere.quick_start import _build_trainer, create_dataset, data_preparation
+from recbole_symcere.quick_start import create_dataset, data_preparation
+from recbole_symcere.run import build_trainer
 from recbole_symcere.trainer import Trainer
 from tests.dispatch import HostWork
 
@@ -82,7 +83,7 @@ def rates_of_each_step(trainer: Trainer, train_data: Any, epochs: Iterable[int])
 def test_warm_up_raises_the_rate_of_the_text_alone(make_config: MakeConfig) -> None:
     config = make_config(text_train="lora", text_learning_rate=0.5, text_warmup_steps=5, learning_rate=0.01)
     train_data, _, _ = data_preparation(config, create_dataset(config))
-    trainer = _build_trainer(config, train_data)
+    trainer = build_trainer(config, train_data)
     assert len(train_data) == 4
     graph, text = zip(*rates_of_each_step(trainer, train_data, [0, 1]), strict=True)
     assert set(graph) == {0.01}
@@ -92,7 +93,7 @@ def test_warm_up_raises_the_rate_of_the_text_alone(make_config: MakeConfig) -> N
 def test_a_models_factor_holds_for_an_epoch_on_top_of_warm_up(make_config: MakeConfig) -> None:
     config = make_config(text_train="lora", text_learning_rate=0.5, text_warmup_steps=5, learning_rate=0.01)
     train_data, _, _ = data_preparation(config, create_dataset(config))
-    trainer = _build_trainer(config, train_data)
+    trainer = build_trainer(config, train_data)
     trainer.model.learning_rate_factor = lambda epoch: 0.5**epoch
     graph, text = zip(*rates_of_each_step(trainer, train_data, [0, 1, 2]), strict=True)
     assert graph == pytest.approx([0.01] * 4 + [0.005] * 4 + [0.0025] * 4)
@@ -102,7 +103,7 @@ def test_a_models_factor_holds_for_an_epoch_on_top_of_warm_up(make_config: MakeC
 def test_smores_rate_decays_from_epoch_to_epoch(make_config: MakeConfig) -> None:
     config = make_config(model="SMORE", learning_rate=0.01, learning_rate_decay=0.5, learning_rate_decay_epochs=2)
     train_data, _, _ = data_preparation(config, create_dataset(config))
-    trainer = _build_trainer(config, train_data)
+    trainer = build_trainer(config, train_data)
     rates = [rate for (rate,) in rates_of_each_step(trainer, train_data, [0, 1, 2, 4])]
     assert rates == pytest.approx(
         [0.01] * 4 + [0.01 * 0.5**0.5] * 4 + [0.005] * 4 + [0.0025] * 4  # 0.5 ** (epoch / 2)

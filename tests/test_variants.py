@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
-from recbole_symcere import config as module
-from recbole_symcere.cli import main, parse_settings
-from recbole_symcere.config import Config, get_model, load_yaml, properties_folder
+from recbole_symcere import properties as module
+from recbole_symcere.cli import train
+from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError
+from recbole_symcere.model.registry import get_model
 from recbole_symcere.model.symcere import SymCERE
+from recbole_symcere.properties import load_yaml, properties_folder
 from recbole_symcere.quick_start import load_data_and_model, run_recbole_symcere
+from tests.conftest import parse_settings
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def properties(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     (folder / "dataset" / "toys.yaml").write_text("SymCERE: {alpha: 0.1}\nMine: {beta: 0.5}\nepochs: 7\n")
     (folder / "tuned" / "toys").mkdir(parents=True)
     (folder / "tuned" / "toys" / "Mine.yaml").write_text("beta: 0.125\ntau_cross: 0.3\n")
-    monkeypatch.setattr(module, "properties_folder", lambda: folder)
+    monkeypatch.setattr(module, "FOLDER", folder)
     yield folder
 
 
@@ -72,7 +75,7 @@ def test_tuned_settings_lie_between_the_files_and_the_users(properties: Path) ->
     assert Config("Mine", "toys")["beta"] == 0.5
     with pytest.raises(ConfigError, match=r"tuned.*other.*Mine\.yaml: no tuned settings; Mine has some on toys\."):
         Config("Mine", "other", config_dict={"tuned": True})
-    with pytest.raises(ConfigError, match=r"DMF has none\. Search them: .*comparison --models DMF --datasets toys"):
+    with pytest.raises(ConfigError, match=r"DMF has none\. Search them: symcere compare --models DMF --datasets toys"):
         Config("DMF", "toys", config_dict={"tuned": True})
 
 
@@ -99,8 +102,8 @@ def test_a_variant_trains_and_loads_under_its_name(
     given = settings | {"model": "Mine", "epochs": 1, "checkpoint_file": "run.pth"}
     run_recbole_symcere(config_dict=given)
     config, model, *_ = load_data_and_model("run.pth")
-    assert config["model"] == "Mine" and model.alpha == 0.25
-    assert main([f"--{key}={value}" for key, value in given.items() if key != "checkpoint_file"]) == 0
+    assert config["model"] == "Mine" and model.settings.alpha == 0.25
+    assert train([f"--{key}={value}" for key, value in given.items() if key != "checkpoint_file"]) == 0
 
 
 @pytest.mark.parametrize("path", sorted(properties_folder().glob("tuned/*/*.yaml")), ids=lambda path: path.stem)

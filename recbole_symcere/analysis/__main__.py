@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from recbole_symcere.config import parse_assignments
 from recbole_symcere.errors import UserError
+from recbole_symcere.properties import parse_assignments
 
 COMMANDS = ("geometry", "anchoring", "neighbours", "explain", "export", "report")
 

@@ -17,7 +17,8 @@ from recbole_symcere.errors import AnalysisError
 from recbole_symcere.model.review_views import TrainedEncoder
 from recbole_symcere.model.symcere import Nodes, SymCERE
 from recbole_symcere.model.text import ReviewEncoder
-from recbole_symcere.quick_start import build_model, load_data_and_model
+from recbole_symcere.quick_start import load_data_and_model
+from recbole_symcere.run import build_model
 
 PARTS = ("train", "valid", "test")
 

@@ -47,7 +47,7 @@ from recbole_symcere.analysis.words import (
 from recbole_symcere.data.reviews import TokenisedReviews
 from recbole_symcere.errors import AnalysisError
 from recbole_symcere.model.text import ReviewEncoder
-from recbole_symcere.quick_start import versions
+from recbole_symcere.provenance import versions
 
 HELP = "which words pull reviews to their interactions: objective ones, or sentiment; and LIME of single reviews"
 PRETRAINED = "pre-trained encoder"

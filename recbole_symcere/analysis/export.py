@@ -40,10 +40,10 @@ from safetensors.numpy import save_file
 
 from recbole_symcere.analysis.aligned import Aligned
 from recbole_symcere.analysis.explain import review_ids
+from recbole_symcere.checkpoint import FREE_SETTINGS
 from recbole_symcere.data.dataset import source_fingerprint
 from recbole_symcere.errors import AnalysisError
-from recbole_symcere.quick_start import versions
-from recbole_symcere.trainer import FREE_SETTINGS
+from recbole_symcere.provenance import versions
 
 HELP = "user, item and review vectors with their tokens, and the LoRA adapter, as files without pickle"
 FORMATS = ("safetensors", "parquet")

@@ -22,7 +22,7 @@ from recbole_symcere.analysis.geometry_figures import draw_cosines, draw_maps, d
 from recbole_symcere.errors import AnalysisError
 from recbole_symcere.model.review_views import TrainedEncoder
 from recbole_symcere.model.symcere import SymCERE
-from recbole_symcere.quick_start import versions
+from recbole_symcere.provenance import versions
 
 HELP = "cosines, variance by dimension, alignment, uniformity, effective rank, modality gap, and maps of the vectors"
 SEED = 0  # of all samples and of t-SNE

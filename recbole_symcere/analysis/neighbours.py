@@ -15,9 +15,9 @@ from torch import Tensor
 
 from recbole_symcere.analysis.aligned import Aligned
 from recbole_symcere.analysis.words import Occurrences, languages_of, lexicons, occurrences
-from recbole_symcere.config import nearest
 from recbole_symcere.errors import AnalysisError
 from recbole_symcere.model.review_views import profiles_by_group
+from recbole_symcere.properties import nearest
 
 HELP = "the items nearest to one, by the graph and by their reviews, with their telling words"
 TELLING_WORDS = 6  # that are printed of an item

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_symcere.comparison.comparison import Comparison, is_ours
-from recbole_symcere.config import parse_assignments
 from recbole_symcere.errors import UserError
+from recbole_symcere.properties import parse_assignments
 
 EXAMPLE = """examples:
   %(prog)s --models SymCERE LightGCN BPR --datasets demo --trials 10 --seeds 5

@@ -20,9 +20,11 @@ from tqdm import tqdm
 from recbole_symcere.comparison import runs
 from recbole_symcere.comparison.search import Search, origin, search_space
 from recbole_symcere.comparison.tables import Run, make_ablation, make_table, to_csv, to_latex, to_markdown
-from recbole_symcere.config import Config, get_model, load_yaml, properties_folder, tuned_settings
+from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError, TrainingError
+from recbole_symcere.model.registry import get_model
 from recbole_symcere.model.symcere import SymCERE
+from recbole_symcere.properties import load_yaml, properties_folder, tuned_settings
 
 Task = tuple[str, Callable[[], None]]  # its name, and what does it
 SECONDS_BETWEEN_LOOKS = 5.0  # at what other processes have finished

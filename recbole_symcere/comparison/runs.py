@@ -15,11 +15,12 @@ import numpy as np
 import polars as pl
 from polars.exceptions import PolarsError
 
+from recbole_symcere.checkpoint import FREE_SETTINGS, lock_path, resume_path
 from recbole_symcere.comparison.tables import Run
 from recbole_symcere.config import Config
 from recbole_symcere.errors import RunsError
-from recbole_symcere.quick_start import Fitted, commit, fit, versions
-from recbole_symcere.trainer import FREE_SETTINGS, lock_path, resume_path
+from recbole_symcere.provenance import commit, versions
+from recbole_symcere.run import Fitted, fit
 
 NOT_COMPARED = FREE_SETTINGS - {"epochs", "stopping_step"}
 QUIET = {"show_progress": False, "state": "ERROR"}

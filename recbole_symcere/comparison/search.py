@@ -25,8 +25,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from recbole_symcere.config import load_yaml, properties_folder
 from recbole_symcere.errors import ConfigError
+from recbole_symcere.properties import load_yaml, properties_folder
 
 RANDOM_TRIALS = 10  # before the sampler learns from results
 UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 4, 50  # validation curves dip before they rise

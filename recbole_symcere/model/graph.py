@@ -3,12 +3,22 @@
 Nodes are numbered users first: user u is node u, item v is node ``n_users + v``.
 """
 
+from __future__ import annotations
+
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from recbole_symcere.errors import ConfigError
+from recbole_symcere.model.registry import Registry
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from recbole_symcere.config import Config
 
 with warnings.catch_warnings():  # PyTorch says once a process, at the first CSR tensor, that CSR is in beta: said here
     warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
@@ -188,6 +198,33 @@ class BipartiteGraph(nn.Module):
         return csr(self.crow, self.column, values, (self.n_nodes, self.n_nodes))
 
 
+class GraphEncoder(Protocol):
+    """What the setting ``graph_encoder`` names: a module from the normalised adjacency to vectors of all nodes.
+
+    Attributes:
+        width: of the vectors.
+    """
+
+    width: int
+
+    @classmethod
+    def from_config(cls, config: Config, n_users: int, n_items: int) -> Self:
+        """Makes the encoder of a configuration; the numbers of users and items include the padding."""
+        ...
+
+    def __call__(self, adjacency: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns user vectors [n_users, width] and item vectors [n_items, width].
+
+        Args:
+            adjacency: [n_nodes, n_nodes] normalised, sparse CSR, users first.
+        """
+        ...
+
+
+GRAPH_ENCODERS: Registry[type[GraphEncoder]] = Registry("graph_encoder")
+
+
+@GRAPH_ENCODERS.register("LightGCN")
 class LightGCN(nn.Module):
     """LightGCN (He et al., SIGIR 2020): eq. (1), the mean over K + 1 layers of linear propagation."""
 
@@ -197,12 +234,16 @@ class LightGCN(nn.Module):
         self.width = embedding_size
         self.embedding = _node_embedding(n_users, n_items, embedding_size)
 
-    def forward(self, adjacency: Tensor) -> tuple[Tensor, Tensor]:
-        """Args:
-            adjacency: [n_nodes, n_nodes] normalised, sparse CSR.
+    @classmethod
+    def from_config(cls, config: Config, n_users: int, n_items: int) -> Self:
+        """Makes the encoder of the settings ``embedding_size`` and ``n_layers``."""
+        return cls(n_users, n_items, config["embedding_size"], config["n_layers"])
 
-        Returns:
-            User vectors [n_users, width] and item vectors [n_items, width].
+    def forward(self, adjacency: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns user vectors [n_users, width] and item vectors [n_items, width].
+
+        Args:
+            adjacency: [n_nodes, n_nodes] normalised, sparse CSR.
         """
         layer = total = self.embedding.weight
         for _ in range(self.n_layers):
@@ -213,10 +254,10 @@ class LightGCN(nn.Module):
 
 
 class NoisyLightGCN(nn.Module):
-    """XSimGCL's (Yu et al., TKDE 2023): LightGCN without its layer 0, whose layers can be noisy.
+    """The encoder of XSimGCL (Yu et al., TKDE 2023): LightGCN without its layer 0, whose layers can be noisy.
 
     Args:
-        contrast_layer: from 1; the layer that :meth:`with_contrast_layer` returns beside the mean of all.
+        contrast_layer: the number, from 1, of the layer that :meth:`with_contrast_layer` returns beside the mean.
     """
 
     def __init__(self, n_users: int, n_items: int, embedding_size: int, n_layers: int, contrast_layer: int) -> None:
@@ -225,13 +266,29 @@ class NoisyLightGCN(nn.Module):
         self.width = embedding_size
         self.embedding = _node_embedding(n_users, n_items, embedding_size)
 
+    @classmethod
+    def from_config(cls, config: Config, n_users: int, n_items: int) -> Self:
+        """Makes the encoder of the settings ``embedding_size``, ``n_layers`` and ``contrast_layer``."""
+        return cls(n_users, n_items, config["embedding_size"], config["n_layers"], config["contrast_layer"])
+
+    @staticmethod
+    def check_settings(config: Config) -> None:
+        """Checks that the layer to contrast exists.
+
+        Raises:
+            ConfigError: there is no layer of the number ``contrast_layer``.
+        """
+        n_layers, contrast_layer = config["n_layers"], config["contrast_layer"]
+        if contrast_layer > n_layers:
+            raise ConfigError(f"contrast_layer is {contrast_layer}, but n_layers is {n_layers}")
+
     def forward(self, adjacency: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``LightGCN.forward``, without noise."""
+        """Returns user and item vectors as :meth:`LightGCN.forward` does, without noise."""
         users, items = self.with_contrast_layer(adjacency, 0.0)[0].tensor_split([self.n_users])
         return users, items
 
     def with_contrast_layer(self, adjacency: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """Vectors of all nodes, users first: the mean over the layers from 1, and the layer to contrast it with.
+        """Returns two vectors of each node, users first: the mean over the layers from 1, and the layer to contrast.
 
         Args:
             adjacency: [n_nodes, n_nodes] normalised, sparse CSR.
@@ -250,6 +307,7 @@ class NoisyLightGCN(nn.Module):
         return sum(layers[1:], layers[0]) / self.n_layers, layers[self.contrast_layer - 1]
 
 
+@GRAPH_ENCODERS.register("NGCF")
 class NGCF(nn.Module):
     """NGCF (Wang et al., SIGIR 2019): non-linear propagation; the layers' outputs are concatenated."""
 
@@ -267,12 +325,16 @@ class NGCF(nn.Module):
             nn.init.xavier_normal_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, adjacency: Tensor) -> tuple[Tensor, Tensor]:
-        """Args:
-            adjacency: [n_nodes, n_nodes] normalised, sparse CSR.
+    @classmethod
+    def from_config(cls, config: Config, n_users: int, n_items: int) -> Self:
+        """Makes the encoder of the settings ``embedding_size``, ``n_layers`` and ``message_dropout``."""
+        return cls(n_users, n_items, config["embedding_size"], config["n_layers"], config["message_dropout"])
 
-        Returns:
-            User vectors [n_users, width] and item vectors [n_items, width].
+    def forward(self, adjacency: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns user vectors [n_users, width] and item vectors [n_items, width].
+
+        Args:
+            adjacency: [n_nodes, n_nodes] normalised, sparse CSR.
         """
         layer = self.embedding.weight
         layers = [layer]

@@ -22,7 +22,8 @@ from recbole_symcere.analysis.figures import COLOURS
 from recbole_symcere.analysis.geometry import Geometry, measure, views_after, views_before
 from recbole_symcere.analysis.geometry_figures import GREY, draw_maps, project
 from recbole_symcere.model.text import ReviewEncoder
-from recbole_symcere.quick_start import build_model, run_recbole_symcere
+from recbole_symcere.quick_start import run_recbole_symcere
+from recbole_symcere.run import build_model
 
 Train = Callable[..., Path]
 

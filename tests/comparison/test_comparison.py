@@ -12,14 +12,15 @@ import polars as pl
 import pytest
 import yaml
 
-from recbole_symcere import config
+from recbole_symcere import properties
 from recbole_symcere.comparison import comparison, runs
 from recbole_symcere.comparison.__main__ import main
 from recbole_symcere.comparison.comparison import Comparison, ablations_of, is_ours
 from recbole_symcere.comparison.search import search_space
-from recbole_symcere.config import Config, load_yaml, parse_value, properties_folder
+from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import ConfigError, TrainingError
+from recbole_symcere.properties import load_yaml, parse_value, properties_folder
 from recbole_symcere.ranking import RankingDataLoader
 from recbole_symcere.trainer import Trainer
 
@@ -286,7 +287,7 @@ def test_ours_are_run_without_each_of_their_parts(
 
 
 def test_an_ablation_is_named_so_that_a_folder_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "properties_folder", lambda: tmp_path)
+    monkeypatch.setattr(properties, "FOLDER", tmp_path)
     (tmp_path / "ablation").mkdir()
     (tmp_path / "ablation" / "SymCERE.yaml").write_text("w/o text: {cross_weight: 0.0}\n")
     with pytest.raises(ConfigError, match=r"SymCERE\.yaml: 'w/o text' would name a folder"):
@@ -328,7 +329,7 @@ def test_what_is_tuned_again_keeps_the_settings_it_started_from(
     folder = copytree(properties_folder(), tmp_path / "properties")
     (folder / "tuned" / "tiny").mkdir(parents=True)
     (folder / "tuned" / "tiny" / "SymCERE.yaml").write_text("alpha: 0.1\ntau_cross: 0.3\n")
-    monkeypatch.setattr(config, "properties_folder", lambda: folder)
+    monkeypatch.setattr(properties, "FOLDER", folder)
     assert main(arguments("--tuned", "--trials=0", models=["SymCERE"])) == 0
     tuned = load_yaml(Path("comparison/strict/tuned/tiny/SymCERE.yaml"))
     assert (tuned["alpha"], tuned["tau_cross"]) == (0.1, 0.3)

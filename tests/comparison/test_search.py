@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from recbole_symcere.comparison import search as module
+from recbole_symcere import properties
 from recbole_symcere.comparison.search import UNPRUNED_EPOCHS, UNPRUNED_TRIALS, Search, search_space
-from recbole_symcere.config import Config, properties_folder
+from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError
+from recbole_symcere.properties import properties_folder
 
 SPACE = {"rate": FloatDistribution(1e-3, 1.0, log=True), "layers": IntDistribution(1, 4)}
 DEFAULTS = {"rate": 0.1, "layers": 3, "other": 5}
@@ -209,7 +210,7 @@ def test_each_model_reads_what_is_searched_and_starts_from_its_defaults(model: s
 
 
 def test_a_space_is_read_from_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "properties_folder", lambda: tmp_path)
+    monkeypatch.setattr(properties, "FOLDER", tmp_path)
     (tmp_path / "search").mkdir()
     file = tmp_path / "search" / "Model.yaml"
     file.write_text("a: [1, ~, x]\nb: {low: 1, high: 3}\nc: {low: 1.0e-3, high: 1.0, log: True}\n")

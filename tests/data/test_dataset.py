@@ -110,7 +110,7 @@ def test_training_batches_carry_the_review_of_the_positive(make_config: MakeConf
 def test_reviews_survive_saved_datasets_and_dataloaders(make_config: MakeConfig, tmp_path: Path) -> None:
     saved = tmp_path / "saved" / "tiny-ReviewDataset.pth"
     create_dataset(make_config(save_dataset=True))
-    config = make_config(dataset_save_path=str(saved), trust_checkpoint=True)
+    config = make_config(dataset_save_path=str(saved), trust_pickles=True)
     dataset = create_dataset(config)
     assert dataset.source == source_fingerprint(config), "the pickle was not used"
     parts = dataset.build()
@@ -134,7 +134,7 @@ def test_a_stale_saved_dataset_is_not_used(make_config: MakeConfig, tmp_path: Pa
     before = create_dataset(first)
     if change == "file":
         write_atomic_files(folder, tiny_rows(seed=1))
-    further = {"trust_checkpoint": True} | ({"user_inter_num_interval": "[9,inf)"} if change == "setting" else {})
+    further = {"trust_pickles": True} | ({"user_inter_num_interval": "[9,inf)"} if change == "setting" else {})
     path = tmp_path / "saved" / "own-ReviewDataset.pth"
     config = make_config(dataset="own", data_path=str(folder.parent), dataset_save_path=str(path), **further)
     assert len(create_dataset(config)) == len(ReviewDataset(config)) != len(before)

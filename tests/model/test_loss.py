@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import recbole_symcere.model.loss as loss_module
-from recbole_symcere.model.loss import bpr, info_nce, symmetric_nce
+from recbole_symcere.model.loss import bpr, info_nce, sincere
 from tests.dispatch import LargestTensor
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -50,13 +50,18 @@ def _unit_vectors(n: int, d: int, generator: torch.Generator) -> Tensor:
     return F.normalize(torch.randn(n, d, generator=generator, dtype=torch.float64), dim=1)
 
 
+def _symmetric(graph: Tensor, text: Tensor, known: Tensor | None, temperature: float) -> Tensor:
+    """Eq. (5), as SymCERE adds the two directions up."""
+    return (sincere(graph, text, temperature, known) + sincere(text, graph, temperature, known)) / 2
+
+
 def _log_share(anchor: Tensor, others: Tensor, own: int, negatives: list[int], temperature: float) -> Tensor:
     """Eqs. (4) and (6), one anchor: the log of its own pair's share among itself and the negatives."""
     scores = others[[own, *negatives]] @ anchor / temperature
     return scores[0] - scores.exp().sum().log()
 
 
-def _slow_symmetric_nce(batch: Batch, graph: Tensor, text: Tensor, temperature: float) -> Tensor:
+def _slow_symmetric(batch: Batch, graph: Tensor, text: Tensor, temperature: float) -> Tensor:
     size = len(batch.users)
     graph_to_text, text_to_graph = [], []
     for i in range(size):
@@ -91,11 +96,11 @@ def _assert_same(fast, slow, dtype: torch.dtype, *inputs: Tensor) -> None:
 @both_precisions
 @given(batch=batches(), temperature=temperatures, scores_per_tile=st.sampled_from([1, 10, 2**19]))
 @quick
-def test_symmetric_nce_and_its_gradients_are_those_of_eqs_3_to_5(dtype, batch, temperature, scores_per_tile):
+def test_sincere_both_ways_and_its_gradients_are_those_of_eqs_3_to_5(dtype, batch, temperature, scores_per_tile):
     with patch.dict(loss_module.SCORES_PER_TILE, cpu=scores_per_tile):
         _assert_same(
-            lambda graph, text: symmetric_nce(graph, text, batch.known(), temperature),
-            lambda graph, text: _slow_symmetric_nce(batch, graph, text, temperature),
+            lambda graph, text: _symmetric(graph, text, batch.known(), temperature),
+            lambda graph, text: _slow_symmetric(batch, graph, text, temperature),
             dtype,
             batch.graph,
             batch.text,
@@ -107,7 +112,7 @@ def test_symmetric_nce_and_its_gradients_are_those_of_eqs_3_to_5(dtype, batch, t
 @quick
 def test_without_known_pairs_it_is_infonce_in_both_directions(dtype, batch, temperature):
     _assert_same(
-        lambda graph, text: symmetric_nce(graph, text, None, temperature),
+        lambda graph, text: _symmetric(graph, text, None, temperature),
         lambda graph, text: (_slow_info_nce(graph, text, temperature) + _slow_info_nce(text, graph, temperature)) / 2,
         dtype,
         batch.graph,
@@ -149,7 +154,7 @@ def test_a_text_anchor_excludes_what_its_own_user_knows():
     known = torch.tensor([[True, True], [False, True]])
     own, graph_1_text_0, text_1_graph_0 = graph[1] @ text[1], graph[1] @ text[0], text[1] @ graph[0]
     expected = (torch.log1p((graph_1_text_0 - own).exp()) + torch.log1p((text_1_graph_0 - own).exp())) / 4
-    assert_close(symmetric_nce(graph, text, known, 1.0), expected)
+    assert_close(_symmetric(graph, text, known, 1.0), expected)
 
 
 @both_precisions
@@ -158,7 +163,7 @@ def test_a_text_anchor_excludes_what_its_own_user_knows():
 def test_a_batch_where_everything_is_known_gives_exactly_no_loss_and_no_gradient(dtype, batch, temperature):
     known = torch.ones(len(batch.users), len(batch.users), dtype=torch.bool)
     outcome = _value_and_gradients(
-        lambda graph, text: symmetric_nce(graph, text, known, temperature), dtype, batch.graph, batch.text
+        lambda graph, text: _symmetric(graph, text, known, temperature), dtype, batch.graph, batch.text
     )
     assert all((x == 0).all() for x in outcome)
 
@@ -166,7 +171,7 @@ def test_a_batch_where_everything_is_known_gives_exactly_no_loss_and_no_gradient
 @pytest.mark.parametrize("known", [None, torch.tensor([[True]]), torch.tensor([[False]])], ids=str)
 def test_one_sample_has_nothing_to_be_told_from(known):
     graph, text = (_unit_vectors(1, 4, torch.Generator().manual_seed(seed)) for seed in (0, 1))
-    outcome = _value_and_gradients(lambda g, t: symmetric_nce(g, t, known, 0.1), torch.float32, graph, text)
+    outcome = _value_and_gradients(lambda g, t: _symmetric(g, t, known, 0.1), torch.float32, graph, text)
     assert all((x == 0).all() for x in outcome)
 
 
@@ -175,8 +180,8 @@ def test_one_sample_has_nothing_to_be_told_from(known):
 def test_the_own_pair_stays_even_where_the_mask_does_not_know_it(batch):
     known = batch.known()
     assert_close(
-        symmetric_nce(batch.graph, batch.text, known.clone().fill_diagonal_(False), 0.2),
-        symmetric_nce(batch.graph, batch.text, known, 0.2),
+        _symmetric(batch.graph, batch.text, known.clone().fill_diagonal_(False), 0.2),
+        _symmetric(batch.graph, batch.text, known, 0.2),
     )
 
 
@@ -185,7 +190,7 @@ def test_the_own_pair_stays_even_where_the_mask_does_not_know_it(batch):
 def test_the_mask_is_left_as_it_was(batch):
     known = torch.zeros(len(batch.users), len(batch.users), dtype=torch.bool).fill_diagonal_(True)
     before = known.clone()
-    symmetric_nce(batch.graph, batch.text, known, 0.2)
+    _symmetric(batch.graph, batch.text, known, 0.2)
     assert torch.equal(known, before)
 
 
@@ -196,8 +201,8 @@ def test_the_mask_is_left_as_it_was(batch):
 def test_no_temperature_and_no_length_gives_nan_or_infinity(temperature, length, batch):
     """Vectors of other lengths than 1 are the ablation without eq. (2)."""
     losses = [
-        lambda graph, text: symmetric_nce(graph, text, batch.known(), temperature),
-        lambda graph, text: symmetric_nce(graph, text, None, temperature),
+        lambda graph, text: _symmetric(graph, text, batch.known(), temperature),
+        lambda graph, text: _symmetric(graph, text, None, temperature),
         lambda graph, text: info_nce(graph, text, temperature),
     ]
     for loss in losses:
@@ -210,7 +215,7 @@ def test_no_floats_of_batch_by_batch_are_ever_held():
     graph, text = (_unit_vectors(size, 4, torch.Generator().manual_seed(seed)) for seed in (0, 1))
     known = torch.eye(size, dtype=torch.bool)
     with patch.dict(loss_module.SCORES_PER_TILE, cpu=rows * size), LargestTensor(floats_only=True) as largest:
-        _value_and_gradients(lambda g, t: symmetric_nce(g, t, known, 0.2), torch.float32, graph, text)
+        _value_and_gradients(lambda g, t: _symmetric(g, t, known, 0.2), torch.float32, graph, text)
     assert largest.elements == rows * size
 
 
@@ -227,7 +232,7 @@ def test_autocast_costs_the_losses_no_precision():
 
     def losses() -> list[Tensor]:
         return [
-            symmetric_nce(graph, text, None, 0.05),
+            _symmetric(graph, text, None, 0.05),
             info_nce(graph, text, 0.05),
             bpr(20 * graph[:, 0].bfloat16(), 20 * text[:, 0].bfloat16()),
         ]
@@ -241,4 +246,4 @@ def test_autocast_costs_the_losses_no_precision():
 def test_vectors_of_a_half_precision_encoder_meet_full_precision_ones():
     generator = torch.Generator().manual_seed(0)
     graph, text = _unit_vectors(8, 4, generator).float(), _unit_vectors(8, 4, generator).bfloat16()
-    assert_close(symmetric_nce(graph, text, None, 0.2), symmetric_nce(graph, text.float(), None, 0.2))
+    assert_close(_symmetric(graph, text, None, 0.2), _symmetric(graph, text.float(), None, 0.2))

@@ -16,6 +16,8 @@ from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model import symcere as module
 from recbole_symcere.model import text
+from recbole_symcere.model.graph import GRAPH_ENCODERS
+from recbole_symcere.model.loss import CONTRASTS
 from recbole_symcere.model.review_views import KeptVectors
 from recbole_symcere.model.symcere import SymCERE
 from recbole_symcere.quick_start import create_dataset, data_preparation
@@ -112,14 +114,24 @@ def test_bpr_scores_lie_between_cosine_and_dot_product(
     assert float(found) == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
-def test_the_noisy_graph_encoder_is_that_of_symcere_plus_alone(make_config: MakeConfig) -> None:
-    with pytest.raises(ConfigError, match="graph_encoder is 'XSimGCL', but must be one of 'LightGCN', 'NGCF'"):
-        make_config(graph_encoder="XSimGCL")
+@pytest.mark.parametrize(("key", "value"), [("graph_encoder", "XSimGCL"), ("contrast", "infonec")])
+def test_a_part_that_symcere_does_not_have_is_refused_with_those_it_has(
+    make_config: MakeConfig, key: str, value: str
+) -> None:
+    registry = {"graph_encoder": GRAPH_ENCODERS, "contrast": CONTRASTS}[key]
+    names = ", ".join(map(repr, registry))
+    with pytest.raises(ConfigError, match=f"{key} is {value!r}, but must be one of {names}"):
+        make_config(**{key: value})
+
+
+def test_the_registries_hold_only_what_symcere_can_use() -> None:
+    assert list(GRAPH_ENCODERS) == ["LightGCN", "NGCF"]
+    assert list(CONTRASTS) == ["sincere", "infonce"]
 
 
 def model_pairs(model: SymCERE) -> set[tuple[int, int]]:
     """Every pair that the mask of eq. (3) would drop."""
-    known = model.known_pairs(torch.arange(model.n_users), torch.arange(model.n_items))
+    known = model.graph.known_pairs(torch.arange(model.n_users), torch.arange(model.n_items))
     return {(user, item) for user, item in known.nonzero().tolist()}
 
 
@@ -159,14 +171,15 @@ def test_a_term_of_weight_0_costs_nothing(
     def counted(name: str, function: Callable) -> Callable:
         return lambda *args, **kwargs: calls.append(name) or function(*args, **kwargs)
 
-    for name in ("symmetric_nce", "info_nce", "bpr", "review_views"):
+    monkeypatch.setitem(CONTRASTS, "sincere", counted("sincere", CONTRASTS["sincere"]))
+    for name in ("info_nce", "bpr", "review_views"):
         monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
     monkeypatch.setattr(
         module.BipartiteGraph, "dropped_adjacency", counted("dropped", module.BipartiteGraph.dropped_adjacency)
     )
     model, batch, _ = build(make_config(**weights))
     assert tuple(loss_of(model, batch)) == names
-    assert ("symmetric_nce" in calls) == ("cross_modal" in names)
+    assert ("sincere" in calls) == ("cross_modal" in names)
     assert ("dropped" in calls) == ("intra_graph" in names)
     assert ("info_nce" in calls) == ("intra_graph" in names or "intra_text" in names)
     assert ("bpr" in calls) == ("bpr" in names)

@@ -1,26 +1,30 @@
-"""Scorers that train nothing: what reviews alone can tell, and what a user's own history can."""
+"""Scorers that train nothing: what the reviews alone can tell, and what the history of a user can."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import inf
-from typing import ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from recbole.config import Config
 from recbole.data.interaction import Interaction
-from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType, ModelType
 from torch import Tensor, nn
 
+from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
-from recbole_symcere.model.recommender import VectorRecommender
+from recbole_symcere.model.recommender import Recommender, VectorRecommender
 from recbole_symcere.model.review_views import text_profiles
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-class Untrained(GeneralRecommender):
-    """Has nothing to train, but one number that stays as it is: RecBole's one epoch wants an optimiser and a loss."""
+
+class Untrained(Recommender):
+    """The base of scorers without training; it has one number that never changes, since RecBole needs a parameter.
+
+    RecBole gives such models one epoch, with an optimiser and a loss.
+    """
 
     type = ModelType.TRADITIONAL
     input_type = InputType.PAIRWISE
@@ -30,23 +34,24 @@ class Untrained(GeneralRecommender):
         self.fake_loss = nn.Parameter(torch.zeros(()))
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
-        """0, a scalar."""
+        """Returns 0, a scalar."""
         return 0 * self.fake_loss
 
 
 class TextProfile(Untrained, VectorRecommender):
-    """The cosine of a user's and an item's mean training review, both seen from the mean over all training reviews.
+    """Scores a pair by the cosine between the mean training reviews of the user and of the item.
+
+    The mean over all training reviews is subtracted from both.
 
     Args:
         config: see ``properties/model/TextProfile.yaml``.
-        dataset: the interactions that train; no other review is read.
-        profiles: what ``text_profiles`` returns, in place of reading the reviews.
+        dataset: the interactions that train; the model reads no review of any other interaction.
+        profiles: what ``text_profiles`` returns; None makes the model read the reviews.
 
     Raises:
         DatasetError, ReviewFileError, EncoderError: the reviews or their encoder can't be had.
     """
 
-    bounds: ClassVar = dict.fromkeys(("text_max_length", "text_tokens_per_batch"), (1, inf))
     user_profiles: Tensor
     item_profiles: Tensor
 
@@ -57,38 +62,40 @@ class TextProfile(Untrained, VectorRecommender):
         self.register_buffer("item_profiles", items)
 
     @classmethod
-    def to_rank(cls, config: Config, dataset: ReviewDataset, state: Mapping[str, Tensor]) -> TextProfile:
-        """A model of the profiles in the ``state`` of another; no review is read."""
+    def to_rank(cls, config: Config, dataset: ReviewDataset, state: Mapping[str, Tensor]) -> Self:
+        """Makes a model of the profiles in the ``state`` of another; it reads no review."""
         return cls(config, dataset, (state["user_profiles"], state["item_profiles"]))
 
     def ranking_vectors(self) -> tuple[Tensor, Tensor]:
+        """Returns the profiles of users [n_users, hidden] and items [n_items, hidden]."""
         return self.user_profiles, self.item_profiles
 
 
 class Repurchase(Untrained):
-    """How often the user met the item in training; among equals, the item that was met more often by anyone.
+    """Scores a pair by how often the user met the item in training, and then by how often anybody met the item.
 
-    It shows what repeated pairs do to a protocol that leaves them: where histories are masked, it ranks by popularity.
+    The model shows what repeated pairs do to a protocol that keeps them. Where a user's history is masked, the model
+    ranks by popularity.
 
     Args:
-        config: no settings of its own.
+        config: the model has no settings of its own.
         dataset: the interactions that train.
     """
 
     def __init__(self, config: Config, dataset: ReviewDataset) -> None:
         super().__init__(config, dataset)
-        self.met = dataset.inter_matrix(form="csr")  # a pair that repeats adds up
+        self.met = dataset.inter_matrix(form="csr")  # repeated pairs add up
         popularity = torch.from_numpy(self.met.sum(0)).flatten()
         self.register_buffer("tie_break", popularity / (1 + popularity.max()), persistent=False)  # below 1
 
     def predict(self, interaction: Interaction) -> Tensor:
-        """Scores [B] of the given (user, item) pairs, float64."""
+        """Returns the scores [B] of the given (user, item) pairs, float64."""
         users, items = interaction[self.USER_ID], interaction[self.ITEM_ID]
         met = torch.from_numpy(self.met[np.array(users.cpu()), np.array(items.cpu())]).flatten()  # SciPy wants copies
         return met.to(users.device) + self.tie_break[items]
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """Scores of all items for the given users, [B * n_items] float64."""
+        """Returns the scores of all items for the given users, [B * n_items] float64."""
         users = interaction[self.USER_ID]
         met = torch.from_numpy(self.met[np.array(users.cpu())].toarray())
         return (met.to(users.device) + self.tie_break).flatten()

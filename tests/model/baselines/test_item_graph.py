@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-import recbole_symcere.model.item_graph as module
-from recbole_symcere.model.item_graph import ItemGraph, nearest_items
+import recbole_symcere.model.baselines.item_graph as module
+from recbole_symcere.model.baselines.item_graph import ItemGraph, nearest_items
 from tests.dispatch import LargestTensor
 
 quick = settings(deadline=None, max_examples=50)

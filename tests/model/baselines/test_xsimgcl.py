@@ -18,9 +18,9 @@ from torch.testing import assert_close
 from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model import graph
-from recbole_symcere.model.xsimgcl import XSimGCL
+from recbole_symcere.model.baselines.xsimgcl import XSimGCL
 from recbole_symcere.quick_start import load_data_and_model, recommend, run_recbole_symcere
-from tests.conftest import for_model
+from tests.conftest import FewSettings, for_model
 from tests.dispatch import HostWork
 
 MakeConfig = Callable[..., Config]
@@ -49,7 +49,7 @@ def few(**changes: Any) -> XSimGCL:
     """XSimGCL over PAIRS, in float64."""
     users, items = torch.tensor(PAIRS).T
     torch.manual_seed(1)
-    return XSimGCL(SETTINGS | changes, Few({"user_id": users, "item_id": items})).double()
+    return XSimGCL(FewSettings(SETTINGS | changes), Few({"user_id": users, "item_id": items})).double()
 
 
 def few_batch() -> Interaction:

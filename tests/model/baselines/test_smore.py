@@ -13,13 +13,15 @@ from recbole.utils.case_study import full_sort_scores
 from torch import Tensor
 from torch.testing import assert_close
 
-from recbole_symcere.config import Config, load_yaml, properties_folder
+from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError
-from recbole_symcere.model import smore as module
-from recbole_symcere.model.item_graph import nearest_items
+from recbole_symcere.model.baselines import smore as module
+from recbole_symcere.model.baselines.item_graph import nearest_items
+from recbole_symcere.model.baselines.smore import SMORE, ItemText
 from recbole_symcere.model.review_views import item_text_features
-from recbole_symcere.model.smore import SMORE, ItemText
+from recbole_symcere.properties import load_yaml, properties_folder
 from recbole_symcere.quick_start import create_dataset, data_preparation, load_data_and_model, run_recbole_symcere
+from tests.conftest import FewSettings
 
 MakeConfig = Callable[..., Config]
 MODES = ("single", "dup")
@@ -68,7 +70,7 @@ def few(mode: str, **changes: Any) -> SMORE:
     text = ItemText(FEATURES, *nearest_items(FEATURES, 4))
     torch.set_default_dtype(torch.float64)
     try:
-        model = SMORE(settings, Few({"user_id": users, "item_id": items}), text)
+        model = SMORE(FewSettings(settings), Few({"user_id": users, "item_id": items}), text)
     finally:
         torch.set_default_dtype(torch.float32)
     generator = torch.Generator().manual_seed(2)

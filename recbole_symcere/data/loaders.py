@@ -1,0 +1,143 @@
+"""From a configuration to the three dataloaders: reading, splitting, auditing, and drawing negatives."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from logging import getLogger
+from pathlib import Path
+
+from recbole.data.dataloader import AbstractDataLoader, FullSortEvalDataLoader
+from recbole.data.utils import create_samplers, get_dataloader, load_split_dataloaders, save_split_dataloaders
+
+from recbole_symcere import distributed
+from recbole_symcere.config import Config
+from recbole_symcere.data.audit import audit
+from recbole_symcere.data.dataset import ReviewDataset, source_fingerprint
+from recbole_symcere.errors import ConfigError, DatasetError
+from recbole_symcere.ranking import RankingDataLoader
+
+DataLoaders = tuple[AbstractDataLoader, AbstractDataLoader, AbstractDataLoader]
+
+
+def create_dataset(config: Config) -> ReviewDataset:
+    """Returns the filtered dataset of a configuration, and generates the files of the demo if they are absent.
+
+    RecBole loads a pickled dataset whenever one lies in ``checkpoint_dir``, stale or not. Here a pickle is loaded only
+    if ``dataset_save_path`` names it, ``trust_pickles`` is set, and the files and settings have not changed since.
+
+    Raises:
+        ConfigError: the pickle is absent or not trusted.
+        DatasetError: the atomic files can't be used.
+        PreparationError: the files of the demo can't be written.
+    """
+    if saved := _trusted_pickle(config, "dataset_save_path"):
+        with saved.open("rb") as file:
+            dataset = pickle.load(file)  # noqa: S301 - RecBole's format, of a file that the user trusts
+        if getattr(dataset, "source", None) == source_fingerprint(config):
+            return dataset
+        getLogger().warning(f"{saved} was made from other files or settings: building the dataset anew")
+    with distributed.first_of_machine_first():
+        _make_demo_data(config)
+    dataset = ReviewDataset(config)
+    if config["save_dataset"] and distributed.is_main():
+        dataset.save()
+    return dataset
+
+
+def _make_demo_data(config: Config) -> None:
+    folder = Path(config["data_path"])
+    if config["dataset"] == "demo" and not folder.exists():
+        from dataset_prep.demo import write_demo
+
+        getLogger().info(f"generating the demo data in {folder}")
+        write_demo(folder)
+
+
+def data_preparation(config: Config, dataset: ReviewDataset) -> DataLoaders:
+    """Splits a dataset, audits the split, and makes RecBole's dataloaders, with the same negatives for every model.
+
+    Returns:
+        The dataloaders of training, validation and test.
+
+    Raises:
+        ConfigError: the evaluation does not fit the data, or a pickle is absent or not trusted.
+        DatasetError: a part is empty, or no negative item can be drawn.
+        LeakError: held-out interactions reach training and ``audit`` is ``error``.
+    """
+    if loaders := _saved_dataloaders(config):
+        return loaders
+    parts = dataset.build()
+    _check_parts(config, parts)
+    found = audit(*parts)
+    getLogger().info(str(found))
+    if config["audit"] == "error":
+        found.check()
+    try:
+        samplers = create_samplers(config, dataset, parts)
+    except ValueError as error:  # RecBole raises this if a user has met every item
+        raise DatasetError(f"{config['dataset']}: no negative item can be drawn ({error})") from error
+    phases = ("train", "valid", "test")
+    train_data, valid_data, test_data = loaders = tuple(
+        _dataloader(config, phase)(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
+        for phase, part, sampler in zip(phases, parts, samplers, strict=True)
+    )
+    for loader in (valid_data, test_data):
+        if isinstance(loader, RankingDataLoader) and loader.sample_size < distributed.world_size():
+            raise ConfigError(
+                f"{distributed.world_size()} processes are to share {loader.sample_size} users to rank: start fewer"
+            )
+    if config["save_dataloaders"] and distributed.is_main():
+        train_data.source = source_fingerprint(config)
+        generators = [loader.generator for loader in loaders]
+        save_split_dataloaders(config, loaders)  # takes the generators away
+        for loader, generator in zip(loaders, generators, strict=True):
+            loader.generator = loader.sampler.generator = generator
+    return train_data, valid_data, test_data
+
+
+def _dataloader(config: Config, phase: str) -> type[AbstractDataLoader]:
+    loader: type[AbstractDataLoader] = get_dataloader(config, phase)
+    return RankingDataLoader if loader is FullSortEvalDataLoader else loader
+
+
+def _saved_dataloaders(config: Config) -> DataLoaders | None:
+    """The pickled dataloaders that ``dataloaders_save_path`` names, if files and settings have not changed since."""
+    path = _trusted_pickle(config, "dataloaders_save_path")
+    if path is None:
+        return None
+    loaders = load_split_dataloaders(config)
+    if loaders and getattr(loaders[0], "source", None) == source_fingerprint(config):
+        return loaders
+    getLogger().warning(f"{path} was made from other files or settings: splitting anew")
+    return None
+
+
+def _trusted_pickle(config: Config, key: str) -> Path | None:
+    """The pickle that a setting names, or None where the setting is empty.
+
+    Raises:
+        ConfigError: there is no such file, or the user has not said that it can be trusted.
+    """
+    if not config[key]:
+        return None
+    path = Path(config[key])
+    if not path.is_file():
+        raise ConfigError(f"{key}: there is no file {path}")
+    if not config["trust_pickles"]:
+        raise ConfigError(
+            f"{key}: {path} is a pickle, which can run any code; if you made it yourself, add --trust-pickles, else "
+            f"leave {key} out: the atomic files are read anew"
+        )
+    return path
+
+
+def _check_parts(config: Config, parts: Sequence[ReviewDataset]) -> None:
+    for name, part in zip(("training", "validation", "test"), parts, strict=True):
+        if not len(part):
+            raise DatasetError(
+                f"{config['dataset']}: the {name} part is empty; change eval_args split, now "
+                f"{config['eval_args']['split']}, or take users with more interactions"
+            )
+    if max(config["topk"]) >= parts[0].item_num:
+        raise ConfigError(f"topk is {config['topk']}, but {config['dataset']} has {parts[0].item_num - 1} items")

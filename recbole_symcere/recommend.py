@@ -1,0 +1,116 @@
+"""What a checkpoint is used for: its model with its data, and the best items for users."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.data.dataloader import AbstractDataLoader
+from recbole.data.interaction import Interaction
+from recbole.utils import init_seed
+
+from recbole_symcere.checkpoint import check_same_data, load_checkpoint, restore, stored_config
+from recbole_symcere.config import Config
+from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.data.loaders import create_dataset, data_preparation
+from recbole_symcere.errors import UserError
+from recbole_symcere.model.recommender import Recommender
+from recbole_symcere.properties import nearest
+from recbole_symcere.run import build_model
+
+Items = list[tuple[str, float]]  # tokens and scores, best first
+
+
+def load_data_and_model(
+    model_file: str | Path, config_dict: Mapping[str, Any] | None = None
+) -> tuple[Config, Recommender, ReviewDataset, AbstractDataLoader, AbstractDataLoader, AbstractDataLoader]:
+    """Loads the model of a checkpoint at its best epoch, in eval mode, with the data that it was trained on.
+
+    Args:
+        model_file: a checkpoint of this package.
+        config_dict: settings to change, such as ``data_path`` on another machine.
+
+    Returns:
+        As RecBole: config, model, dataset, train_data, valid_data, test_data.
+
+    Raises:
+        CheckpointError: the file can't be read, or the data has changed.
+        ConfigError, DatasetError, ReviewFileError, EncoderError, LeakError: as for a run.
+    """
+    checkpoint = load_checkpoint(model_file)
+    config = stored_config(checkpoint, config_dict)
+    check_same_data(model_file, checkpoint, config)
+    dataset = create_dataset(config)
+    train_data, valid_data, test_data = data_preparation(config, dataset)
+    model = build_model(config, train_data._dataset)
+    restore(model, checkpoint)
+    return config, model.eval(), dataset, train_data, valid_data, test_data
+
+
+@torch.no_grad()
+def recommend(
+    model_file: str | Path,
+    users: str | int | Sequence[str | int] | None = None,
+    k: int = 10,
+    config_dict: Mapping[str, Any] | None = None,
+) -> dict[str, Items]:
+    """Returns the best items for each user that the user has not met in training or validation; reads no review.
+
+    Args:
+        model_file: a checkpoint of this package.
+        users: the tokens of users, as in the ``.inter`` file; one token stands for one user. None: all users.
+        k: how many items at most, at least 1.
+        config_dict: settings to change, as for :func:`load_data_and_model`.
+
+    Returns:
+        For each user up to k pairs of an item's token and its score, best first.
+
+    Raises:
+        CheckpointError: the file can't be read, or the data has changed.
+        UserError: a user is not in the dataset, or ``k`` is below 1.
+    """
+    if k < 1:
+        raise UserError(f"k is {k}, but must be at least 1")
+    checkpoint = load_checkpoint(model_file)
+    config = stored_config(checkpoint, config_dict)
+    check_same_data(model_file, checkpoint, config)
+    dataset = create_dataset(config)
+    train, valid, _ = dataset.build()
+    user_ids = _user_ids(dataset, [users] if isinstance(users, str | int) else users)
+    init_seed(config["seed"], config["reproducibility"])
+    model = config.model_class.to_rank(config, train, checkpoint["state_dict"]).to(config["device"])
+    names = model.state_dict().keys()
+    restore(model, checkpoint | {"state_dict": {name: checkpoint["state_dict"][name] for name in names}})
+    model.eval()
+    return {user: _best_items(model, user_id, k, train, valid) for user, user_id in user_ids.items()}
+
+
+def _user_ids(dataset: ReviewDataset, users: Sequence[str | int] | None) -> dict[str, int]:
+    """The ids of users by their tokens."""
+    known = dataset.field2token_id[dataset.uid_field]
+    if users is None:
+        return {token: int(user_id) for token, user_id in known.items() if user_id}  # 0 is padding
+    found = {}
+    for token in map(str, users):
+        if token not in known or not known[token]:
+            raise UserError(f"{dataset.dataset_name} has no user {token!r}{nearest(token, known)}")
+        found[token] = int(known[token])
+    return found
+
+
+def _best_items(model: Recommender, user_id: int, k: int, train: ReviewDataset, valid: ReviewDataset) -> Items:
+    one = Interaction({train.uid_field: torch.tensor([user_id])})
+    try:
+        scores = model.full_sort_predict(one.to(model.device)).flatten().cpu()
+    except NotImplementedError:  # such as NeuMF, which scores pairs
+        pairs = one.repeat(train.item_num)
+        pairs.update(Interaction({train.iid_field: torch.arange(train.item_num)}))
+        scores = model.predict(pairs.to(model.device)).flatten().cpu()
+    scores[0] = -torch.inf  # padding
+    for part in (train, valid):
+        scores[part.inter_feat[part.iid_field][part.inter_feat[part.uid_field] == user_id]] = -torch.inf
+    best = scores.topk(min(k, int(scores.isfinite().sum())))
+    tokens = train.id2token(train.iid_field, best.indices.numpy())
+    return list(zip(map(str, tokens), best.values.tolist(), strict=True))
