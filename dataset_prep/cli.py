@@ -1,4 +1,4 @@
-"""``python -m dataset_prep SOURCE --input FILE... --output dataset/NAME``; ``symcere-prep`` once installed."""
+"""``symcere prep SOURCE --input FILE... --output dataset/NAME``; ``python -m dataset_prep`` is the same command."""
 
 from __future__ import annotations
 
@@ -12,122 +12,113 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from dataset_prep import amazon, demo, rakuten_travel, table, yelp
+from dataset_prep import demo
+from dataset_prep.command import run_command
 from dataset_prep.conversion import ENGINES, MEMORY, prepare
 from dataset_prep.errors import PreparationError
 from dataset_prep.pipeline import DUPLICATES, MISSING_TEXT, Filters
-from dataset_prep.source import SECONDS, Source
+from dataset_prep.sources import kinds
 
-ABOUT = {
-    "amazon": amazon.SOURCE.about,
-    "yelp": yelp.SOURCE.about,
-    "rakuten-travel": rakuten_travel.ABOUT,
-    "table": table.ABOUT,
-    "demo": demo.ABOUT,
-}
-FAILED = 1
-INTERRUPTED = 130  # what shells report for SIGINT
+HELP = "Convert raw review dumps to RecBole's atomic files, with the review texts beside them."
+EXAMPLES = """examples:
+  %(prog)s amazon --input Musical_Instruments.jsonl.gz --output dataset/instruments --user-core 5 --item-core 5
+  %(prog)s yelp --input yelp_dataset.tar --output dataset/yelp
+  %(prog)s demo --output dataset/demo
+
+`%(prog)s SOURCE --help` says where the raw files come from and under which terms.
+"""
+DEMO = "demo"  # generated, where all other sources are read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status: 0, 1 after an error (printed), 130 after an interrupt."""
-    options = _parser().parse_args(arguments)
+    """Runs the command under its older names.
+
+    Returns:
+        The exit status: 0, 2 after an error that the user can mend, or 130 after an interrupt.
+    """
+    return run_command(sys.modules[__name__], arguments, prog="symcere-prep")
+
+
+def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Prepares a dataset, and prints its terms beforehand and its size afterwards.
+
+    Raises:
+        PreparationError: as for ``prepare``; or an argument is unknown.
+    """
+    if rest:
+        raise PreparationError(f"unknown argument {rest[0]}; `symcere prep {given.source} --help` lists all")
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    print(ABOUT[options.source], file=sys.stderr)
-    on_terminate = signal.signal(signal.SIGTERM, _interrupt)  # so that the temporary folder goes
+    print(_about(given.source), file=sys.stderr)
+    on_terminate = signal.signal(signal.SIGTERM, _interrupt)  # so that the temporary folder is removed
     try:
-        statistics = _run(options)
-    except PreparationError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("interrupted: nothing was changed", file=sys.stderr)
-        return INTERRUPTED
+        statistics = _prepare(given)
     finally:
         signal.signal(signal.SIGTERM, on_terminate)
     print(
-        f"{options.output}: {statistics['users']:,} users, {statistics['items']:,} items, "
+        f"{given.output}: {statistics['users']:,} users, {statistics['items']:,} items, "
         f"{statistics['reviews']:,} reviews ({statistics['density']:.2%} of all pairs)"
     )
-    return 0
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _run(options: argparse.Namespace) -> dict[str, Any]:
-    if options.source == "demo":
-        return demo.write_demo(options.output, options.seed)
+def _about(source: str) -> str:
+    return demo.ABOUT if source == DEMO else kinds()[source].about
+
+
+def _prepare(given: argparse.Namespace) -> dict[str, Any]:
+    if given.source == DEMO:
+        return demo.write_demo(given.output, given.seed)
     return prepare(
-        _source(options),
-        options.input,
-        options.output,
+        kinds()[given.source].source(given),
+        given.input,
+        given.output,
         filters=Filters(
-            user_core=options.user_core,
-            item_core=options.item_core,
-            duplicates=options.duplicates,
-            missing_text=options.missing_text,
-            min_words=options.min_words,
-            start=options.start,
-            end=options.end,
-            max_users=options.max_users,
-            seed=options.seed,
+            user_core=given.user_core,
+            item_core=given.item_core,
+            duplicates=given.duplicates,
+            missing_text=given.missing_text,
+            min_words=given.min_words,
+            start=given.start,
+            end=given.end,
+            max_users=given.max_users,
+            seed=given.seed,
         ),
-        skip_broken=options.on_error == "skip",
-        memory=options.memory,
-        engine=options.engine,
-        spark_master=options.spark_master,
+        skip_broken=given.on_error == "skip",
+        memory=given.memory,
+        engine=given.engine,
+        spark_master=given.spark_master,
     )
 
 
-def _source(options: argparse.Namespace) -> Source:
-    if options.source == "amazon":
-        return amazon.SOURCE
-    if options.source == "yelp":
-        return yelp.SOURCE
-    columns = {name: getattr(options, name) for name in ("user", "item", "text", "time", "rating", "encoding")}
-    if options.source == "rakuten-travel":
-        return rakuten_travel.source(**columns)
-    return table.source(**columns, time_format=options.time_format)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="symcere-prep",
-        description="Raw review dumps to RecBole's atomic files, with the review texts beside them.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds a sub-command for each source."""
     sources = parser.add_subparsers(dest="source", metavar="SOURCE", required=True)
-    for name, about in ABOUT.items():
-        command = sources.add_parser(
-            name,
-            help=about.split("\n", 1)[0].rstrip(":,"),
-            description=about,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.add_argument(
-            "--output",
-            type=Path,
-            required=True,
-            metavar="dataset/NAME",
-            help="folder of the dataset to make or replace",
-        )
-        if name == "demo":
-            command.add_argument("--seed", type=int, default=demo.SEED, help="of the generator (default: %(default)s)")
-            continue
+    for kind in kinds().values():
+        command = _add_source(sources, kind.name, kind.about, kind.example)
         command.add_argument("--input", type=Path, nargs="+", required=True, metavar="FILE", help="raw files, in order")
-        if name == "table":
-            _add_columns(command, dict.fromkeys(("user", "item", "text", "time")))
-            command.add_argument(
-                "--time-format",
-                default=SECONDS,
-                help="seconds or milliseconds since 1970, or a strptime format; UTC without a zone (default: seconds)",
-            )
-        if name == "rakuten-travel":
-            from_manual = {"user": rakuten_travel.USER, "item": rakuten_travel.ITEM, "text": rakuten_travel.TEXT}
-            _add_columns(command, from_manual | {"time": rakuten_travel.TIME, "rating": rakuten_travel.RATING})
+        if kind.columns:
+            _add_columns(command, kind.columns)
+        kind.add_options(command)
         _add_filters(command)
-    return parser
+    command = _add_source(sources, DEMO, demo.ABOUT, "--output dataset/demo")
+    command.add_argument("--seed", type=int, default=demo.SEED, help="of the generator (default: %(default)s)")
+
+
+def _add_source(sources: Any, name: str, about: str, example: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = sources.add_parser(
+        name,
+        help=about.split("\n", 1)[0].rstrip(":,"),
+        description=about,
+        epilog=f"example:\n  %(prog)s {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        "--output", type=Path, required=True, metavar="dataset/NAME", help="folder of the dataset to make or replace"
+    )
+    return command
 
 
 def _add_columns(command: argparse.ArgumentParser, defaults: Mapping[str, str | None]) -> None:
@@ -147,9 +138,9 @@ def _add_columns(command: argparse.ArgumentParser, defaults: Mapping[str, str | 
 def _add_filters(command: argparse.ArgumentParser) -> None:
     default = Filters()
     keep = command.add_argument_group("what to keep")
-    keep.add_argument("--user-core", type=int, default=default.user_core, metavar="N", help="rows a user must keep (5)")
+    keep.add_argument("--user-core", type=int, default=default.user_core, metavar="N", help="fewest rows of a user (5)")
     keep.add_argument(
-        "--item-core", type=int, default=default.item_core, metavar="N", help="rows an item must keep (5)"
+        "--item-core", type=int, default=default.item_core, metavar="N", help="fewest rows of an item (5)"
     )
     keep.add_argument(
         "--duplicates",
@@ -163,10 +154,16 @@ def _add_filters(command: argparse.ArgumentParser) -> None:
         default=default.missing_text,
         help="blank reviews (default: %(default)s)",
     )
-    keep.add_argument("--min-words", type=int, default=default.min_words, metavar="N", help="between white space (0)")
+    keep.add_argument(
+        "--min-words",
+        type=int,
+        default=default.min_words,
+        metavar="N",
+        help="fewest words of a review (0)",
+    )
     keep.add_argument("--from", dest="start", type=_day, metavar="YYYY-MM-DD", help="first day, UTC")
     keep.add_argument("--to", dest="end", type=_day, metavar="YYYY-MM-DD", help="last day, UTC, included")
-    keep.add_argument("--max-users", type=int, metavar="N", help="draw N users, whole; their k-core remains")
+    keep.add_argument("--max-users", type=int, metavar="N", help="draw N users with all their rows, then the k-core")
     keep.add_argument("--seed", type=int, default=default.seed, help="of --max-users (default: %(default)s)")
     run = command.add_argument_group("how to run")
     run.add_argument(
@@ -182,7 +179,7 @@ def _add_filters(command: argparse.ArgumentParser) -> None:
         "--engine",
         choices=ENGINES,
         default=ENGINES[0],
-        help="duckdb on this machine, or spark for what none holds: the same files (default: %(default)s)",
+        help="duckdb on this machine, or spark on several; both write the same files (default: %(default)s)",
     )
     run.add_argument(
         "--spark-master", metavar="URL", help="such as local[2] or spark://HOST:7077 (default: Spark's own settings)"
@@ -193,4 +190,4 @@ def _day(text: str) -> datetime.date:
     try:
         return datetime.date.fromisoformat(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no day; write it as 2014-07-22") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a day; write it as 2014-07-22") from None

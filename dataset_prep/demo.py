@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from dataset_prep import table
 from dataset_prep.conversion import prepare
 from dataset_prep.pipeline import Filters
+from dataset_prep.sources import table
 
 ABOUT = """\
 Generated café reviews: about 300 users, 200 items, 4,000 reviews, from a seed; nothing to download.
@@ -134,7 +134,7 @@ def write_demo(folder: Path, seed: int = SEED) -> dict[str, Any]:
         PreparationError: ``folder`` can't be made.
     """
     columns = table.source(user="user", item="item", text="text", time="time", rating="rating")
-    source = dataclasses.replace(columns, name="demo", about=ABOUT)
+    source = dataclasses.replace(columns, name="demo")
     everything = Filters(user_core=0, item_core=0)
     with tempfile.TemporaryDirectory() as scratch:
         raw = Path(scratch) / f"demo-seed-{seed}.jsonl"

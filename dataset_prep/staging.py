@@ -259,6 +259,7 @@ class _Lines:
     def __init__(self, source: Path, codec: str, errors: str) -> None:
         self._source = source
         self._codec = codec
+        self._errors = errors
         self._decoder = codecs.getincrementaldecoder(codec)(errors)
         self._left = UNPACKED_ANYWAY + LARGEST_RATIO * source.stat().st_size  # bytes
         self.ended = 0
@@ -287,7 +288,10 @@ class _Lines:
 
     def _decode(self, chunk: bytes, final: bool = False) -> str:
         try:
-            return self._decoder.decode(chunk, final)
+            text = self._decoder.decode(chunk, final)
+            if final and (rest := self._decoder.getstate()[0]):  # Python keeps part of a byte-order mark back for ever
+                text += rest.decode(self._codec.removesuffix("-sig"), self._errors)
+            return text
         except UnicodeDecodeError as error:
             line = self.ended + error.object[: error.start].count(b"\n") + 1
             codec = self._codec.removesuffix("-sig")

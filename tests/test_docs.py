@@ -43,7 +43,8 @@ import recbole_symcere.analysis.__main__ as analysis
 import recbole_symcere.cli
 import recbole_symcere.comparison.__main__ as comparison
 from benchmarks import __main__ as benchmarks
-from dataset_prep.rakuten_travel import FIELDS
+from dataset_prep.sources import kinds
+from dataset_prep.sources.rakuten_travel import FIELDS
 from recbole_symcere import properties, quick_start
 from recbole_symcere.comparison.comparison import Comparison
 from recbole_symcere.config import Config
@@ -306,7 +307,7 @@ def test_commands_that_take_too_long_are_read_without_an_error(page: str, checko
 def options() -> set[str]:
     """All options of all commands, and all settings of all models."""
     commands: list[tuple[Callable[[Sequence[str]], int], list[str]]] = [(recbole_symcere.cli.train, [])]
-    commands += [(dataset_prep.cli.main, [source]) for source in dataset_prep.cli.ABOUT]
+    commands += [(dataset_prep.cli.main, [source]) for source in (*kinds(), dataset_prep.cli.DEMO)]
     commands += [(analysis.main, [command]) for command in analysis.COMMANDS]
     commands += [(comparison.main, []), (benchmarks.main, [])]
     known: set[str] = set()

@@ -20,9 +20,9 @@ import polars as pl
 import pytest
 from filelock import FileLock, Timeout
 
-from dataset_prep import amazon
 from dataset_prep.conversion import prepare
 from dataset_prep.errors import PreparationError
+from dataset_prep.sources import amazon
 from recbole_symcere import cli, quick_start
 from recbole_symcere.checkpoint import lock_path
 from recbole_symcere.comparison.comparison import Comparison

@@ -16,8 +16,9 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dataset_prep import PreparationError, amazon, prepare, rakuten_travel, table, yelp
+from dataset_prep import PreparationError, prepare
 from dataset_prep.source import Source
+from dataset_prep.sources import amazon, rakuten_travel, table, yelp
 from dataset_prep.staging import zstd
 from recbole_symcere.analysis.results import read_results
 from recbole_symcere.checkpoint import load_checkpoint

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dataset_prep import cli
+from dataset_prep import cli, demo
+from dataset_prep.command import INTERRUPTED
+from dataset_prep.sources import kinds
 from tests.dataset_prep.rows import START, amazon_line, read_dataset, read_statistics
 
 ROOT = Path(__file__).parents[2]
@@ -61,18 +63,26 @@ def test_a_table_is_read_by_its_column_options(tmp_path: Path) -> None:
     assert read_dataset(made) == [("A", "B", 3.0, 1_352_419_200.0, "café")]
 
 
-def test_an_error_is_one_line_and_status_1(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_error_is_one_line_and_status_2(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     raw.write_text(raw.read_text() + "{broken\n")
-    assert cli.main(["amazon", "--input", str(raw), "--output", str(tmp_path / "made")]) == 1
+    assert cli.main(["amazon", "--input", str(raw), "--output", str(tmp_path / "made")]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {raw}, line 61: is not valid JSON")
 
 
-@pytest.mark.parametrize("source", cli.ABOUT)
+@pytest.mark.parametrize("source", [*kinds(), cli.DEMO])
 def test_each_sources_help_says_how_to_get_the_files_and_the_terms(source: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main([source, "--help"])
-    assert cli.ABOUT[source] in capsys.readouterr().out
-    assert "Terms: " in cli.ABOUT[source]
+    said = capsys.readouterr().out
+    assert (kinds()[source].about if source in kinds() else demo.ABOUT) in said
+    assert "Terms: " in said
+    assert f"example:\n  symcere-prep {source} " in said
+
+
+def test_an_unknown_argument_is_refused(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["amazon", "--input", str(raw), "--output", str(tmp_path / "made"), "--user_core=3"]) == 2
+    assert "unknown argument --user_core=3; `symcere prep amazon --help` lists all" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -84,7 +94,7 @@ def test_a_signal_leaves_nothing_half_made(
     ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # by what runs in the background
     before = signal.getsignal(signal.SIGTERM)
     try:
-        assert cli.main(["amazon", "--input", str(raw), "--output", str(made)]) == cli.INTERRUPTED
+        assert cli.main(["amazon", "--input", str(raw), "--output", str(made)]) == INTERRUPTED
     finally:
         signal.signal(signal.SIGINT, ignored)
     assert list(made.parent.iterdir()) == []
@@ -94,7 +104,7 @@ def test_a_signal_leaves_nothing_half_made(
 def test_a_day_that_is_none_is_refused(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(["amazon", "--input", str(raw), "--output", str(tmp_path / "made"), "--from", "2014-7"])
-    assert "'2014-7' is no day; write it as 2014-07-22" in capsys.readouterr().err
+    assert "'2014-7' is not a day; write it as 2014-07-22" in capsys.readouterr().err
 
 
 def test_preparation_needs_neither_torch_nor_recbole() -> None:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dataset_prep
-from dataset_prep import Filters, PreparationError, amazon, prepare, table
+from dataset_prep import Filters, PreparationError, prepare
+from dataset_prep.sources import amazon, table
 from tests.dataset_prep.rows import (
     EVERYTHING,
     START,

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_prep import PreparationError, amazon, prepare, table
+from dataset_prep import PreparationError, prepare
 from dataset_prep.formats import Delimited, Format, JsonLines, Parquet, format_of
+from dataset_prep.sources import amazon, table
 from dataset_prep.staging import Staged
 from tests.dataset_prep.rows import EVERYTHING, START, amazon_line, read_dataset, scratch_engine
 

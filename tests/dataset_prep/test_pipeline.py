@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_prep import Filters, PreparationError, amazon, pipeline, prepare
+from dataset_prep import Filters, PreparationError, pipeline, prepare
+from dataset_prep.sources import amazon
 from tests.dataset_prep.rows import (
     EVERYTHING,
     START,

@@ -9,7 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from dataset_prep import PreparationError, amazon, prepare, rakuten_travel, table, yelp
+from dataset_prep import PreparationError, prepare
+from dataset_prep.sources import amazon, rakuten_travel, table, yelp
 from tests.dataset_prep.rows import EVERYTHING, START, Interaction, amazon_line, read_dataset
 
 

@@ -19,8 +19,9 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from dataset_prep import Filters, PreparationError, amazon, cli, parsing, prepare, table
+from dataset_prep import Filters, PreparationError, cli, parsing, prepare
 from dataset_prep.source import Source
+from dataset_prep.sources import amazon, table
 from tests.dataset_prep.rows import START, amazon_line, contents, read_dataset, scratch_engine, scratch_folder
 
 pytest.importorskip("pyarrow")

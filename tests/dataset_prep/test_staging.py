@@ -142,6 +142,14 @@ def test_bytes_outside_the_encoding_are_an_error_with_their_line(
         stage(source, tmp_path / "staged", encoding=encoding)
 
 
+@pytest.mark.parametrize("content", [b"\xef", b"\xef\xbb"])
+def test_part_of_a_byte_order_mark_alone_is_outside_the_encoding(content: bytes, tmp_path: Path) -> None:
+    source = tmp_path / "raw"
+    source.write_bytes(content)
+    with pytest.raises(PreparationError, match="raw, line 1: not utf-8"):
+        stage(source, tmp_path / "staged", encoding="utf-8")
+
+
 def test_bytes_outside_the_encoding_can_be_marked(tmp_path: Path) -> None:
     source = tmp_path / "raw"
     source.write_bytes(b"good\nb\xffd\ngood\n")

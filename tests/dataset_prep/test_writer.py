@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dataset_prep import PreparationError, amazon, prepare, writer
+from dataset_prep import PreparationError, prepare, writer
+from dataset_prep.sources import amazon
 from tests.dataset_prep.rows import EVERYTHING, START, amazon_line, contents, read_dataset
 
 

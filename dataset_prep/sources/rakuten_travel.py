@@ -1,10 +1,12 @@
 """Rakuten Travel user reviews (Japanese): tab-separated files, with or without a line of field names."""
 
-from dataset_prep.formats import Delimited
-from dataset_prep.source import Layout, Source
+import argparse
 
-# The order and the names of the release's manual. Other releases differ: change them here, or name the five columns
-# that matter on the command line.
+from dataset_prep.formats import Delimited
+from dataset_prep.source import Kind, Layout, Source
+
+# These are the order and the names of the release's manual. For a release that differs, change them here or name the
+# five columns that matter on the command line.
 USER, TIME, ITEM, RATING, TEXT = "投稿者ID", "投稿日時", "施設ID", "評価７（総合）", "ユーザ投稿本文"
 FIELDS = (
     USER,
@@ -43,10 +45,9 @@ def source(
     rating: str | None = RATING,
     encoding: str | None = None,
 ) -> Source:
-    """The source for a release whose columns are named so; quotes in its texts are text."""
+    """Returns the source for a release with these names of columns; quotes in its texts are plain characters."""
     return Source(
         name="rakuten-travel",
-        about=ABOUT,
         layouts=(Layout(user=user, item=item, text=text, time=time, rating=rating, time_formats=TIME_FORMATS),),
         format=Delimited("\t", quote="", names=FIELDS),
         encoding=encoding,
@@ -54,3 +55,16 @@ def source(
 
 
 SOURCE = source()
+
+
+def _from_options(options: argparse.Namespace) -> Source:
+    return source(options.user, options.item, options.text, options.time, options.rating, options.encoding)
+
+
+KIND = Kind(
+    name=SOURCE.name,
+    about=ABOUT,
+    example="--input 01_Travel_Review.2019.tsv --user-core 0 --item-core 0 --output dataset/travel",
+    source=_from_options,
+    columns={"user": USER, "item": ITEM, "text": TEXT, "time": TIME, "rating": RATING},
+)
