@@ -16,15 +16,13 @@ from recbole.evaluator import Collector
 from recbole.evaluator.collector import DataStruct
 from recbole.model.general_recommender import BPR
 
+from recbole_symcere.metrics import NDCG, AveragePopularity, GiniIndex, popularity_groups
+from recbole_symcere.model.registry import with_hooks
 from recbole_symcere.quick_start import create_dataset, data_preparation
 from recbole_symcere.ranking import (
-    NDCG,
-    AveragePopularity,
-    GiniIndex,
     RankingCollector,
     RankingDataLoader,
     RankingEvaluator,
-    popularity_groups,
 )
 from recbole_symcere.trainer import Trainer
 
@@ -168,7 +166,7 @@ def test_items_outside_training_are_tail_and_a_group_that_nobody_has_is_nan() ->
 
 def test_a_trainer_evaluates_with_it(make_config: Any) -> None:
     config = make_config()
-    evaluator = Trainer(config, BPR(config, create_dataset(config).build()[0])).evaluator
+    evaluator = Trainer(config, with_hooks(BPR)(config, create_dataset(config).build()[0])).evaluator
     assert type(evaluator.metric_class["averagepopularity"]) is AveragePopularity
     assert type(evaluator.metric_class["giniindex"]) is GiniIndex
     assert type(evaluator.metric_class["ndcg"]) is NDCG

@@ -18,35 +18,18 @@ from recbole_symcere.analysis import plots
 from recbole_symcere.analysis.analyses import anchoring, geometry
 from recbole_symcere.analysis.page import DASH, Cell, Figures, Grid, Plot, Row, check_size, minus, rendered
 from recbole_symcere.analysis.results import COMMAND, Results, SavedRun, read_results
-from recbole_symcere.comparison.comparison import ACCURACY, POPULARITY, SUMMARY
+from recbole_symcere.comparison.comparison import make_tables as make_comparison_tables
+from recbole_symcere.comparison.rendering import CONTRAST_ROWS, change_text, contrast_texts, table_notes
 from recbole_symcere.comparison.statistics import mean_and_sd
-from recbole_symcere.comparison.tables import (
-    CONTRAST_ROWS,
-    GROUPS,
-    SIGNIFICANT,
-    Contrast,
-    Table,
-    change_text,
-    contrast_texts,
-    make_ablation,
-    make_table,
-    metric_name,
-    table_notes,
-)
+from recbole_symcere.comparison.tables import SIGNIFICANT, Contrast, Table, make_ablation
 from recbole_symcere.config import Config
 from recbole_symcere.errors import AnalysisError, ConfigError, RunsError
+from recbole_symcere.metrics import PRIMARY, columns, label_of, metric_of
 
 HELP = "one HTML page of a comparison: tables, curves, popularity, geometry, anchoring, settings"
-(PRIMARY,) = SUMMARY
 PLACES = {1: "best", 2: "second", None: ""}
 PANELS = 4  # side by side
 EPOCHS_SHOWN = 15  # in the table below a plot of curves
-OF_GROUPS = {f"{group}@10": "NDCG@10" for group in GROUPS}
-OF_ITEMS = {
-    "itemcoverage@10": "share of all items, in any top 10",
-    "averagepopularity@10": "training interactions, mean",
-    "giniindex@10": "Gini index, 0 is even",
-}
 
 
 @dataclass(frozen=True)
@@ -123,7 +106,7 @@ def render(results: Results, analysis: Path | None, figures: Figures) -> str:
             "cards": [card(dataset, tables.summary) for dataset in results.datasets],
             "tally": tally(tables),
             "losses": losses(tables),
-            "primary": metric_name(PRIMARY),
+            "primary": label_of(PRIMARY),
             "summary": summary_grid(tables.summary, results.ours) if len(results.datasets) > 1 else None,
             "accuracy": grids(tables.accuracy, "Accuracy on {}", results.ours),
             "accuracy_notes": table_notes(tables.accuracy),
@@ -145,16 +128,16 @@ def render(results: Results, analysis: Path | None, figures: Figures) -> str:
 
 
 def make_tables(results: Results) -> Tables:
-    """The comparison's own tables: the same numbers, intervals and p-values."""
+    """Makes the comparison's own tables: the same numbers, intervals and p-values."""
     runs = results.of(results.models)
-    # On a small dataset nobody may have an item of one of the groups held out.
-    finite = [name for name in POPULARITY if all(math.isfinite(run.metrics.get(name, math.nan)) for run in runs)]
+    tables = make_comparison_tables(runs, results.ours)
+    accuracy = columns("accuracy", runs[0].metrics)
     return Tables(
-        replace(make_table(runs, SUMMARY, results.ours), seconds={}),
-        make_table(runs, ACCURACY, results.ours),
-        replace(make_table(runs, finite, results.ours), seconds={}),
+        tables["summary"],
+        tables["accuracy"],
+        replace(tables["popularity"], seconds={}),
         {
-            model: make_ablation(results.of([model, *rows]), ACCURACY, model)
+            model: make_ablation(results.of([model, *rows]), accuracy, model)
             for model, rows in results.ablations.items()
         },
     )
@@ -220,7 +203,7 @@ def losses(tables: Tables) -> Grid | None:
     """Every comparison in which ours is behind, significantly or not."""
     rows = [
         Row(
-            f"{dataset}, {metric_name(metric)}",
+            f"{dataset}, {label_of(metric)}",
             [
                 Cell(contrast.model),
                 Cell(contrast.baseline),
@@ -240,7 +223,7 @@ def losses(tables: Tables) -> Grid | None:
 
 def grids(table: Table, caption: str, ours: Sequence[str]) -> list[Grid]:
     """A grid for each dataset, which stands in the ``caption``; seconds are a column where the table has them."""
-    heads = ["model", *map(metric_name, table.metrics), *["seconds"] * bool(table.seconds)]
+    heads = ["model", *map(label_of, table.metrics), *["seconds"] * bool(table.seconds)]
     found = []
     for dataset in table.datasets:
         rows = []
@@ -262,7 +245,7 @@ def summary_grid(table: Table, ours: Sequence[str]) -> Grid:
         for model in table.models
     ]
     foot = _foot(table, [(dataset, PRIMARY) for dataset in table.datasets])
-    return Grid(f"{metric_name(PRIMARY)} on each dataset", ["model", *table.datasets], rows, foot)
+    return Grid(f"{label_of(PRIMARY)} on each dataset", ["model", *table.datasets], rows, foot)
 
 
 def _score_cell(table: Table, dataset: str, metric: str, model: str) -> Cell:
@@ -291,7 +274,7 @@ def _foot(table: Table, keys: Sequence[tuple[str, str]]) -> list[Row]:
 
 def accuracy_plots(table: Table, ours: Sequence[str], figures: Figures) -> list[Plot]:
     """The first metric, a panel for each dataset."""
-    name, found = metric_name(PRIMARY), []
+    name, found = label_of(PRIMARY), []
     for first in range(0, len(table.datasets), PANELS):
         panels = [
             plots.Panel(dataset, name, _spreads(table, dataset, PRIMARY))
@@ -303,33 +286,21 @@ def accuracy_plots(table: Table, ours: Sequence[str], figures: Figures) -> list[
 
 
 def popularity_plots(tables: Tables, ours: Sequence[str], figures: Figures) -> list[list[Plot]]:
-    """For each dataset: the NDCG of head, middle and tail items, and what recommendations reach."""
-    return [
-        [
-            *_popularity_plot(
-                tables, dataset, OF_GROUPS, "NDCG@10 on head, middle and tail items of {}", ours, figures
-            ),
-            *_popularity_plot(tables, dataset, OF_ITEMS, "Coverage and popularity on {}", ours, figures),
-        ]
-        for dataset in tables.popularity.datasets
-    ]
-
-
-def _popularity_plot(
-    tables: Tables, dataset: str, axes: Mapping[str, str], title: str, ours: Sequence[str], figures: Figures
-) -> list[Plot]:
-    """One, or none where the table has none of the metrics in ``axes``."""
-    panels = [
-        plots.Panel(metric_name(metric), axis, _spreads(tables.popularity, dataset, metric))
-        for metric, axis in axes.items()
-        if metric in tables.popularity.metrics
-    ]
-    if not panels:
-        return []
-    name = f"{'groups' if axes is OF_GROUPS else 'popularity'}-{dataset}"
-    said = f"{seeds_said(tables.popularity)} Models are in the order of {metric_name(PRIMARY)}."
-    order = _spreads(tables.summary, dataset, PRIMARY)
-    return [_dots(panels, order, ours, figures, name, title.format(dataset), said)]
+    """For each dataset, the figures that the records of its metrics ask for, such as head, middle and tail items."""
+    charts = [(metric, chart) for metric in tables.popularity.metrics if (chart := metric_of(metric).chart)]
+    said = f"{seeds_said(tables.popularity)} Models are in the order of {label_of(PRIMARY)}."
+    found = []
+    for dataset in tables.popularity.datasets:
+        order, plotted = _spreads(tables.summary, dataset, PRIMARY), []
+        for figure, title in dict.fromkeys((chart.figure, chart.title) for _, chart in charts):
+            panels = [
+                plots.Panel(label_of(metric), chart.axis, _spreads(tables.popularity, dataset, metric))
+                for metric, chart in charts
+                if chart.figure == figure
+            ]
+            plotted.append(_dots(panels, order, ours, figures, f"{figure}-{dataset}", title.format(dataset), said))
+        found.append(plotted)
+    return found
 
 
 def _spreads(table: Table, dataset: str, metric: str) -> dict[str, plots.Spread]:

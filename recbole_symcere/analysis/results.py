@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_symcere.comparison.comparison import NOT_TUNED, is_ours
+from recbole_symcere.comparison.entry import NOT_TUNED, is_ours
 from recbole_symcere.comparison.runs import NOT_COMPARED, read_record, read_run
 from recbole_symcere.comparison.tables import Run
 from recbole_symcere.errors import AnalysisError, ConfigError, RunsError

@@ -44,7 +44,7 @@ def validation_score(
     return float(fitted.best_valid_score), {"seconds": trainer.seconds, "epochs": trainer.epochs_run}
 
 
-def test_run(settings: Mapping[str, Any], folder: Path) -> None:
+def run_on_test(settings: Mapping[str, Any], folder: Path) -> None:
     """Trains with one seed, ranks for the test users once, and writes ``run.json`` and ``users.parquet``.
 
     ``users.parquet`` has each test user's metrics, for tests of anyone's own. ``run.json`` comes last: where it is, the
@@ -71,7 +71,7 @@ def test_run(settings: Mapping[str, Any], folder: Path) -> None:
 
 
 def read_run(model: str, folder: Path) -> Run:
-    """A complete run of ``test_run``, under the name that it has in the table."""
+    """A complete run of ``run_on_test``, under the name that it has in the table."""
     with _run_errors(folder):
         record = read_record(folder)
         metrics = {name: math.nan if value is None else value for name, value in record["metrics"].items()}
@@ -111,7 +111,7 @@ def _run_errors(folder: Path) -> Iterator[None]:
 
 
 def is_complete(folder: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether ``test_run`` came to its end there, with these settings."""
+    """Whether ``run_on_test`` came to its end there, with these settings."""
     path = folder / "run.json"
     if not path.is_file():
         return False

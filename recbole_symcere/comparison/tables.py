@@ -1,43 +1,31 @@
-"""Tables of a comparison: models as rows, the metrics of one or several datasets as columns; Markdown, CSV, LaTeX."""
+"""The numbers of a comparison's tables: models as rows, the metrics of one or several datasets as columns."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from recbole_symcere.comparison.statistics import PairedComparison, compare_users, holm, mean_and_sd
 from recbole_symcere.errors import RunsError
+from recbole_symcere.metrics import Direction, metric_of
 
-Direction = Literal["higher", "lower", "neither"]
-
-DIRECTIONS: dict[str, Direction] = {"averagepopularity": "neither", "giniindex": "neither"}
-"""What is better, by a metric's name without its @k; higher, where nothing is said."""
-
-GROUPS = {"headndcg": "Head NDCG", "middlendcg": "Middle NDCG", "tailndcg": "Tail NDCG"}
-NAMES = {"hit": "HR", "giniindex": "Gini", **GROUPS} | {
-    name.lower(): name
-    for name in ("NDCG", "MRR", "MAP", "ItemCoverage", "AveragePopularity", "ShannonEntropy", "TailPercentage")
-}
-CONTRAST_ROWS = ("compared", "improvement", "95% interval of the difference", "p (Holm)")
-CSV_COLUMNS = ["dataset", "model", "metric", "mean", "sd", "n_seeds", "n_users", "seconds"]
-CSV_COLUMNS += ["baseline", "difference", "low", "high", "improvement_percent", "p", "p_holm"]
 SIGNIFICANT = 0.05
 ROUNDING = 1e-4  # RecBole rounds a metric to four decimals
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One model trained with one seed, and what it scored on test.
+    """One model that was trained with one seed, and what it scored on test.
 
     Attributes:
         metrics: by RecBole's names, such as ``ndcg@10``.
-        per_user: ``user_id`` (text, each user once) and a column for each metric that is a mean over users; NaN or null
-            for a user who is not in the mean.
-        valid_score: the best on validation.
-        seconds: of training.
+        per_user: ``user_id`` (text, each user once) and a column for each metric that is a mean over users. The value
+            is NaN or null for a user who is not in the mean.
+        valid_score: the best score on validation.
+        seconds: the time of training.
     """
 
     dataset: str
@@ -51,7 +39,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Cell:
-    """A metric over seeds. ``place`` is 1 for the best models of the column, 2 for the second, None for others."""
+    """A metric over seeds; ``place`` is 1 for the best models of the column, 2 for the second ones, else None."""
 
     mean: float
     sd: float | None
@@ -64,7 +52,7 @@ class Contrast:
 
     Attributes:
         improvement: in percent of the baseline, positive if the model is better; NaN if the baseline's mean is 0.
-        users: the model minus the baseline over users, the seeds of each user averaged; without users who lack a value.
+        users: the model minus the baseline over users, each user's seeds averaged, without users who lack a value.
     """
 
     model: str
@@ -75,18 +63,18 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Table:
-    """What the renderers print.
+    """What ``rendering`` prints.
 
     Attributes:
-        columns: by dataset and metric, the cells by model.
-        contrasts: by dataset and metric, ours that was best on validation against the baseline that is best on test: so
-            nothing of ours is chosen on test, and of the baselines the one that is hardest to beat. None where neither
-            direction is better, where values are not per user or of fewer than two users, or where all models are ours
-            or all are baselines.
-        changes: by dataset, metric and model, an ablation against the whole.
+        columns: the cells by model, for each dataset and metric.
+        contrasts: for each dataset and metric, our model that was best on validation against the baseline that is best
+            on test. So no model of ours is chosen on test, and the baseline is the one that is hardest to beat. There
+            is no contrast where neither direction is better, where values are not per user or of fewer than two users,
+            or where all models are ours or all are baselines.
+        changes: for each dataset, metric and model, an ablation against the whole.
         p_holm: the p-value of each contrast or change, corrected for all of them.
-        seconds: of training, mean over seeds, by dataset and model; empty, where none are to be shown.
-        n_users: of the test part, by dataset.
+        seconds: the time of training, mean over seeds, by dataset and model; empty where no time is to be shown.
+        n_users: the number of test users by dataset.
     """
 
     datasets: tuple[str, ...]
@@ -108,13 +96,15 @@ def make_table(
     directions: Mapping[str, Direction] | None = None,
     n_draws: int = 10_000,
 ) -> Table:
-    """Compares models over the same datasets, seeds and test users. Baselines come first, else runs keep their order.
+    """Compares models over the same datasets, seeds and test users.
+
+    Baselines come first; otherwise models keep the order of the runs.
 
     Args:
         metrics: the columns, by RecBole's names.
         ours: the models that are not baselines.
-        directions: changes to ``DIRECTIONS``, such as ``{"giniindex": "lower"}``.
-        n_draws: of each bootstrap and each randomisation test.
+        directions: which values of a metric are better, if not those of its record; such as ``{"giniindex": "lower"}``.
+        n_draws: the number of draws of each bootstrap and each randomisation test.
 
     Raises:
         RunsError: models differ in datasets, seeds or users; values are missing or do not belong together.
@@ -141,10 +131,10 @@ def make_table(
 
 
 def make_ablation(runs: Sequence[Run], metrics: Sequence[str], whole: str, n_draws: int = 10_000) -> Table:
-    """A model and its ablations, each against the whole; rows keep their order.
+    """Compares the ablations of a model with the whole model; rows keep their order.
 
     Args:
-        metrics: the columns, by RecBole's names; each a mean over users.
+        metrics: the columns, by RecBole's names; each is a mean over users.
         whole: the model that nothing is taken from.
 
     Raises:
@@ -199,9 +189,9 @@ def _check(runs: Sequence[Run], metrics: Sequence[str]) -> int:
 
 
 def _sign(metric: str, directions: Mapping[str, Direction]) -> int:
-    """1 if higher is better, -1 if lower is, 0 if neither."""
-    direction = {**DIRECTIONS, **directions}.get(metric.partition("@")[0], "higher")
-    return {"higher": 1, "lower": -1, "neither": 0}[direction]
+    """1 if higher values are better, -1 if lower ones are, 0 if neither."""
+    known = metric_of(metric)
+    return replace(known, direction=directions.get(known.name, known.direction)).sign
 
 
 def _column(runs: Mapping[str, Sequence[Run]], metric: str, sign: int) -> dict[str, Cell]:
@@ -250,146 +240,3 @@ def _paired(
 def _user_means(runs: Sequence[Run], metric: str) -> np.ndarray:
     """[n_users], a metric averaged over seeds; NaN for a user who lacks it with a seed."""
     return np.stack([run.per_user[metric].to_numpy() for run in runs]).mean(axis=0, dtype=np.float64)
-
-
-def metric_name(metric: str) -> str:
-    """As the field writes it: ``hit@10`` is HR@10."""
-    name, at, k = metric.partition("@")
-    return NAMES.get(name, name.capitalize()) + at + k
-
-
-def to_csv(table: Table) -> str:
-    """In full precision, a row for each dataset, metric and model; a contrast stands in the row of its model."""
-    rows = []
-    for (dataset, metric), cells in table.columns.items():
-        of_column = table.contrasts.get((dataset, metric))
-        for model, cell in cells.items():
-            row = [dataset, model, metric, cell.mean, cell.sd, len(table.seeds), table.n_users[dataset]]
-            row.append(table.seconds.get((dataset, model)))
-            if of_column and of_column.model == model:
-                row += _csv_cells(of_column, table.p_holm[dataset, metric])
-            elif change := table.changes.get((dataset, metric, model)):
-                row += _csv_cells(change, table.p_holm[dataset, metric, model])
-            rows.append(row + [None] * (len(CSV_COLUMNS) - len(row)))
-    return pl.DataFrame(rows, schema=CSV_COLUMNS, orient="row", infer_schema_length=None).write_csv()
-
-
-def _csv_cells(contrast: Contrast, p: float) -> list[str | float]:
-    users = contrast.users
-    return [contrast.baseline, users.difference, users.low, users.high, contrast.improvement, users.p_value, p]
-
-
-def to_markdown(table: Table) -> str:
-    """For GitHub; datasets stand in the column heads if there are several."""
-    escape = str.maketrans({"|": r"\|", "*": r"\*"})
-    models, contrasts = _rows(table, ("**{}**", "<u>{}</u>"), escape)
-    header = ["model"]
-    for dataset in table.datasets:
-        of = f"{dataset}: ".translate(escape) if len(table.datasets) > 1 else ""
-        header += [of + metric_name(metric) for metric in table.metrics] + [of + "seconds"] * bool(table.seconds)
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    lines = [f"| {' | '.join(row)} |" for row in (header, rule, *models, *contrasts)]
-    return "\n".join([*lines, "", " ".join(table_notes(table)).translate(escape), ""])
-
-
-def to_latex(table: Table) -> str:
-    r"""A ``tabular`` that needs booktabs alone; the notes are comments, for the caption."""
-    escape = str.maketrans(
-        {character: "\\" + character for character in "_%&#${}"}
-        | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-        | {"±": r"$\pm$", "–": "--", "<": "$<$", ">": "$>$", "|": "$|$"}
-    )
-    models, contrasts = _rows(table, (r"\textbf{{{}}}", r"\underline{{{}}}"), escape)
-    width = len(table.metrics) + bool(table.seconds)
-    groups = [rf"\multicolumn{{{width}}}{{c}}{{{dataset.translate(escape)}}}" for dataset in table.datasets]
-    first = range(2, 2 + width * len(groups), width)
-    heads = [metric_name(metric).translate(escape) for metric in table.metrics] + ["seconds"] * bool(table.seconds)
-    header = ["model"] + heads * len(groups)
-    lines = [f"% {note}" for note in table_notes(table)]
-    lines += [rf"\begin{{tabular}}{{l{'r' * width * len(groups)}}}", r"\toprule", _latex_row(["", *groups])]
-    lines += ["".join(rf"\cmidrule(lr){{{column}-{column + width - 1}}}" for column in first), _latex_row(header)]
-    for part in (models, contrasts):
-        if part:
-            lines += [r"\midrule", *map(_latex_row, part)]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(cells) + r" \\"
-
-
-def _rows(table: Table, places: tuple[str, str], escape: Mapping[int, str]) -> tuple[list[list[str]], list[list[str]]]:
-    """A row a model, and the rows below them, each with a head; ``places`` are formats of the best and the second."""
-    models = []
-    for model in table.models:
-        row = [model.translate(escape)]
-        for dataset in table.datasets:
-            for metric in table.metrics:
-                cell = table.columns[dataset, metric][model]
-                text = f"{cell.mean:.4f}" + ("" if cell.sd is None else f" ± {cell.sd:.4f}")
-                change = f" ({found})" if (found := change_text(table, (dataset, metric, model))) else ""
-                place = places[cell.place - 1] if cell.place else "{}"
-                row.append(place.format(text.translate(escape)) + change.translate(escape))
-            if table.seconds:
-                row.append(f"{table.seconds[dataset, model]:.1f}")
-        models.append(row)
-    if not table.contrasts:
-        return models, []
-    columns = [*table.metrics] + ["seconds"] * bool(table.seconds)
-    keys = [(dataset, metric) for dataset in table.datasets for metric in columns]
-    below = zip(CONTRAST_ROWS, *(contrast_texts(table, key) for key in keys), strict=True)
-    return models, [[text.translate(escape) for text in row] for row in below]
-
-
-def contrast_texts(table: Table, key: tuple[str, str]) -> tuple[str, ...]:
-    """The column of ``CONTRAST_ROWS``."""
-    if key not in table.contrasts:
-        return ("",) * len(CONTRAST_ROWS)
-    contrast, p = table.contrasts[key], table.p_holm[key]
-    return (
-        f"{contrast.model} vs {contrast.baseline}",
-        _improvement(contrast, p),
-        f"[{contrast.users.low:+.4f}, {contrast.users.high:+.4f}]",
-        f"{p:.4f}" if p >= 1e-4 else "<0.0001",
-    )
-
-
-def change_text(table: Table, key: tuple[str, str, str]) -> str:
-    """What an ablation changes of the whole, in percent; empty for other rows."""
-    return _improvement(table.changes[key], table.p_holm[key]) if key in table.changes else ""
-
-
-def _improvement(contrast: Contrast, p: float) -> str:
-    improvement = "–" if math.isnan(contrast.improvement) else f"{contrast.improvement:+.2f}%"
-    return improvement + "*" * (p < SIGNIFICANT)
-
-
-def table_notes(table: Table) -> list[str]:
-    """What one must know to read the table, in sentences."""
-    seeds = ", ".join(map(str, table.seeds))
-    notes = [
-        f"Mean ± standard deviation over the seeds {seeds}." if len(table.seeds) > 1 else f"One seed, {seeds}.",
-        f"Test users: {', '.join(f'{dataset} {n:,}' for dataset, n in table.n_users.items())}.",
-        "The best is bold, the second underlined, where higher or lower is better.",
-    ]
-    if table.seconds:
-        notes.append("Seconds are of training.")
-    if any(metric.partition("@")[0] in GROUPS for metric in table.metrics):
-        notes.append(
-            "Head, middle and tail items, by popularity, have a third of the training interactions each; "
-            "their NDCG is a mean over the test users who have such an item held out."
-        )
-    if table.p_holm:
-        notes.append(
-            f"* p < {SIGNIFICANT}: two-sided paired randomisation test over users, Holm-corrected "
-            f"(comparisons in this table: {len(table.p_holm)})."
-        )
-    if table.contrasts:
-        notes.append(
-            "The interval is a bootstrap over users. "
-            "Compared: ours that was best on validation, and of all others the one that is best here."
-        )
-    if table.changes:
-        whole = next(iter(table.changes.values())).baseline
-        notes.append(f"In brackets: against {whole}. Bootstrap intervals of the differences stand in the CSV file.")
-    return notes

@@ -23,6 +23,7 @@ from pypdf import PdfReader
 from recbole_symcere.analysis import analyses, page, plots, report
 from recbole_symcere.analysis.__main__ import main
 from recbole_symcere.analysis.results import read_results
+from recbole_symcere.comparison.comparison import NEEDED
 from recbole_symcere.comparison.tables import make_table
 from recbole_symcere.errors import AnalysisError
 from tests.analysis import chromium
@@ -189,9 +190,9 @@ def test_tables_hold_the_comparisons_own_numbers(comparison: Path, tmp_path: Pat
     assert [row[0] for row in rows[:3]] == ["LightGCN", "Pop", "SymCERE (ours)"]
     assert rows[0][2] == "0.2050 ± 0.0071 second" and rows[2][2] == "0.4050 ± 0.0071 best" and rows[0][5] == "2.0"
     runs = read_results(comparison, "strict").of(["Pop", "LightGCN", "SymCERE"])
-    table = make_table(runs, report.ACCURACY, ["SymCERE"])
+    table = make_table(runs, NEEDED, ["SymCERE"])
     assert rows[3][1:5] == ["SymCERE vs LightGCN"] * 4 and rows[4][1:5] == ["+97.56%*"] * 4
-    assert rows[6][1:5] == [f"{table.p_holm['toy', metric]:.4f}" for metric in report.ACCURACY]
+    assert rows[6][1:5] == [f"{table.p_holm['toy', metric]:.4f}" for metric in NEEDED]
     assert tables["Popularity and coverage on toy"][1][5] == "0.5000 ± 0.0000 best"
 
 

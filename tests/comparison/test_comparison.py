@@ -12,10 +12,12 @@ import polars as pl
 import pytest
 import yaml
 
+from dataset_prep.command import INTERRUPTED
 from recbole_symcere import properties
 from recbole_symcere.comparison import comparison, runs
 from recbole_symcere.comparison.__main__ import main
-from recbole_symcere.comparison.comparison import Comparison, ablations_of, is_ours
+from recbole_symcere.comparison.comparison import Comparison
+from recbole_symcere.comparison.entry import ablations_of, is_ours
 from recbole_symcere.comparison.search import search_space
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
@@ -61,15 +63,15 @@ def numbers(output: Path) -> pl.DataFrame:
 def test_every_model_gets_the_same_budget_and_the_test_part_once(
     arguments: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done: dict[str, list[str]] = {"validation_score": [], "test_run": []}
+    done: dict[str, list[str]] = {"validation_score": [], "run_on_test": []}
     for name, models in done.items():
         original = getattr(runs, name)
         monkeypatch.setattr(runs, name, _counted(original, models))
     assert main(arguments()) == 0
     table = capsys.readouterr().out
     assert [done["validation_score"].count(model) for model in MODELS] == [1, 3, 3]  # Pop has nothing to search
-    assert [done["test_run"].count(model) for model in MODELS] == [2, 2, 2]
-    assert all(f"| {model} |" in table for model in MODELS) and "SymCERE vs" in table
+    assert [done["run_on_test"].count(model) for model in MODELS] == [2, 2, 2]
+    assert all(re.search(rf"\| {model} +\|", table) for model in MODELS) and "SymCERE vs" in table
     assert main(arguments()) == 0
     assert [len(models) for models in done.values()] == [7, 6]
     assert capsys.readouterr().out == table
@@ -102,8 +104,7 @@ def test_a_killed_comparison_ends_with_the_table_of_an_unbroken_one(
 
     monkeypatch.setattr(runs, "_fit", killed_fit)
     for _ in kills:
-        with pytest.raises(KeyboardInterrupt):
-            main(arguments("--output=killed", models=models))
+        assert main(arguments("--output=killed", models=models)) == INTERRUPTED
     assert main(arguments("--output=killed", models=models)) == 0
     assert len(calls) == 10 + len(kills)
     assert numbers(Path("killed")).equals(numbers(Path("unbroken")))
@@ -133,11 +134,11 @@ def test_a_search_ranks_for_no_test_user(
     score, details = runs.validation_score(config.settings, tmp_path / "trial.pth", never)
     assert score > 0 and details["epochs"] == 2
     with pytest.raises(AssertionError, match="test part is read"):
-        runs.test_run(config.settings, tmp_path / "run")
+        runs.run_on_test(config.settings, tmp_path / "run")
 
 
 def test_users_metrics_have_the_tables_means(make_config: Callable[..., Any], tmp_path: Path) -> None:
-    runs.test_run(make_config(model="LightGCN", epochs=2).settings, tmp_path)
+    runs.run_on_test(make_config(model="LightGCN", epochs=2).settings, tmp_path)
     run = runs.read_run("LightGCN", tmp_path)
     assert (run.dataset, run.seed, run.per_user["user_id"].n_unique()) == ("tiny", 2020, len(run.per_user))
     for metric in ("hit@10", "ndcg@10", "recall@20", "mrr@20"):
@@ -149,7 +150,7 @@ def test_a_metric_of_nobody_is_written_as_json_knows_it(
 ) -> None:
     evaluate = Trainer.evaluate
     monkeypatch.setattr(Trainer, "evaluate", lambda *args, **kwargs: evaluate(*args, **kwargs) | {"hit@10": math.nan})
-    runs.test_run(make_config(model="Pop").settings, tmp_path)
+    runs.run_on_test(make_config(model="Pop").settings, tmp_path)
     record = json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)
     assert record["metrics"]["hit@10"] is None and record["metrics"]["ndcg@10"] > 0
     assert math.isnan(runs.read_run("Pop", tmp_path).metrics["hit@10"])
@@ -193,7 +194,7 @@ def test_the_display_says_what_runs_and_what_is_left(
 
     monkeypatch.setattr(comparison, "tqdm", Bar)
     monkeypatch.setattr(runs, "validation_score", watched(runs.validation_score))
-    monkeypatch.setattr(runs, "test_run", watched(runs.test_run))
+    monkeypatch.setattr(runs, "run_on_test", watched(runs.run_on_test))
     assert main(arguments(models=["Pop", "SymCERE"])) == 0
     assert [(model, text.partition(";")[0]) for model, text in while_working] == [
         ("Pop", "0/8 tiny, Pop: trial 1 of 1"),
@@ -211,12 +212,12 @@ def test_a_run_that_cannot_be_trained_is_told_when_all_else_is_done(
     def diverging(settings: dict[str, Any], folder: Path) -> None:
         if (settings["model"], settings["seed"]) == ("LightGCN", 2020):
             raise TrainingError("the loss is not finite in epoch 1.")
-        test_run(settings, folder)
+        run_on_test(settings, folder)
 
-    test_run = runs.test_run
+    run_on_test = runs.run_on_test
     models = ["LightGCN", "SymCERE"]
     with monkeypatch.context() as patched:
-        patched.setattr(runs, "test_run", diverging)
+        patched.setattr(runs, "run_on_test", diverging)
         assert main(arguments(models=models)) == 2
     error = capsys.readouterr().err
     assert "runs that can't be trained: 1; all others are done." in error
@@ -349,3 +350,17 @@ def test_a_variant_is_searched_in_its_models_space(arguments: Callable[..., list
     comparison = Comparison(["SMORE-dup"], ["tiny"], [], 2, 1, "strict", settings, Path("variant"))
     (entry,) = comparison.entries
     assert entry.search.space == search_space("SMORE") and entry.settings["model"] == "SMORE-dup"
+
+
+@pytest.mark.parametrize("option", ["--models", "--datasets", "--ours"])
+def test_a_name_given_twice_is_refused_before_any_work(
+    option: str, arguments: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"--models": ["Pop", "BPR"], "--datasets": ["tiny"], "--ours": ["BPR"]}
+    names[option].append(names[option][0])
+    given = [argument for argument in arguments() if argument.startswith("--") and "=" in argument]
+    for name, values in names.items():
+        given += [name, *values]
+    assert main(given) == 2
+    assert f"error: {option} names {names[option][0]} twice: name it once" in capsys.readouterr().err
+    assert not Path("comparison").exists()

@@ -1,0 +1,68 @@
+"""``symcere compare``: tunes, trains and tests models on datasets, and writes their tables."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_symcere.properties import parse_assignments
+
+HELP = "Compare models: as many trials on validation for each, several seeds, one look at test."
+EXAMPLES = """examples:
+  %(prog)s --models SymCERE LightGCN BPR --datasets demo --trials 10 --seeds 5
+  %(prog)s --models SymCERE LightGCN --datasets yelp --text_train=frozen --stopping_step=100
+
+The same command again goes on where it was; given twice at once, two processes share the work.
+Any setting of RecBole or of a model is --key=value: it goes to each model that reads it.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    add = parser.add_argument
+    add("--models", nargs="+", required=True, metavar="MODEL")
+    add("--datasets", nargs="+", required=True, metavar="DATASET")
+    add("--ours", nargs="+", metavar="MODEL", help="the others are baselines (default: SymCERE and its kin)")
+    add("--trials", type=_at_least(0), default=10, help="settings to try for each model (%(default)s); 0: no search")
+    add("--seeds", type=_at_least(1), default=5, help="runs of the best setting (%(default)s)")
+    add("--tuned", action="store_true", help="start from the settings of an earlier comparison, in properties/tuned")
+    add("--ablation", action="store_true", help="run ours also without each of their parts")
+    add("--protocol", default="strict", help="strict (default), paper or temporal")
+    add("--output", type=Path, default=Path("comparison"), help="folder of trials, runs and tables (%(default)s)")
+
+
+def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Does what is left of the comparison, writes its tables and prints the first one.
+
+    Raises:
+        UserError: settings or files can't be used, or runs can't be trained.
+    """
+    settings: dict[str, Any] = ({"tuned": True} if given.tuned else {}) | parse_assignments(rest)
+    from recbole_symcere.comparison.comparison import Comparison  # after parsing: a typo does not wait for the models
+    from recbole_symcere.comparison.entry import is_ours
+
+    comparison = Comparison(
+        given.models,
+        given.datasets,
+        given.ours if given.ours is not None else [model for model in given.models if is_ours(model)],
+        given.trials,
+        given.seeds,
+        given.protocol,
+        settings,
+        given.output,
+        given.ablation,
+    )
+    comparison.work()
+    print(comparison.write_tables())
+
+
+def _at_least(lowest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        number = int(text)
+        if number < lowest:
+            raise argparse.ArgumentTypeError(f"must be at least {lowest}")
+        return number
+
+    return parse

@@ -1,0 +1,155 @@
+"""The tables of a comparison as text: Markdown for GitHub, LaTeX for a paper, CSV for programs."""
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+import polars as pl
+
+from recbole_symcere.comparison.tables import SIGNIFICANT, Contrast, Table
+from recbole_symcere.metrics import GroupNDCG, label_of, metric_of
+
+CONTRAST_ROWS = ("compared", "improvement", "95% interval of the difference", "p (Holm)")
+CSV_COLUMNS = ["dataset", "model", "metric", "mean", "sd", "n_seeds", "n_users", "seconds"]
+CSV_COLUMNS += ["baseline", "difference", "low", "high", "improvement_percent", "p", "p_holm"]
+MARKDOWN = str.maketrans({"|": r"\|", "*": r"\*"})
+LATEX = str.maketrans(
+    {character: "\\" + character for character in "_%&#${}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"±": r"$\pm$", "–": "--", "<": "$<$", ">": "$>$", "|": "$|$"}
+)
+
+
+def to_csv(table: Table) -> str:
+    """Returns a row for each dataset, metric and model, in full precision; a contrast is in the row of its model."""
+    rows = []
+    for (dataset, metric), cells in table.columns.items():
+        of_column = table.contrasts.get((dataset, metric))
+        for model, cell in cells.items():
+            row = [dataset, model, metric, cell.mean, cell.sd, len(table.seeds), table.n_users[dataset]]
+            row.append(table.seconds.get((dataset, model)))
+            if of_column and of_column.model == model:
+                row += _csv_cells(of_column, table.p_holm[dataset, metric])
+            elif change := table.changes.get((dataset, metric, model)):
+                row += _csv_cells(change, table.p_holm[dataset, metric, model])
+            rows.append(row + [None] * (len(CSV_COLUMNS) - len(row)))
+    return pl.DataFrame(rows, schema=CSV_COLUMNS, orient="row", infer_schema_length=None).write_csv()
+
+
+def _csv_cells(contrast: Contrast, p: float) -> list[str | float]:
+    users = contrast.users
+    return [contrast.baseline, users.difference, users.low, users.high, contrast.improvement, users.p_value, p]
+
+
+def to_markdown(table: Table) -> str:
+    """Returns a table for GitHub and the notes below it; datasets are in the column heads if there are several."""
+    models, contrasts = _rows(table, ("**{}**", "<u>{}</u>"), MARKDOWN)
+    several = len(table.datasets) > 1
+    heads = [f"{dataset}: {column}" if several else column for dataset in table.datasets for column in _columns(table)]
+    frame = pd.DataFrame(models + contrasts, columns=["model", *(head.translate(MARKDOWN) for head in heads)])
+    alignment = ("left", *["right"] * len(heads))
+    text = frame.to_markdown(index=False, disable_numparse=True, colalign=alignment)
+    return f"{text}\n\n{' '.join(table_notes(table)).translate(MARKDOWN)}\n"
+
+
+def to_latex(table: Table) -> str:
+    r"""Returns a ``tabular`` that needs only booktabs; the notes are comments, for the caption."""
+    models, contrasts = _rows(table, (r"\textbf{{{}}}", r"\underline{{{}}}"), LATEX)
+    columns = [column.translate(LATEX) for column in _columns(table)]
+    starts = range(2, 2 + len(columns) * len(table.datasets), len(columns))
+    rules = "".join(rf"\cmidrule(lr){{{start}-{start + len(columns) - 1}}}" for start in starts)
+    heads = [(dataset.translate(LATEX), column) for dataset in table.datasets for column in columns]
+    if contrasts:
+        contrasts[0][0] = "\\midrule\n" + contrasts[0][0]
+    frame = pd.DataFrame(models + contrasts, columns=pd.MultiIndex.from_tuples([("", f"{rules}\nmodel"), *heads]))
+    text = frame.style.hide(axis="index").to_latex(
+        hrules=True, column_format="l" + "r" * len(heads), multicol_align="c"
+    )
+    return "".join(f"% {note}\n" for note in table_notes(table)) + text
+
+
+def _columns(table: Table) -> list[str]:
+    """The heads of the columns of one dataset."""
+    return [*map(label_of, table.metrics), *["seconds"] * bool(table.seconds)]
+
+
+def _rows(table: Table, places: tuple[str, str], escape: Mapping[int, str]) -> tuple[list[list[str]], list[list[str]]]:
+    """A row for each model, and the rows of the contrasts below them; each row begins with its name.
+
+    Args:
+        places: formats of the best and the second.
+        escape: what characters become.
+    """
+    models = []
+    for model in table.models:
+        row = [model.translate(escape)]
+        for dataset in table.datasets:
+            for metric in table.metrics:
+                cell = table.columns[dataset, metric][model]
+                text = f"{cell.mean:.4f}" + ("" if cell.sd is None else f" ± {cell.sd:.4f}")
+                change = f" ({found})" if (found := change_text(table, (dataset, metric, model))) else ""
+                place = places[cell.place - 1] if cell.place else "{}"
+                row.append(place.format(text.translate(escape)) + change.translate(escape))
+            if table.seconds:
+                row.append(f"{table.seconds[dataset, model]:.1f}")
+        models.append(row)
+    if not table.contrasts:
+        return models, []
+    columns = [*table.metrics] + ["seconds"] * bool(table.seconds)
+    keys = [(dataset, metric) for dataset in table.datasets for metric in columns]
+    below = zip(CONTRAST_ROWS, *(contrast_texts(table, key) for key in keys), strict=True)
+    return models, [[text.translate(escape) for text in row] for row in below]
+
+
+def contrast_texts(table: Table, key: tuple[str, str]) -> tuple[str, ...]:
+    """Returns what a column has in each of the rows ``CONTRAST_ROWS``."""
+    if key not in table.contrasts:
+        return ("",) * len(CONTRAST_ROWS)
+    contrast, p = table.contrasts[key], table.p_holm[key]
+    return (
+        f"{contrast.model} vs {contrast.baseline}",
+        _improvement(contrast, p),
+        f"[{contrast.users.low:+.4f}, {contrast.users.high:+.4f}]",
+        f"{p:.4f}" if p >= 1e-4 else "<0.0001",
+    )
+
+
+def change_text(table: Table, key: tuple[str, str, str]) -> str:
+    """Returns by how much an ablation changes the whole, in percent; an empty text for other rows."""
+    return _improvement(table.changes[key], table.p_holm[key]) if key in table.changes else ""
+
+
+def _improvement(contrast: Contrast, p: float) -> str:
+    improvement = "–" if math.isnan(contrast.improvement) else f"{contrast.improvement:+.2f}%"
+    return improvement + "*" * (p < SIGNIFICANT)
+
+
+def table_notes(table: Table) -> list[str]:
+    """Returns what one must know to read the table, in sentences."""
+    seeds = ", ".join(map(str, table.seeds))
+    notes = [
+        f"Mean ± standard deviation over the seeds {seeds}." if len(table.seeds) > 1 else f"One seed, {seeds}.",
+        f"Test users: {', '.join(f'{dataset} {n:,}' for dataset, n in table.n_users.items())}.",
+        "The best is bold, the second underlined, where higher or lower is better.",
+    ]
+    if table.seconds:
+        notes.append("Seconds are of training.")
+    if any(issubclass(metric_of(metric).function or object, GroupNDCG) for metric in table.metrics):
+        notes.append(
+            "Head, middle and tail items, by popularity, have a third of the training interactions each; "
+            "their NDCG is a mean over the test users who have such an item held out."
+        )
+    if table.p_holm:
+        notes.append(
+            f"* p < {SIGNIFICANT}: two-sided paired randomisation test over users, Holm-corrected "
+            f"(comparisons in this table: {len(table.p_holm)})."
+        )
+    if table.contrasts:
+        notes.append(
+            "The interval is a bootstrap over users. "
+            "Compared: ours that was best on validation, and of all others the one that is best here."
+        )
+    if table.changes:
+        whole = next(iter(table.changes.values())).baseline
+        notes.append(f"In brackets: against {whole}. Bootstrap intervals of the differences stand in the CSV file.")
+    return notes

@@ -1,0 +1,240 @@
+"""Metrics: one record says how a metric is computed, called, compared and drawn.
+
+Ranking, the tables of a comparison and the report read the records, so a new metric is one call of :func:`register`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+import recbole.evaluator.metrics as recbole_metrics
+from recbole.evaluator.base_metric import AbstractMetric
+from recbole.evaluator.collector import DataStruct
+from recbole.evaluator.register import metric_information, metric_types, metrics_dict
+
+Direction = Literal["higher", "lower", "neither"]
+Table = Literal["accuracy", "popularity"]
+PRIMARY = "ndcg@10"  # what models are ranked by
+CUTOFFS: dict[Table, Sequence[int]] = {"accuracy": (10, 20), "popularity": (10,)}
+
+
+class Chart(NamedTuple):
+    """How the report draws a metric: as a panel of a figure.
+
+    Attributes:
+        figure: the name of the figure; metrics with the same name stand side by side.
+        title: of the figure, with ``{}`` for the dataset.
+        axis: what the axis of the panel is called.
+    """
+
+    figure: str
+    title: str
+    axis: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What this package knows of a metric.
+
+    Attributes:
+        name: RecBole's name in lower case, without ``@k``, as in results.
+        label: what tables and figures call it.
+        direction: which values are better; ``neither`` where the metric only describes.
+        function: the class that computes it; None leaves it to RecBole.
+        table: the table of a comparison in which the metric is a column, None for no table. A metric that a run has
+            not computed, because its setting ``metrics`` does not name it, has no column.
+        chart: how the report draws it; None where only tables show it.
+    """
+
+    name: str
+    label: str
+    direction: Direction = "higher"
+    function: type[AbstractMetric] | None = None
+    table: Table | None = None
+    chart: Chart | None = None
+
+    @property
+    def sign(self) -> int:
+        """1 if higher values are better, -1 if lower ones are, 0 if neither."""
+        return {"higher": 1, "lower": -1, "neither": 0}[self.direction]
+
+
+METRICS: dict[str, Metric] = {}
+
+
+def register(metric: Metric) -> None:
+    """Makes a metric known to ranking, tables and report, and to RecBole's setting ``metrics``."""
+    METRICS[metric.name] = metric
+    if metric.function is not None and metric.name not in metrics_dict:
+        metric_information[metric.name] = metric.function.metric_need
+        metric_types[metric.name] = metric.function.metric_type
+        metrics_dict[metric.name] = metric.function
+
+
+def metric_of(name: str) -> Metric:
+    """Returns the record of a metric by its name, with or without ``@k``; RecBole's other metrics have a plain one."""
+    name = name.partition("@")[0].lower()
+    return METRICS.get(name, Metric(name, name.capitalize()))
+
+
+def label_of(name: str) -> str:
+    """Returns what the field calls a metric: ``hit@10`` is HR@10."""
+    _, at, k = name.partition("@")
+    return metric_of(name).label + at + k
+
+
+def columns(table: Table, computed: Collection[str]) -> tuple[str, ...]:
+    """Returns the metrics that are columns of one of a comparison's tables.
+
+    Args:
+        computed: names of metrics with ``@k``, of which alone a column can be.
+    """
+    names = [f"{metric.name}@{k}" for k in CUTOFFS[table] for metric in METRICS.values() if metric.table == table]
+    found = [name for name in names if name in computed]
+    return tuple(found if table == "accuracy" else [PRIMARY, *found])
+
+
+class AveragePopularity(recbole_metrics.AveragePopularity):
+    """RecBole's average popularity with look-ups in one array operation; RecBole's take longer than the ranking."""
+
+    def get_pop(self, item_matrix: np.ndarray, item_count: dict[int, int]) -> np.ndarray:
+        """Looks the popularity of recommended items up.
+
+        Args:
+            item_matrix: [n_users, k] long, recommended items.
+            item_count: interactions of each item in training.
+
+        Returns:
+            [n_users, k] long, the interactions of each recommended item.
+        """
+        return _count_array(item_count, 1 + max(int(item_matrix.max()), *item_count))[item_matrix]
+
+
+class GiniIndex(recbole_metrics.GiniIndex):
+    """RecBole's Gini index, counted in one array operation."""
+
+    def get_gini(self, item_matrix: np.ndarray, num_items: int) -> float:
+        """Returns how unevenly the recommendations are spread over the items: 0 is even, 1 is all on one item.
+
+        Args:
+            item_matrix: [n_users, k] long, recommended items, below ``num_items``.
+        """
+        counts = np.sort(np.bincount(item_matrix.ravel(), minlength=num_items))
+        rank = np.arange(1, num_items + 1)
+        return np.sum((2 * rank - num_items - 1) * counts) / item_matrix.size / num_items
+
+
+class NDCG(recbole_metrics.NDCG):
+    """RecBole's NDCG with ideal lists looked up in one array operation."""
+
+    def metric_info(self, pos_index: np.ndarray, pos_len: np.ndarray) -> np.ndarray:
+        """Returns the NDCG of each user.
+
+        Args:
+            pos_index: [n_users, k] bool, which recommended items are relevant.
+            pos_len: [n_users] int, relevant items of each user.
+
+        Returns:
+            [n_users, k] float, NDCG@1 to NDCG@k; NaN for a user without a relevant item.
+        """
+        rank = np.arange(1, pos_index.shape[1] + 1)
+        discount = 1 / np.log2(rank + 1)
+        ideal = np.append(np.nan, discount.cumsum())
+        return (pos_index * discount).cumsum(axis=1) / ideal[np.minimum(pos_len[:, None], rank)]
+
+
+class GroupNDCG(NDCG):
+    """The NDCG of one group of items (see :func:`popularity_groups`), of which alone the items are relevant.
+
+    The ranked list stays whole. The mean is over the users who have a held-out item of the group, and NaN if nobody
+    has one. The metric needs ``RankingCollector``.
+    """
+
+    metric_need = ("rec.items", "rec.topk", "rec.positives", "data.num_items", "data.count_items")
+    group: ClassVar[int]
+
+    def used_info(self, dataobject: DataStruct) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the arguments of :meth:`metric_info`."""
+        hits, relevant = super().used_info(dataobject)
+        items, positives = (dataobject.get(name).numpy() for name in ("rec.items", "rec.positives"))
+        counts = _count_array(dataobject.get("data.count_items"), dataobject.get("data.num_items"))
+        in_group = popularity_groups(counts) == self.group
+        users = np.arange(len(hits)).repeat(relevant)
+        return hits & in_group[items], np.bincount(users[in_group[positives]], minlength=len(hits))
+
+    def calculate_metric(self, dataobject: DataStruct) -> dict[str, float]:
+        """Returns the means over users at each k."""
+        of_users = self.metric_info(*self.used_info(dataobject))
+        return self.topk_result(type(self).__name__.lower(), of_users[~np.isnan(of_users[:, 0])])
+
+
+class HeadNDCG(GroupNDCG):
+    """The NDCG of the most popular items."""
+
+    group = 0
+
+
+class MiddleNDCG(GroupNDCG):
+    """The NDCG of the items between head and tail."""
+
+    group = 1
+
+
+class TailNDCG(GroupNDCG):
+    """The NDCG of the least popular items."""
+
+    group = 2
+
+
+def popularity_groups(counts: np.ndarray) -> np.ndarray:
+    """Returns the group of each item: head, middle or tail.
+
+    Each group holds a third of the training interactions, to within those of one item.
+
+    SGL (Wu et al., SIGIR 2021, section 4.3.1) cuts ten such groups.
+
+    Args:
+        counts: [n_items] long, interactions of each item in training.
+
+    Returns:
+        [n_items] long: 0 is head, 1 middle, 2 tail; items without an interaction are tail.
+    """
+    most_popular_first = np.argsort(-counts, kind="stable")
+    ordered = counts[most_popular_first]
+    groups = np.empty_like(counts)
+    groups[most_popular_first] = np.minimum(3 * (ordered.cumsum() - ordered) // ordered.sum(), 2)
+    return groups
+
+
+def _count_array(item_count: Mapping[int, int], n_items: int) -> np.ndarray:
+    """[n_items] long."""
+    counts = np.zeros(n_items, np.int64)
+    counts[list(item_count)] = list(item_count.values())
+    return counts
+
+
+GROUPS = Chart("groups", "NDCG@10 on head, middle and tail items of {}", "NDCG@10")
+SPREAD = ("popularity", "Coverage and popularity on {}")
+POPULARITY = Chart(*SPREAD, "training interactions, mean")
+UNEVENNESS = Chart(*SPREAD, "Gini index, 0 is even")
+COVERAGE = Chart(*SPREAD, "share of all items, in any top 10")
+for record in (
+    Metric("hit", "HR", table="accuracy"),
+    Metric("ndcg", "NDCG", function=NDCG, table="accuracy"),
+    Metric("mrr", "MRR"),
+    Metric("map", "MAP"),
+    Metric("headndcg", "Head NDCG", function=HeadNDCG, table="popularity", chart=GROUPS),
+    Metric("middlendcg", "Middle NDCG", function=MiddleNDCG, table="popularity", chart=GROUPS),
+    Metric("tailndcg", "Tail NDCG", function=TailNDCG, table="popularity", chart=GROUPS),
+    Metric(
+        "itemcoverage", "ItemCoverage", table="popularity", chart=Chart(*SPREAD, "share of all items, in any top 10")
+    ),
+    Metric("averagepopularity", "AveragePopularity", "neither", AveragePopularity, "popularity", POPULARITY),
+    Metric("giniindex", "Gini", "neither", GiniIndex, "popularity", UNEVENNESS),
+    Metric("shannonentropy", "ShannonEntropy"),
+    Metric("tailpercentage", "TailPercentage"),
+):
+    register(record)
