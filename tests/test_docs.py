@@ -46,6 +46,7 @@ from benchmarks import __main__ as benchmarks
 from dataset_prep.sources import kinds
 from dataset_prep.sources.rakuten_travel import FIELDS
 from recbole_symcere import properties, quick_start
+from recbole_symcere.analysis.cli import ANALYSES
 from recbole_symcere.comparison.comparison import Comparison
 from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError
@@ -292,7 +293,7 @@ def without_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset_prep.cli, "prepare", lambda *_, **__: nothing)
     monkeypatch.setattr(Comparison, "work", lambda self: None)
     monkeypatch.setattr(Comparison, "write_tables", lambda self: "")
-    for command in analysis.COMMANDS:
+    for command in ANALYSES:
         monkeypatch.setattr(import_module(f"recbole_symcere.analysis.{command}"), "run", lambda *_: "")
     monkeypatch.setattr(benchmarks, "PARTS", dict.fromkeys(benchmarks.PARTS, lambda _: iter(())))
 
@@ -308,7 +309,7 @@ def options() -> set[str]:
     """All options of all commands, and all settings of all models."""
     commands: list[tuple[Callable[[Sequence[str]], int], list[str]]] = [(recbole_symcere.cli.train, [])]
     commands += [(dataset_prep.cli.main, [source]) for source in (*kinds(), dataset_prep.cli.DEMO)]
-    commands += [(analysis.main, [command]) for command in analysis.COMMANDS]
+    commands += [(analysis.main, [command]) for command in ANALYSES]
     commands += [(comparison.main, []), (benchmarks.main, [])]
     known: set[str] = set()
     for main, arguments in commands:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +13,21 @@ import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_symcere.analysis.aligned import Aligned
-from recbole_symcere.analysis.neighbours import as_table, at_least_one, number_of
+from recbole_symcere.analysis.shared import as_table, at_least_one
+from recbole_symcere.analysis.trained import TrainedModel
+from recbole_symcere.properties import parse_assignments
 
 HELP = "which training reviews of a user and of an item lie near the pair of them"
+EXAMPLES = """examples:
+  %(prog)s --checkpoint saved/demo.pth --user u0 --item i124
+  %(prog)s --checkpoint saved/demo.pth --user u0 --item i124 --show-text
+"""
 TEXT_WIDTH = 300  # characters of a review that --show-text prints
 
 
 @dataclass(frozen=True)
 class Pull:
-    """Training reviews around a pair (u, v), each list nearest first; rows are of ``Aligned.pairs("train")``.
+    """Training reviews around a pair (u, v), each list nearest first; rows are of ``TrainedModel.pairs("train")``.
 
     A similarity in the space that training aligned, not a cause: without a near review the score could be the same.
 
@@ -71,7 +77,7 @@ def pull(pair: Tensor, reviews: Tensor, users: Tensor, items: Tensor, user: int,
 
 
 @torch.no_grad()
-def rank(aligned: Aligned, user: int, item: int) -> tuple[float, int, int]:
+def rank(aligned: TrainedModel, user: int, item: int) -> tuple[float, int, int]:
     """The pair's score, its rank (1 is best), and among how many: the item and all that the user has not met."""
     model = aligned.model
     one = Interaction({model.USER_ID: torch.tensor([user])}).to(model.device)
@@ -85,6 +91,7 @@ def rank(aligned: Aligned, user: int, item: int) -> tuple[float, int, int]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
     parser.add_argument("--checkpoint", required=True, help="a checkpoint of SymCERE")
     parser.add_argument("--user", required=True, metavar="TOKEN", help="as in the .inter file")
     parser.add_argument("--item", required=True, metavar="TOKEN", help="as in the .inter file")
@@ -97,15 +104,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(given: argparse.Namespace, settings: dict[str, Any]) -> str:
-    """The command.
+def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Prints how the model comes to rank the item for the user.
 
     Raises:
-        AnalysisError: there is no such user or item, neither trained, or the model was trained without reviews.
+        UserError: the checkpoint can't be used, there is no such user or item, one was not trained, or the model was
+            trained without reviews.
     """
-    aligned = Aligned(given.checkpoint, {"show_progress": True} | settings)
-    user = number_of(aligned, "user", given.user, suggest=given.show_users)
-    item = number_of(aligned, "item", given.item)
+    print(describe(given, parse_assignments(rest)))
+
+
+def describe(given: argparse.Namespace, settings: Mapping[str, Any]) -> str:
+    """Returns what the command prints."""
+    aligned = TrainedModel(given.checkpoint, {"show_progress": True, **settings})
+    user = aligned.number_of("user", given.user, suggest=given.show_users)
+    item = aligned.number_of("item", given.item)
     users, items = aligned.pairs()
     pair = aligned.model.interaction_vectors(aligned.nodes, torch.tensor([user]), torch.tensor([item]))[0]
     found = pull(pair, aligned.review_vectors(), users, items, user, item)
@@ -135,7 +148,7 @@ def run(given: argparse.Namespace, settings: dict[str, Any]) -> str:
 
 
 def _columns(
-    aligned: Aligned, found: Pull, rows: np.ndarray, user: int, item: int, given: argparse.Namespace
+    aligned: TrainedModel, found: Pull, rows: np.ndarray, user: int, item: int, given: argparse.Namespace
 ) -> dict[str, Any]:
     """What is printed of reviews ``rows``: nothing that names a user or quotes a review, unless it was asked for."""
     users, items = (numbers[rows] for numbers in aligned.pairs())
@@ -156,18 +169,11 @@ def _columns(
     }
     if given.show_users:
         columns |= {} if users[0] == user else {"user": aligned.user_tokens()[users.numpy()]}
-        columns["review id"] = review_ids(aligned)[rows]
+        columns["review id"] = aligned.review_ids("train")[rows]
     if given.show_text:
         texts = aligned.train.review_texts()
         columns["text"] = [_opening(texts[row]) for row in rows]
     return columns
-
-
-def review_ids(aligned: Aligned) -> np.ndarray:
-    """Of the training reviews, [n] text; a data set may have made them of user tokens."""
-    train = aligned.train
-    numbers = train.inter_feat[train.review_field].numpy()
-    return np.asarray(train.field2id_token[train.review_field])[numbers].astype(str)
 
 
 def _signed(values: np.ndarray) -> list[str]:

@@ -27,7 +27,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,14 +38,18 @@ import polars as pl
 import torch
 from safetensors.numpy import save_file
 
-from recbole_symcere.analysis.aligned import Aligned
-from recbole_symcere.analysis.explain import review_ids
+from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.checkpoint import FREE_SETTINGS
 from recbole_symcere.data.dataset import source_fingerprint
 from recbole_symcere.errors import AnalysisError
+from recbole_symcere.properties import parse_assignments
 from recbole_symcere.provenance import versions
 
 HELP = "user, item and review vectors with their tokens, and the LoRA adapter, as files without pickle"
+EXAMPLES = """examples:
+  %(prog)s --checkpoint saved/demo.pth --output vectors
+  %(prog)s --checkpoint saved/demo.pth --output vectors --format parquet --without-users
+"""
 FORMATS = ("safetensors", "parquet")
 
 
@@ -62,7 +66,7 @@ class Table:
     vectors: np.ndarray
 
 
-def tables(aligned: Aligned, with_users: bool = True) -> dict[str, Table]:
+def tables(aligned: TrainedModel, with_users: bool = True) -> dict[str, Table]:
     """All that is exported, without the padding's rows.
 
     - ``users`` and ``items``: ``ranking_vectors``, whose dot products are the model's scores. SymCEREPlus's have its
@@ -85,7 +89,7 @@ def tables(aligned: Aligned, with_users: bool = True) -> dict[str, Table]:
         return found
     of_items = aligned.item_tokens()[aligned.pairs()[1].numpy()]
     if with_users:
-        found["reviews"] = Table({"review_id": review_ids(aligned), "item": of_items}, vectors)
+        found["reviews"] = Table({"review_id": aligned.review_ids("train"), "item": of_items}, vectors)
     else:
         order = np.lexsort((vectors[:, 0], of_items))
         found["reviews"] = Table({"item": of_items[order]}, vectors[order])
@@ -106,7 +110,7 @@ def write_parquet(folder: Path, found: Mapping[str, Table]) -> None:
         pl.DataFrame({**table.tokens, "vector": vector}).write_parquet(folder / f"{name}.parquet")
 
 
-def describe(aligned: Aligned, found: Mapping[str, Table]) -> dict[str, Any]:
+def describe(aligned: TrainedModel, found: Mapping[str, Table]) -> dict[str, Any]:
     """What made the vectors, without a folder or a date: what ``export.json`` holds."""
     settings = {key: value for key, value in aligned.config.settings.items() if key not in FREE_SETTINGS}
     return {
@@ -164,6 +168,7 @@ def check_output(folder: Path) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
     parser.add_argument("--checkpoint", required=True, help="a checkpoint of SymCERE")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="a new folder")
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the vectors (%(default)s)")
@@ -175,15 +180,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(given: argparse.Namespace, settings: dict[str, Any]) -> str:
-    """The command.
+def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Writes the folder and prints what is in it.
 
     Raises:
-        AnalysisError: the output is not a new folder, or the checkpoint is none of SymCERE's.
+        UserError: the output is not a new folder, or the checkpoint can't be used or is not one of SymCERE's.
     """
+    settings = parse_assignments(rest)
     output = given.output.resolve()
     check_output(output)
-    aligned = Aligned(given.checkpoint, {"show_progress": True} | settings)
+    aligned = TrainedModel(given.checkpoint, {"show_progress": True, **settings})
     found = tables(aligned, with_users=not given.without_users)
     with new_folder(output) as folder:
         (write_safetensors if given.format == "safetensors" else write_parquet)(folder, found)
@@ -193,4 +199,4 @@ def run(given: argparse.Namespace, settings: dict[str, Any]) -> str:
         files = sorted(path.name for path in folder.iterdir())
     shapes = [f"{name} {table.vectors.shape[0]:,} x {table.vectors.shape[1]}" for name, table in found.items()]
     missing = "" if "reviews" in found else " (no reviews: the model was trained without)"
-    return f"{given.output}: {', '.join(files)}\n{aligned.label}: {', '.join(shapes)}{missing}"
+    print(f"{given.output}: {', '.join(files)}\n{aligned.label}: {', '.join(shapes)}{missing}")

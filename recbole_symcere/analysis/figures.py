@@ -64,3 +64,8 @@ def save(drawn: Figure, folder: Path, name: str) -> list[Path]:
             file, metadata={} if file.suffix == ".png" else {"CreationDate" if file.suffix == ".pdf" else "Date": None}
         )
     return files
+
+
+def plain(text: str) -> str:
+    """Returns text for matplotlib, where dollars would begin a formula."""
+    return text.replace("$", r"\$")

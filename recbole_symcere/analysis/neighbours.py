@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,13 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_symcere.analysis.aligned import Aligned
+from recbole_symcere.analysis.shared import as_table, at_least_one
+from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.analysis.words import Occurrences, languages_of, lexicons, occurrences
 from recbole_symcere.errors import AnalysisError
 from recbole_symcere.model.review_views import profiles_by_group
-from recbole_symcere.properties import nearest
+from recbole_symcere.properties import parse_assignments
 
 HELP = "the items nearest to one, by the graph and by their reviews, with their telling words"
+EXAMPLES = """examples:
+  %(prog)s --checkpoint saved/demo.pth --item i7
+"""
 TELLING_WORDS = 6  # that are printed of an item
 WRITERS = 2  # a word of fewer is one person's own, such as a name
 LANGUAGE_SAMPLE = 200  # reviews
@@ -42,7 +46,7 @@ def nearest_items(vectors: Tensor, item: int, candidates: Tensor, k: int) -> lis
     return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
 
-def item_profiles(aligned: Aligned) -> Tensor:
+def item_profiles(aligned: TrainedModel) -> Tensor:
     """The direction from the mean of all training reviews, each of unit length, to the mean of each item's.
 
     Returns:
@@ -107,64 +111,26 @@ def log_odds(part: np.ndarray, corpus: np.ndarray) -> np.ndarray:
     return np.log(odds(in_part) / odds(in_rest)) / np.sqrt(1 / in_part + 1 / in_rest)
 
 
-def number_of(aligned: Aligned, kind: Literal["user", "item"], token: str, suggest: bool = True) -> int:
-    """The number of a user or an item that training met.
-
-    Args:
-        suggest: whether an error may name another token.
-
-    Raises:
-        AnalysisError: there is none of this token, or it has no training interaction.
-    """
-    train = aligned.train
-    field = train.uid_field if kind == "user" else train.iid_field
-    tokens = {str(known): number for known, number in train.field2token_id[field].items() if number}  # 0: padding
-    if token not in tokens:
-        hint = nearest(token, tokens) if suggest else ""
-        raise AnalysisError(f"{aligned.path}: there is no {kind} {token!r} in {train.dataset_name}{hint}")
-    if not (train.inter_feat[field] == tokens[token]).any():
-        raise AnalysisError(
-            f"{aligned.path}: {kind} {token!r} has no training interaction, so the model learned nothing of it; "
-            "name another"
-        )
-    return tokens[token]
-
-
-def at_least_one(text: str) -> int:
-    """A whole number above 0, for argparse."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
-def as_table(columns: Mapping[str, Any]) -> str:
-    """A Markdown table of equally long columns."""
-    with pl.Config(
-        tbl_formatting="MARKDOWN",
-        tbl_hide_column_data_types=True,
-        tbl_hide_dataframe_shape=True,
-        tbl_rows=-1,
-        tbl_cols=-1,
-        tbl_width_chars=-1,
-        fmt_str_lengths=1_000_000,
-    ):
-        return str(pl.DataFrame(columns))
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
     parser.add_argument("--checkpoint", required=True, help="a checkpoint of SymCERE")
     parser.add_argument("--item", required=True, metavar="TOKEN", help="as in the .inter file")
     parser.add_argument("--k", type=at_least_one, default=10, help="neighbours of each side (%(default)s)")
 
 
-def run(given: argparse.Namespace, settings: dict[str, Any]) -> str:
-    """The command; a model without text has the graph's side only.
+def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Prints the nearest items; a model without text has the graph's side only.
 
     Raises:
-        AnalysisError: there is no such item, or it was not trained.
+        UserError: the checkpoint can't be used, or there is no such item, or it was not trained.
     """
-    aligned = Aligned(given.checkpoint, {"show_progress": True} | settings)
-    item = number_of(aligned, "item", given.item)
+    print(describe(given, parse_assignments(rest)))
+
+
+def describe(given: argparse.Namespace, settings: Mapping[str, Any]) -> str:
+    """Returns what the command prints."""
+    aligned = TrainedModel(given.checkpoint, {"show_progress": True, **settings})
+    item = aligned.number_of("item", given.item)
     trained = torch.from_numpy(aligned.popularity > 0)
     untrained = int((~trained).sum()) - 1  # but for the padding
     by_graph = nearest_items(aligned.nodes[1], item, trained, given.k)
@@ -193,7 +159,7 @@ def run(given: argparse.Namespace, settings: dict[str, Any]) -> str:
     )
 
 
-def telling_words(aligned: Aligned) -> TellingWords:
+def telling_words(aligned: TrainedModel) -> TellingWords:
     """Those of the training reviews of a model with text."""
     users, items = aligned.pairs()
     reviews = aligned.train.tokenised_reviews(aligned.encoder)
@@ -203,7 +169,7 @@ def telling_words(aligned: Aligned) -> TellingWords:
     return TellingWords(words, users.numpy(), items.numpy(), stop_words)
 
 
-def _table(aligned: Aligned, found: Sequence[tuple[int, float]], telling: TellingWords | None) -> str:
+def _table(aligned: TrainedModel, found: Sequence[tuple[int, float]], telling: TellingWords | None) -> str:
     items = [item for item, _ in found]
     columns: dict[str, Any] = {
         "": range(1, len(found) + 1),

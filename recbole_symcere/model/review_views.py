@@ -134,7 +134,7 @@ def training_vectors(config: Config, dataset: ReviewDataset) -> Tensor:
     """Of the training reviews, in the interactions' order, float32 [n, hidden]; ``text_source`` as in SymCERE.yaml."""
     if config["text_source"] == "random":
         return _random_vectors(config, dataset)
-    encoder = ReviewEncoder.frozen_from_config(config).to(config["device"])
+    encoder = ReviewEncoder.frozen_from_config(config, config["text_adapter"]).to(config["device"])
     (array,) = dataset.embedded_reviews(encoder, 0, 0.0)
     vectors = torch.from_numpy(array)
     return vectors[_shuffle(config, dataset)] if config["text_source"] == "shuffled" else vectors

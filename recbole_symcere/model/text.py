@@ -182,9 +182,9 @@ class ReviewEncoder(nn.Module):
         )
 
     @classmethod
-    def frozen_from_config(cls, config: Mapping[str, Any]) -> ReviewEncoder:
-        """The same for a model that trains no encoder: it has the key ``text_adapter`` in place of those to train."""
-        return cls(config["text_encoder"], train="frozen", adapter=config["text_adapter"], **_encoding_settings(config))
+    def frozen_from_config(cls, config: Mapping[str, Any], adapter: str | None = None) -> ReviewEncoder:
+        """The same without training, with a LoRA adapter merged into its weights if one is given."""
+        return cls(config["text_encoder"], train="frozen", adapter=adapter, **_encoding_settings(config))
 
     def train(self, mode: bool = True) -> ReviewEncoder:
         """Train or eval mode; a frozen encoder stays in eval mode, without dropout."""

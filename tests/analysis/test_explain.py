@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_symcere.analysis import __main__ as command
-from recbole_symcere.analysis.aligned import Aligned
-from recbole_symcere.analysis.explain import TEXT_WIDTH, _opening, pull, rank, review_ids
+from recbole_symcere.analysis.explain import TEXT_WIDTH, _opening, pull, rank
+from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.quick_start import run_recbole_symcere
 from tests.conftest import WORDS, tiny_rows
 
@@ -25,7 +25,7 @@ def checkpoint(settings: dict[str, Any], tmp_path: Path) -> Path:
     return tmp_path / "tiny.pth"
 
 
-def pairs_of(aligned: Aligned, trained: bool) -> tuple[str, str]:
+def pairs_of(aligned: TrainedModel, trained: bool) -> tuple[str, str]:
     """Tokens of a user and an item that were a training interaction, or that were none."""
     users, items = (numbers.tolist() for numbers in aligned.pairs())
     met = set(zip(users, items, strict=True))
@@ -60,7 +60,7 @@ def test_the_percentile_is_the_share_of_reviews_as_near_or_farther() -> None:
 
 
 def test_a_pairs_rank_is_among_the_items_that_the_user_has_not_met(checkpoint: Path) -> None:
-    aligned = Aligned(checkpoint)
+    aligned = TrainedModel(checkpoint)
     with torch.no_grad():
         users, items = (vectors.numpy() for vectors in aligned.model.ranking_vectors())
     trained_users, trained_items = (numbers.numpy() for numbers in aligned.pairs())
@@ -78,7 +78,7 @@ def test_a_pairs_rank_is_among_the_items_that_the_user_has_not_met(checkpoint: P
 def test_the_vectors_compared_are_those_that_training_aligned(
     checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    aligned = Aligned(checkpoint)
+    aligned = TrainedModel(checkpoint)
     user, item = pairs_of(aligned, trained=False)
     assert command.main(["explain", "--checkpoint", str(checkpoint), "--user", user, "--item", item, "--k", "99"]) == 0
     printed = capsys.readouterr().out
@@ -104,7 +104,7 @@ def test_the_vectors_compared_are_those_that_training_aligned(
 def test_neither_texts_nor_users_are_printed_unless_asked_for(
     checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    user, item = pairs_of(Aligned(checkpoint), trained=True)
+    user, item = pairs_of(TrainedModel(checkpoint), trained=True)
     texts = {review_id: text for *_, review_id, text in tiny_rows()}
     arguments = ["explain", "--checkpoint", str(checkpoint), "--user", user, "--item", item, "--k", "99"]
 
@@ -140,7 +140,7 @@ def test_a_review_is_printed_by_its_opening() -> None:
 def test_a_pair_that_trained_is_told_and_its_own_review_left_out(
     checkpoint: Path, capsys: pytest.CaptureFixture[str], trained: bool
 ) -> None:
-    user, item = pairs_of(Aligned(checkpoint), trained)
+    user, item = pairs_of(TrainedModel(checkpoint), trained)
     own = next(review_id for u, i, *_, review_id, _ in tiny_rows() if (u, i) == (user, item)) if trained else "none"
     options = ["--show-users", "--k", "99"]
     assert command.main(["explain", "--checkpoint", str(checkpoint), "--user", user, "--item", item, *options]) == 0
@@ -150,9 +150,9 @@ def test_a_pair_that_trained_is_told_and_its_own_review_left_out(
 
 
 def test_review_ids_belong_to_their_interactions(checkpoint: Path) -> None:
-    aligned = Aligned(checkpoint)
+    aligned = TrainedModel(checkpoint)
     users, items = aligned.pairs()
-    names = zip(review_ids(aligned), aligned.user_tokens()[users], aligned.item_tokens()[items], strict=True)
+    names = zip(aligned.review_ids("train"), aligned.user_tokens()[users], aligned.item_tokens()[items], strict=True)
     assert set(names) < {(review_id, user, item) for user, item, *_, review_id, _ in tiny_rows()}
 
 

@@ -17,7 +17,7 @@ from transformers import AutoModel
 
 from recbole_symcere.analysis import __main__ as command
 from recbole_symcere.analysis import export
-from recbole_symcere.analysis.aligned import Aligned
+from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.quick_start import run_recbole_symcere
 from tests.conftest import tiny_rows
 
@@ -58,7 +58,7 @@ def test_dot_products_of_exported_vectors_are_the_models_scores(
     checkpoint = train(settings, **changes)
     folder = exported(checkpoint, "--format", file_format)
     vectors, tokens = read(folder, file_format)
-    aligned = Aligned(checkpoint)
+    aligned = TrainedModel(checkpoint)
     model = aligned.model
     with torch.no_grad():
         scores = model.full_sort_predict({model.USER_ID: torch.arange(aligned.dataset.user_num)})
@@ -77,7 +77,7 @@ def test_review_vectors_are_the_training_reviews_beside_their_tokens(
 ) -> None:
     checkpoint = train(settings)
     vectors, tokens = read(exported(checkpoint, "--format", file_format), file_format)
-    aligned = Aligned(checkpoint)
+    aligned = TrainedModel(checkpoint)
     ids, items = tokens["reviews"]["review_id"], tokens["reviews"]["item"]
     assert [ITEM_OF_REVIEW[review_id] for review_id in ids] == items
     assert len(ids) == len(aligned.train) < len(ITEM_OF_REVIEW)
@@ -112,7 +112,7 @@ def test_the_adapter_comes_along_and_loads_with_peft(settings: dict[str, Any], t
     folder = exported(checkpoint)
     adapted = PeftModel.from_pretrained(AutoModel.from_pretrained(tiny_encoder), folder / "adapter")
     saved = load_tensors(folder / "adapter" / "adapter_model.safetensors")
-    trained = Aligned(checkpoint).encoder.state_dict()
+    trained = TrainedModel(checkpoint).encoder.state_dict()
     assert len(saved) == len(trained) > 0
     second = [name for name in adapted.state_dict() if "lora_B" in name]
     assert any(adapted.state_dict()[name].abs().sum() for name in second), "as if it had never trained"
@@ -193,7 +193,7 @@ def test_the_documented_program_finds_the_models_neighbours_and_recommendations(
     capsys.readouterr()
     exec(compile(example(), "example", "exec"), {})
     near, best = capsys.readouterr().out.splitlines()
-    aligned = Aligned(checkpoint)
+    aligned = TrainedModel(checkpoint)
     item, user = aligned.train.field2token_id["item_id"]["i7"], aligned.train.field2token_id["user_id"]["u0"]
     items, tokens = aligned.nodes[1], aligned.item_tokens()
     cosines = torch.cosine_similarity(items, items[item][None])

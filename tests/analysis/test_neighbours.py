@@ -16,13 +16,13 @@ from transformers import PreTrainedTokenizerFast
 
 from recbole_symcere.analysis import __main__ as command
 from recbole_symcere.analysis import neighbours
-from recbole_symcere.analysis.aligned import Aligned
 from recbole_symcere.analysis.neighbours import (
     TellingWords,
     item_profiles,
     log_odds,
     nearest_items,
 )
+from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.analysis.words import Occurrences, occurrences
 from recbole_symcere.data.reviews import tokenise
 from recbole_symcere.quick_start import run_recbole_symcere
@@ -92,7 +92,7 @@ def test_planted_neighbours_and_words_are_found_on_both_sides(
     assert command.main(["neighbours", "--checkpoint", planted["checkpoint_file"], "--item", "i3", "--k", "5"]) == 0
     printed = capsys.readouterr().out
     by_graph, by_text = tables(printed)
-    aligned = Aligned(planted["checkpoint_file"])
+    aligned = TrainedModel(planted["checkpoint_file"])
     trained, item = torch.from_numpy(aligned.popularity > 0), aligned.train.field2token_id["item_id"]["i3"]
     for found, vectors in ((by_graph, aligned.nodes[1]), (by_text, item_profiles(aligned))):
         cosines = [cosine for _, cosine in nearest_items(vectors, item, trained, 5)]
@@ -143,7 +143,7 @@ def test_a_model_without_text_has_the_graphs_neighbours(
 
 
 def test_text_profiles_are_means_of_unit_vectors_seen_from_their_mean(planted: dict[str, Any]) -> None:
-    aligned = Aligned(planted["checkpoint_file"], {"normalize": False})  # raw vectors: of other lengths
+    aligned = TrainedModel(planted["checkpoint_file"], {"normalize": False})  # raw vectors: of other lengths
     reviews = aligned.review_vectors()
     assert not torch.allclose(reviews.norm(dim=1), torch.ones(len(reviews)))
     reviews = reviews / reviews.norm(dim=1, keepdim=True)
@@ -226,7 +226,7 @@ def test_stop_words_are_of_the_language_of_most_reviews(
 ) -> None:
     monkeypatch.setattr(neighbours, "languages_of", lambda texts: ["en", *["de"] * (len(texts) - 1)])
     monkeypatch.setattr(neighbours, "lexicons", lambda language: (frozenset(), frozenset({"de": ["pedal"]}[language])))
-    aligned = Aligned(planted["checkpoint_file"])
+    aligned = TrainedModel(planted["checkpoint_file"])
     item = aligned.train.field2token_id["item_id"]["i3"]
     found = neighbours.telling_words(aligned).of_item(item)
     assert "strap" in found and "pedal" not in found

@@ -14,7 +14,7 @@ from recbole_symcere.comparison.tables import Run
 from recbole_symcere.errors import AnalysisError, ConfigError, RunsError
 
 Key = tuple[str, str]  # a dataset, and a row of its table: a model, or an ablation's "MODEL, name"
-COMMAND = "python -m recbole_symcere.comparison"
+COMMAND = "symcere compare"
 
 
 @dataclass(frozen=True, eq=False)

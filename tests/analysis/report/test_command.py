@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pypdf import PdfReader
 
-from recbole_symcere.analysis import analyses, page, plots, report
 from recbole_symcere.analysis.__main__ import main
-from recbole_symcere.analysis.results import read_results
+from recbole_symcere.analysis.report import analyses, page, plots, sections
+from recbole_symcere.analysis.report.results import read_results
 from recbole_symcere.comparison.comparison import NEEDED
 from recbole_symcere.comparison.tables import make_table
 from recbole_symcere.errors import AnalysisError
@@ -240,8 +240,8 @@ def test_ours_can_be_named(comparison: Path, tmp_path: Path) -> None:
     ("difference", "p", "expected"), [(0.1, 0.04, "ahead"), (-0.1, 0.04, "behind"), (0.1, 0.05, ""), (-0.1, 0.5, "")]
 )
 def test_only_a_significant_difference_is_coloured(difference: float, p: float, expected: str) -> None:
-    contrast = report.Contrast("a", "b", float("nan"), argparse.Namespace(difference=difference))
-    assert report.verdict(contrast, p) == expected
+    contrast = sections.Contrast("a", "b", float("nan"), argparse.Namespace(difference=difference))
+    assert sections.verdict(contrast, p) == expected
 
 
 def test_curves_of_each_term_are_drawn_and_in_a_table(toy: Parsed) -> None:
@@ -386,7 +386,7 @@ def test_neither_users_nor_paths_of_this_machine_are_on_the_page(comparison: Pat
     ],
 )
 def test_of_a_path_the_last_part_is_shown(value: Any, expected: str) -> None:
-    assert report.shown(value) == expected
+    assert sections.shown(value) == expected
 
 
 def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:

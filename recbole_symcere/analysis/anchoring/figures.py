@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.patches import Patch
 
-from recbole_symcere.analysis.anchoring_index import Estimate, WordAttributions
+from recbole_symcere.analysis.anchoring.index import Estimate, WordAttributions
 from recbole_symcere.analysis.figures import COLOURS, figure, save
 from recbole_symcere.analysis.words import GROUPS
 

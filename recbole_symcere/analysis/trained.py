@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recbole_symcere.analysis.shared import PARTS, labelled_path
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import AnalysisError
 from recbole_symcere.model.review_views import TrainedEncoder
 from recbole_symcere.model.symcere import Nodes, SymCERE
 from recbole_symcere.model.text import ReviewEncoder
+from recbole_symcere.properties import nearest
 from recbole_symcere.quick_start import load_data_and_model
 from recbole_symcere.run import build_model
 
-PARTS = ("train", "valid", "test")
 
-
-class Aligned:
+class TrainedModel:
     """A checkpoint of SymCERE or of a model made of it, at its best epoch.
 
     Args:
@@ -46,8 +46,7 @@ class Aligned:
     dataset: ReviewDataset
 
     def __init__(self, checkpoint: str | Path, settings: Mapping[str, Any] | None = None) -> None:
-        label, _, path = str(checkpoint).rpartition("=")
-        self.path, self.label = Path(path), label or Path(path).stem
+        self.label, self.path = labelled_path(str(checkpoint))
         quiet = {"show_progress": False, "state": "ERROR"}
         self.config, model, self.dataset, *loaders = load_data_and_model(self.path, quiet | dict(settings or {}))
         if not isinstance(model, SymCERE):
@@ -100,20 +99,48 @@ class Aligned:
             return text.encoder
         return ReviewEncoder.from_config(self.config).to(self.config["device"]).eval()
 
-    def pretrained_vectors(self, part: str = "train") -> Tensor:
+    def encoder_vectors(self, part: str = "train") -> Tensor:
         """What the language model makes of a part's reviews: [n, hidden], on the CPU; cached on disk."""
         (vectors,) = self.parts[part].embedded_reviews(self.encoder, 0, 0.0)
         return torch.from_numpy(np.array(vectors))
 
     def review_vectors(self, part: str = "train") -> Tensor:
         """Vectors of a part's reviews, as eq. (5) compares them: [n, d], on the CPU."""
-        return self.projected(self.pretrained_vectors(part)).cpu()
+        return self.projected(self.encoder_vectors(part)).cpu()
 
     @torch.no_grad()
     def projected(self, vectors: Tensor) -> Tensor:
         """The language model's vectors [n, hidden] in the graph's space, [n, d], on the model's device."""
         assert isinstance(self.model.projection, nn.Module)
         return self.model.unit(self.model.projection(vectors.to(self.config["device"])))
+
+    def review_ids(self, part: str) -> np.ndarray:
+        """Returns the ids of a part's reviews, [n] text; a dataset may have made them of user tokens."""
+        data = self.parts[part]
+        numbers = data.inter_feat[data.review_field].numpy()
+        return np.asarray(data.field2id_token[data.review_field])[numbers].astype(str)
+
+    def number_of(self, kind: Literal["user", "item"], token: str, suggest: bool = True) -> int:
+        """Returns the number of a user or an item that training met.
+
+        Args:
+            suggest: whether an error may name another token.
+
+        Raises:
+            AnalysisError: there is none of this token, or it has no training interaction.
+        """
+        train = self.train
+        field = train.uid_field if kind == "user" else train.iid_field
+        tokens = {str(known): number for known, number in train.field2token_id[field].items() if number}  # 0: padding
+        if token not in tokens:
+            hint = nearest(token, tokens) if suggest else ""
+            raise AnalysisError(f"{self.path}: there is no {kind} {token!r} in {train.dataset_name}{hint}")
+        if not (train.inter_feat[field] == tokens[token]).any():
+            raise AnalysisError(
+                f"{self.path}: {kind} {token!r} has no training interaction, so the model learned nothing of it; "
+                "name another"
+            )
+        return tokens[token]
 
     def user_tokens(self) -> np.ndarray:
         """By number, [n_users] text; the first is the padding's."""

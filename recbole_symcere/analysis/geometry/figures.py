@@ -12,7 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, to_rgba_array
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from recbole_symcere.analysis.figures import COLOURS, figure, save
+from recbole_symcere.analysis.figures import COLOURS, figure, plain, save
 
 PERPLEXITY = 30.0
 GREY = "#c8c8c8"
@@ -133,8 +133,3 @@ def _dots(axis: Axes, places: np.ndarray, **colours: Any) -> None:
 
 def _short(token: str) -> str:
     return token if len(token) <= LETTERS_OF_ITEM else token[: LETTERS_OF_ITEM - 1] + "…"
-
-
-def plain(text: str) -> str:
-    """Text for matplotlib, where dollars would begin a formula."""
-    return text.replace("$", r"\$")

@@ -1,8 +1,7 @@
-"""One self-contained HTML page for a comparison: tables, curves, plots, and what other analyses wrote."""
+"""The sections of the report: what a comparison's runs and the other analyses say, as tables and figures."""
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,19 +13,18 @@ from typing import Any
 from tqdm import tqdm
 
 from recbole_symcere import __version__
-from recbole_symcere.analysis import plots
-from recbole_symcere.analysis.analyses import anchoring, geometry
-from recbole_symcere.analysis.page import DASH, Cell, Figures, Grid, Plot, Row, check_size, minus, rendered
-from recbole_symcere.analysis.results import COMMAND, Results, SavedRun, read_results
+from recbole_symcere.analysis.report import plots
+from recbole_symcere.analysis.report.analyses import anchoring, geometry
+from recbole_symcere.analysis.report.page import DASH, Cell, Figures, Grid, Plot, Row, minus, rendered
+from recbole_symcere.analysis.report.results import Results, SavedRun
 from recbole_symcere.comparison.comparison import make_tables as make_comparison_tables
 from recbole_symcere.comparison.rendering import CONTRAST_ROWS, change_text, contrast_texts, table_notes
 from recbole_symcere.comparison.statistics import mean_and_sd
 from recbole_symcere.comparison.tables import SIGNIFICANT, Contrast, Table, make_ablation
 from recbole_symcere.config import Config
-from recbole_symcere.errors import AnalysisError, ConfigError, RunsError
+from recbole_symcere.errors import ConfigError
 from recbole_symcere.metrics import PRIMARY, columns, label_of, metric_of
 
-HELP = "one HTML page of a comparison: tables, curves, popularity, geometry, anchoring, settings"
 PLACES = {1: "best", 2: "second", None: ""}
 PANELS = 4  # side by side
 EPOCHS_SHOWN = 15  # in the table below a plot of curves
@@ -51,42 +49,6 @@ class Card:
     verdict: str
     kind: str
     lines: Sequence[str]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--comparison", type=Path, required=True, metavar="FOLDER", help=f"the --output of {COMMAND}")
-    add("--protocol", default="strict", help="whose runs (default: %(default)s)")
-    add("--ours", nargs="+", metavar="MODEL", help="the others are baselines (default: SymCERE and its kin)")
-    add("--analysis", type=Path, metavar="FOLDER", help="the --output of geometry and of anchoring")
-    add("--output", type=Path, default=Path("report.html"), metavar="FILE", help="(default: %(default)s)")
-    add("--figures", type=Path, metavar="FOLDER", help="also write each of the report's plots as SVG, PNG and PDF")
-
-
-def run(given: argparse.Namespace, settings: dict[str, Any]) -> str:
-    """Writes the page; the same files, the same bytes.
-
-    Returns:
-        What it holds, and what was left out.
-
-    Raises:
-        AnalysisError: settings are given, files can't be read or don't belong together, or the page is too large.
-    """
-    if settings:
-        raise AnalysisError(f"report reads no settings, so --{next(iter(settings))} can't be given")
-    if given.analysis and not given.analysis.is_dir():
-        raise AnalysisError(f"--analysis {given.analysis}: no such folder")
-    results = read_results(given.comparison, given.protocol, given.ours)
-    figures = Figures(given.figures)
-    try:
-        page = render(results, given.analysis, figures)
-    except RunsError as error:
-        raise AnalysisError(f"{given.comparison}: {error}") from error
-    size = check_size(page, figures.sizes)
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(page, encoding="utf-8", newline="\n")
-    of = f"{len(results.models)} models, {len(results.datasets)} datasets, {len(figures.sizes)} figures"
-    return "\n".join([f"{given.output}: {of}, {size / 1e6:.1f} MB", *results.notes])
 
 
 def render(results: Results, analysis: Path | None, figures: Figures) -> str:

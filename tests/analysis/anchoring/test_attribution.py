@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recbole_symcere.analysis.attribution import (
+from recbole_symcere.analysis.anchoring.attribution import (
     Similarity,
     lime,
     lime_weights,
@@ -172,7 +172,7 @@ def test_occlusion_takes_any_number_of_reviews(
 ) -> None:
     words = occurrences(reviews, encoder.fast_tokenizer)
     whole = occlusion(encoder, reviews, words, [similarity(5)], False)
-    monkeypatch.setattr("recbole_symcere.analysis.attribution.REVIEWS_PER_BATCH", 2)
+    monkeypatch.setattr("recbole_symcere.analysis.anchoring.attribution.REVIEWS_PER_BATCH", 2)
     np.testing.assert_allclose(occlusion(encoder, reviews, words, [similarity(5)], False), whole, atol=1e-9)
     nothing = Occurrences(words.vocabulary, *([np.zeros(0, int)] * 3))
     assert occlusion(encoder, reviews, nothing, [similarity(5)], False).shape == (1, 0)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recbole_symcere.analysis import measures
-from recbole_symcere.analysis.measures import BINS, directions
+from recbole_symcere.analysis.geometry import measures
+from recbole_symcere.analysis.geometry.measures import BINS, directions
 
 quick = settings(deadline=None, max_examples=50)
 

@@ -11,9 +11,9 @@ import pytest
 import torch.nn.functional as F
 
 from recbole_symcere.analysis.__main__ import main
-from recbole_symcere.analysis.aligned import Aligned
-from recbole_symcere.analysis.anchoring import PRETRAINED
-from recbole_symcere.analysis.anchoring_index import (
+from recbole_symcere.analysis.anchoring.attribution import text_references
+from recbole_symcere.analysis.anchoring.corpus import PRETRAINED
+from recbole_symcere.analysis.anchoring.index import (
     Estimate,
     anchoring,
     by_word,
@@ -21,7 +21,7 @@ from recbole_symcere.analysis.anchoring_index import (
     index_difference,
     resampled_sums,
 )
-from recbole_symcere.analysis.attribution import text_references
+from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.analysis.words import GROUPS
 from recbole_symcere.quick_start import run_recbole_symcere
 from tests.conftest import START, Row, write_atomic_files
@@ -291,13 +291,13 @@ def test_parts_and_encoders_may_differ_and_every_dataset_has_its_pre_trained_row
     planted = [("planted", "frozen"), ("planted", "lora"), ("planted", PRETRAINED)]
     assert rows == [*planted, ("tiny", "tiny"), ("tiny", PRETRAINED)]
     assert content["part"] == "train"
-    assert content["models"][2]["cosine"] == pytest.approx(pretrained_cosine(Aligned(frozen), n=10), abs=1e-5)
+    assert content["models"][2]["cosine"] == pytest.approx(pretrained_cosine(TrainedModel(frozen), n=10), abs=1e-5)
     assert {"anchoring-words-1.svg", "anchoring-words-2.svg"} <= {file.name for file in (tmp_path / "out").iterdir()}
 
 
-def pretrained_cosine(aligned: Aligned, n: int) -> float:
+def pretrained_cosine(aligned: TrainedModel, n: int) -> float:
     """The mean over n training reviews: each with what the others of its user and its item say."""
-    vectors = aligned.pretrained_vectors("train")
+    vectors = aligned.encoder_vectors("train")
     references = text_references(vectors, list(zip(aligned.pairs(), aligned.pairs(), strict=True)), vectors)
     rows = np.random.default_rng(0).choice(len(vectors), n, replace=False)
     return float(F.cosine_similarity(vectors - vectors.mean(0), references)[rows].mean())

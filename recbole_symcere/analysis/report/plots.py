@@ -16,8 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from recbole_symcere.analysis.figures import COLOURS, figure
-from recbole_symcere.analysis.geometry_figures import plain
+from recbole_symcere.analysis.figures import COLOURS, figure, plain
 
 OURS, OTHERS, GUIDE = COLOURS[0], "#767d86", "#9aa0a680"  # greys that show on white and on black
 POINTS = 150  # of a curve: more than a panel has pixels for

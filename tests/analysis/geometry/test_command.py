@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, to_hex
 
-from recbole_symcere.analysis import geometry, geometry_figures
 from recbole_symcere.analysis.__main__ import main
-from recbole_symcere.analysis.aligned import Aligned
 from recbole_symcere.analysis.figures import COLOURS
-from recbole_symcere.analysis.geometry import Geometry, measure, views_after, views_before
-from recbole_symcere.analysis.geometry_figures import GREY, draw_maps, project
+from recbole_symcere.analysis.geometry import figures
+from recbole_symcere.analysis.geometry import measuring as geometry
+from recbole_symcere.analysis.geometry.figures import GREY, draw_maps, project
+from recbole_symcere.analysis.geometry.measuring import Geometry, measure, views_after, views_before
+from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.model.text import ReviewEncoder
 from recbole_symcere.quick_start import run_recbole_symcere
 from recbole_symcere.run import build_model
@@ -40,8 +41,8 @@ def train(settings: dict[str, Any], tmp_path: Path) -> Train:
     return run
 
 
-def geometry_of(checkpoint: Path, part: str = "train") -> tuple[Aligned, Geometry]:
-    aligned = Aligned(checkpoint)
+def geometry_of(checkpoint: Path, part: str = "train") -> tuple[TrainedModel, Geometry]:
+    aligned = TrainedModel(checkpoint)
     return aligned, measure(aligned, part, views_before(aligned, part), views_after(aligned, part))
 
 
@@ -104,7 +105,7 @@ def test_cosines_variances_and_norms_are_of_all_users_and_items_but_the_padding(
 
 
 def test_a_vector_of_zeros_has_no_direction_and_is_left_out(train: Train) -> None:
-    aligned = Aligned(train("a"))
+    aligned = TrainedModel(train("a"))
     users, items = (vectors.clone() for vectors in aligned.nodes)
     items[5] = 0
     aligned.nodes = users, items
@@ -174,7 +175,7 @@ def test_what_cannot_be_analysed_is_said_before_anything_is_written(
         assert message in capsys.readouterr().err
     monkeypatch.setattr(geometry, "LEAST_POINTS", 200)
     assert command("--output", output, "--checkpoint", checkpoint, "--points", 200, "--part", "test") == 2
-    n_test = len(Aligned(checkpoint).parts["test"])
+    n_test = len(TrainedModel(checkpoint).parts["test"])
     assert f"its part test has {n_test} interactions" in capsys.readouterr().err
     assert not output.exists()
 
@@ -205,8 +206,8 @@ def test_a_dot_has_the_colours_of_its_own_modality_popularity_and_item(
         colours = list(map(float, c)) if norm else list(map(to_hex, c))
         panels.append(dict(zip(map(tuple, places.tolist()), colours, strict=True)))
 
-    monkeypatch.setattr(geometry_figures, "project", lambda vectors, seed: vectors)
-    monkeypatch.setattr(geometry_figures, "_dots", record)
+    monkeypatch.setattr(figures, "project", lambda vectors, seed: vectors)
+    monkeypatch.setattr(figures, "_dots", record)
     items = np.repeat(np.arange(8), [9, 2, 3, 4, 5, 6, 7, 8])  # the most frequent six: 0, 7, 6, 5, 4, 3
     sides = [[(float(side), float(row)) for row in range(len(items))] for side in range(2)]
     popularity, tokens = np.array([0, 1, 20, 3, 4, 5, 6, 7]), np.arange(8).astype(str)
@@ -222,7 +223,7 @@ def test_a_dot_has_the_colours_of_its_own_modality_popularity_and_item(
 
 
 def test_a_map_of_thousands_of_dots_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(geometry_figures, "project", lambda vectors, seed: vectors[:, :2])
+    monkeypatch.setattr(figures, "project", lambda vectors, seed: vectors[:, :2])
     draw(tmp_path, n=2000)
     assert (tmp_path / "map.svg").stat().st_size < 300_000
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +14,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from recbole_symcere.analysis import measures
-from recbole_symcere.analysis.aligned import PARTS, Aligned, graph_nodes
-from recbole_symcere.analysis.geometry_figures import draw_cosines, draw_maps, draw_variances
+from recbole_symcere.analysis.geometry import measures
+from recbole_symcere.analysis.geometry.figures import draw_cosines, draw_maps, draw_variances
+from recbole_symcere.analysis.shared import LEAST_POINTS, file_name, write_text
+from recbole_symcere.analysis.trained import TrainedModel, graph_nodes
 from recbole_symcere.errors import AnalysisError
 from recbole_symcere.model.review_views import TrainedEncoder
 from recbole_symcere.model.symcere import SymCERE
 from recbole_symcere.provenance import versions
 
-HELP = "cosines, variance by dimension, alignment, uniformity, effective rank, modality gap, and maps of the vectors"
 SEED = 0  # of all samples and of t-SNE
-LEAST_POINTS = 10  # t-SNE's neighbourhoods need some
 
 SETTINGS = ("model", "dataset", "seed", "normalize", "contrast", "text_source")  # that a column begins with
 NAN = float("nan")
@@ -65,68 +62,58 @@ class Geometry:
     cosines: measures.Cosines
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint", nargs="+", required=True, metavar="[LABEL=]PATH",
-        help="one or several, such as one trained with normalisation and one with --normalize=False",
-    )  # fmt: skip
-    parser.add_argument("--output", type=Path, default=Path("analysis"), help="folder (default: %(default)s)")
-    parser.add_argument("--part", choices=PARTS, default="train", help="whose interactions (default: %(default)s)")
-    parser.add_argument(
-        "--points", type=int, default=2000, help="interactions on a map, of more a sample (default: %(default)s)"
-    )
+def measure_checkpoints(
+    checkpoints: Sequence[str], part: str, points: int, folder: Path, settings: Mapping[str, Any]
+) -> str:
+    """Measures checkpoints and writes ``geometry.json``, ``.md``, ``.csv`` and ``.tex``, and the figures.
 
+    The same arguments give the same files.
 
-def run(given: argparse.Namespace, settings: dict[str, Any]) -> str:
-    """Writes ``geometry.json``, ``.md``, ``.csv`` and ``.tex``, and the figures; the same command, the same files.
+    Args:
+        checkpoints: each ``[LABEL=]PATH``.
+        part: whose interactions.
+        points: interactions on a map; of more a sample is drawn.
+        settings: changes of the runs' settings, such as ``data_path``.
 
     Returns:
         The table, as Markdown.
 
     Raises:
-        AnalysisError: labels are not distinct, a part is nearly empty, ``--points`` or ``--output`` can't be used.
-        CheckpointError, ConfigError, DatasetError, ReviewFileError, EncoderError: as ``Aligned`` does.
+        AnalysisError: labels are not distinct, or a part is nearly empty.
+        CheckpointError, ConfigError, DatasetError, ReviewFileError, EncoderError: as for :class:`TrainedModel`.
     """
-    if given.points < LEAST_POINTS:
-        raise AnalysisError(f"--points {given.points} draws no map; give {LEAST_POINTS} or more")
-    if given.output.exists() and not given.output.is_dir():
-        raise AnalysisError(f"--output {given.output} is a file; name a folder")
-    loaded = _load(given.checkpoint, given.part, settings)
+    loaded = _load(checkpoints, part, settings)
     found = []
     with tqdm(total=2 * len(loaded), unit="step") as bar:
         for aligned in loaded:
             bar.set_description(f"{aligned.label}: measures")
-            before, after = views_before(aligned, given.part), views_after(aligned, given.part)
-            found.append(measure(aligned, given.part, before, after))
+            before, after = views_before(aligned, part), views_after(aligned, part)
+            found.append(measure(aligned, part, before, after))
             bar.update()
             bar.set_description(f"{aligned.label}: maps")
             moments = {"before training": before, "after training": after}
-            _draw(aligned, given.part, moments, given.points, given.output)
+            _draw(aligned, part, moments, points, folder)
             bar.update()
-    return _write(found, given.part, given.points, given.output)
+    return _write(found, part, points, folder)
 
 
-def _load(checkpoints: Sequence[str], part: str, settings: dict[str, Any]) -> list[Aligned]:
+def _load(checkpoints: Sequence[str], part: str, settings: Mapping[str, Any]) -> list[TrainedModel]:
     """All of them before any is measured: what can't be used shows at once."""
-    loaded: dict[str, Aligned] = {}
+    loaded: dict[str, TrainedModel] = {}
     for checkpoint in tqdm(checkpoints, desc="reading", unit="checkpoint", leave=False):
-        aligned = Aligned(checkpoint, settings)
-        if other := loaded.get(_file_name(aligned.label)):
+        aligned = TrainedModel(checkpoint, settings)
+        if other := loaded.get(file_name(aligned.label)):
             raise AnalysisError(
                 f"--checkpoint {other.path} and {aligned.path} are called {other.label!r} and {aligned.label!r}; "
                 "name them apart, in letters and digits: A=PATH B=PATH"
             )
         if (n := len(aligned.parts[part])) < LEAST_POINTS:
             raise AnalysisError(f"{aligned.path}: its part {part} has {n} interactions; take another --part")
-        loaded[_file_name(aligned.label)] = aligned
+        loaded[file_name(aligned.label)] = aligned
     return list(loaded.values())
 
 
-def _file_name(label: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", label)
-
-
-def reads_reviews(aligned: Aligned) -> bool:
+def reads_reviews(aligned: TrainedModel) -> bool:
     """Whether the model has vectors of reviews, in a space that it learned."""
     try:
         return aligned.encoder is not None
@@ -134,21 +121,21 @@ def reads_reviews(aligned: Aligned) -> bool:
         return False
 
 
-def views_after(aligned: Aligned, part: str) -> Views:
+def views_after(aligned: TrainedModel, part: str) -> Views:
     """A part's interactions as the trained model sees them."""
     text = aligned.review_vectors(part) if reads_reviews(aligned) else None
     return _views(aligned.interaction_vectors(part), text)
 
 
 @torch.no_grad()
-def views_before(aligned: Aligned, part: str) -> Views:
+def views_before(aligned: TrainedModel, part: str) -> Views:
     """The same as the model saw them before its first step."""
     model = aligned.untrained()
     graph = model.interaction_vectors(graph_nodes(model), *aligned.pairs(part))
     return _views(graph, _untrained_reviews(aligned, model, part) if reads_reviews(aligned) else None)
 
 
-def _untrained_reviews(aligned: Aligned, model: SymCERE, part: str) -> Tensor:
+def _untrained_reviews(aligned: TrainedModel, model: SymCERE, part: str) -> Tensor:
     text = model.text_encoder
     encoder = text.encoder if isinstance(text, TrainedEncoder) else aligned.encoder
     (vectors,) = aligned.parts[part].embedded_reviews(encoder, 0, 0.0)
@@ -159,7 +146,7 @@ def _views(graph: Tensor, text: Tensor | None) -> Views:
     return Views(measures.directions(graph), None if text is None else measures.directions(text))
 
 
-def measure(aligned: Aligned, part: str, before: Views, after: Views) -> Geometry:
+def measure(aligned: TrainedModel, part: str, before: Views, after: Views) -> Geometry:
     """All that the table shows of a checkpoint.
 
     Args:
@@ -191,7 +178,7 @@ def _cosine_values(found: measures.Cosines) -> dict[str, float]:
     return {f"cosine of user and item, {name}": value for name, value in values.items()}
 
 
-def _alignments(aligned: Aligned, part: str, after: Views) -> dict[str, float]:
+def _alignments(aligned: TrainedModel, part: str, after: Views) -> dict[str, float]:
     users, items = (measures.directions(x[of]) for x, of in zip(aligned.nodes, aligned.pairs(part), strict=True))
     return {
         "alignment, user and item": measures.alignment(users, items),
@@ -199,7 +186,7 @@ def _alignments(aligned: Aligned, part: str, after: Views) -> dict[str, float]:
     }
 
 
-def _norm_values(aligned: Aligned) -> dict[str, float]:
+def _norm_values(aligned: TrainedModel) -> dict[str, float]:
     activity = np.bincount(aligned.pairs("train")[0].numpy(), minlength=len(aligned.nodes[0]))
     values: dict[str, float] = {}
     for name, vectors, counts in zip(
@@ -226,7 +213,7 @@ def _across_modalities(before: Views, after: Views) -> dict[str, float]:
     return {f"{name}, {when} training": rows[when][place] for place, name in enumerate(names) for when in rows}
 
 
-def _draw(aligned: Aligned, part: str, moments: Mapping[str, Views], points: int, folder: Path) -> None:
+def _draw(aligned: TrainedModel, part: str, moments: Mapping[str, Views], points: int, folder: Path) -> None:
     """Figure 1 of a checkpoint: of a sample, if the part has more than ``points`` interactions."""
     items = aligned.pairs(part)[1].numpy()
     rows = np.sort(np.random.default_rng(SEED).permutation(len(items))[:points])
@@ -234,7 +221,7 @@ def _draw(aligned: Aligned, part: str, moments: Mapping[str, Views], points: int
         moment: [side[rows].numpy() for side in (views.graph, views.text) if side is not None]
         for moment, views in moments.items()
     }
-    name = f"figure-1-{_file_name(aligned.label)}"
+    name = f"figure-1-{file_name(aligned.label)}"
     draw_maps(vectors, items[rows], aligned.popularity, aligned.item_tokens(), SEED, folder, name)
 
 
@@ -258,15 +245,11 @@ def _write(found: Sequence[Geometry], part: str, points: int, folder: Path) -> s
     exact = pd.DataFrame({each.label: {**each.settings, **each.values} for each in found}, dtype=object)
     shown = exact.map(_shown)
     table = _markdown(shown) + "\n" + NOTES.format(part=part, vectors=measures.UNIFORMITY_VECTORS)
-    _save(folder / "geometry.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    _save(folder / "geometry.csv", exact.to_csv(index_label="measure", lineterminator="\n"))
-    _save(folder / "geometry.tex", shown.to_latex(escape=True, column_format="l" + "r" * len(found)))
-    _save(folder / "geometry.md", table + "\n")
+    write_text(folder / "geometry.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(folder / "geometry.csv", exact.to_csv(index_label="measure", lineterminator="\n"))
+    write_text(folder / "geometry.tex", shown.to_latex(escape=True, column_format="l" + "r" * len(found)))
+    write_text(folder / "geometry.md", table + "\n")
     return table
-
-
-def _save(file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _shown(value: Any) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_symcere.analysis.anchoring import ABOUT, PRETRAINED
-from recbole_symcere.analysis.page import DASH, Cell, Figures, Grid, Plot, Row, file_name, minus
+from recbole_symcere.analysis.anchoring.corpus import PRETRAINED
+from recbole_symcere.analysis.anchoring.writing import ABOUT
+from recbole_symcere.analysis.report.page import DASH, Cell, Figures, Grid, Plot, Row, minus
+from recbole_symcere.analysis.shared import file_name, read_json
 from recbole_symcere.errors import AnalysisError
 
 GAP = 20  # characters that may stand between two words that were read of a text
@@ -66,7 +67,7 @@ def geometry(folder: Path | None, figures: Figures) -> Geometry | None:
     if not folder or not (file := folder / "geometry.json").is_file():
         return None
     try:
-        content = _read_json(file)
+        content = read_json(file)
         checkpoints, part = content["checkpoints"], content["part"]
         labels = [each["label"] for each in checkpoints]
         values = [{**each["settings"], **each["values"]} for each in checkpoints]
@@ -97,7 +98,7 @@ def anchoring(folder: Path | None, figures: Figures) -> Anchoring | None:
     if not folder or not (file := folder / "anchoring.json").is_file():
         return None
     try:
-        content = _read_json(file)
+        content = read_json(file)
         models = content["models"]
         several = len({model["dataset"] for model in models}) > 1
         names = [f"{model['dataset']}: {model['label']}" if several else model["label"] for model in models]
@@ -233,10 +234,3 @@ def _estimate(estimate: Mapping[str, float | None], digits: int) -> Cell:
 
 def _share(value: float | None) -> Cell:
     return DASH if value is None else Cell(minus(f"{value:.1%}"), value)
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise AnalysisError(f"{file}: can't be read as JSON ({error}); make it again") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from recbole_symcere.analysis import plots
 from recbole_symcere.analysis.figures import save
+from recbole_symcere.analysis.report import plots
+from recbole_symcere.analysis.shared import file_name
 from recbole_symcere.errors import AnalysisError
 
 MAX_BYTES = 5_000_000
@@ -119,11 +119,6 @@ class Figures:
         element = plots.inlined(svg, name, f"{title}. {caption}")
         self.sizes[name] = len(element.encode())
         return Plot(name, title, caption, Markup(element), data)
-
-
-def file_name(label: str) -> str:
-    """A label as part of a file's name, and of ids; as ``geometry`` names its figures."""
-    return re.sub(r"[^\w.-]+", "-", label)
 
 
 def minus(text: str) -> str:

@@ -1,0 +1,86 @@
+"""What several analyses share: options, names of files, tables and reading."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from recbole_symcere.errors import AnalysisError
+
+PARTS = ("train", "valid", "test")
+LEAST_POINTS = 10  # the neighbourhoods of t-SNE need some
+CHECKPOINT = "LABEL ends at the first = after which the name of a file follows"
+
+
+def labelled_path(text: str) -> tuple[str, Path]:
+    """Splits the option ``[LABEL=]PATH``, where both can hold ``=``.
+
+    A text that names a file is a path. Of any other text the label ends at the first ``=`` after which the name of a
+    file follows, or at the first ``=`` if there is no such file. A checkpoint without a label is called by the stem of
+    its file.
+    """
+    ends = [place for place, character in enumerate(text) if character == "="]
+    if Path(text).exists() or not ends:
+        return Path(text).stem, Path(text)
+    end = next((end for end in ends if Path(text[end + 1 :]).is_file()), ends[0])
+    path = Path(text[end + 1 :])
+    return text[:end] or path.stem, path
+
+
+def at_least_one(text: str) -> int:
+    """Parses a whole number above 0 for argparse."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def check_folder(folder: Path) -> None:
+    """Checks that files can be written into a folder, which need not exist.
+
+    Raises:
+        AnalysisError: there is a file of this name.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise AnalysisError(f"--output {folder} is a file; name a folder")
+
+
+def file_name(label: str) -> str:
+    """Returns a label as part of the name of a file."""
+    return re.sub(r"[^\w.-]+", "-", label)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes text with the same line ends on every system."""
+    file.write_text(text, encoding="utf-8", newline="\n")
+
+
+def read_json(file: Path) -> Any:
+    """Reads a JSON file that another command has written.
+
+    Raises:
+        AnalysisError: it can't be read.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise AnalysisError(f"{file}: can't be read as JSON ({error}); make it again") from error
+
+
+def as_table(columns: Mapping[str, Any]) -> str:
+    """Returns a Markdown table of equally long columns."""
+    with pl.Config(
+        tbl_formatting="MARKDOWN",
+        tbl_hide_column_data_types=True,
+        tbl_hide_dataframe_shape=True,
+        tbl_rows=-1,
+        tbl_cols=-1,
+        tbl_width_chars=-1,
+        fmt_str_lengths=1_000_000,
+    ):
+        return str(pl.DataFrame(columns))
