@@ -95,7 +95,9 @@ def _prepare(given: argparse.Namespace) -> dict[str, Any]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds a sub-command for each source."""
-    sources = parser.add_subparsers(dest="source", metavar="SOURCE", required=True)
+    sources = parser.add_subparsers(
+        dest="source", metavar="SOURCE", required=True, parser_class=argparse.ArgumentParser
+    )
     for kind in kinds().values():
         command = _add_source(sources, kind.name, kind.about, kind.example)
         command.add_argument("--input", type=Path, nargs="+", required=True, metavar="FILE", help="raw files, in order")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any, Protocol
 
 from dataset_prep.errors import UserError
@@ -17,7 +18,7 @@ class Command(Protocol):
     """What a module must have to be a command.
 
     Attributes:
-        HELP: one line that says what the command does.
+        HELP: what the command does.
         EXAMPLES: calls of the command; ``%(prog)s`` stands for its name.
     """
 
@@ -44,15 +45,41 @@ class Command(Protocol):
         ...
 
 
-def parser_of(command: Command, **options: Any) -> dict[str, Any]:
-    """Returns the arguments for ``ArgumentParser`` or ``add_parser`` that show a command's help and examples."""
-    return {
-        "description": command.HELP,
-        "epilog": command.EXAMPLES,
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
-        "allow_abbrev": False,
-        **options,
-    }
+class LazyParser(argparse.ArgumentParser):
+    """The parser of a command whose module is imported only when its arguments are parsed.
+
+    Args:
+        module: the module's name.
+    """
+
+    def __init__(self, module: str, **options: Any) -> None:
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False} | options)
+        self._module: str | None = module
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Adds the options of the command first, the first time."""
+        if self._module is not None:
+            command: Any = import_module(self._module)
+            self._module, self.description, self.epilog = None, command.HELP, command.EXAMPLES
+            command.add_arguments(self)
+        return super().parse_known_args(args, namespace)
+
+
+def add_commands(
+    parser: argparse.ArgumentParser, dest: str, metavar: str, commands: Mapping[str, tuple[str, str]]
+) -> None:
+    """Adds sub-commands to a parser.
+
+    Args:
+        dest: the attribute of the parsed arguments that tells which command was given.
+        metavar: what the help calls a command.
+        commands: for each name the module, and one line for the list of commands.
+    """
+    added = parser.add_subparsers(dest=dest, required=True, metavar=metavar, parser_class=LazyParser)
+    for command, (module, about) in commands.items():
+        added.add_parser(command, help=about, module=module)
 
 
 def run_command(command: Command, arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
@@ -65,7 +92,13 @@ def run_command(command: Command, arguments: Sequence[str] | None = None, prog: 
     Returns:
         The exit status: 0, 2 after an error that the user can mend, or 130 after an interrupt.
     """
-    parser = argparse.ArgumentParser(prog=prog, **parser_of(command))
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=command.HELP,
+        epilog=command.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     command.add_arguments(parser)
     return run_parsed(command, *parser.parse_known_args(arguments))
 

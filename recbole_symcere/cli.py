@@ -1,4 +1,4 @@
-"""The command ``symcere`` and its older doors; each command is a module of its own."""
+"""The command ``symcere`` and its older names; each command is a module, which is imported only when it is run."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from dataset_prep.command import parser_of, run_command, run_parsed
+from dataset_prep.command import add_commands, run_command, run_parsed
 
 COMMANDS = {
-    "train": "recbole_symcere.commands.train",
-    "prep": "dataset_prep.cli",
-    "compare": "recbole_symcere.comparison.command",
-    "analyse": "recbole_symcere.analysis.cli",
-    "recommend": "recbole_symcere.commands.recommend",
+    "train": ("recbole_symcere.commands.train", "train a model and rank the test part"),
+    "prep": ("dataset_prep.cli", "convert raw review dumps to datasets"),
+    "compare": ("recbole_symcere.comparison.command", "tune, train and test models, and write their tables"),
+    "analyse": ("recbole_symcere.analysis.cli", "look into trained models, and write a report"),
+    "recommend": ("recbole_symcere.commands.recommend", "print the best items for users"),
 }
 HELP = "Review-enhanced recommendation with SymCERE and its baselines, on RecBole."
 EXAMPLES = """examples:
@@ -41,17 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    added = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands = {name: import_module(module) for name, module in COMMANDS.items()}
-    for name, command in commands.items():
-        command.add_arguments(added.add_parser(name, help=command.HELP, **parser_of(command)))
+    add_commands(parser, "command", "COMMAND", COMMANDS)
     given, rest = parser.parse_known_args(arguments)
-    return run_parsed(commands[given.command], given, rest)
+    return run_parsed(import_module(COMMANDS[given.command][0]), given, rest)
 
 
 def train(arguments: Sequence[str] | None = None) -> int:
     """Runs ``symcere train`` under its older names, ``run_recbole_symcere.py`` and ``recbole-symcere``."""
-    return run_command(import_module(COMMANDS["train"]), arguments)
+    return run_command(import_module(COMMANDS["train"][0]), arguments)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import torch
 import yaml
 from recbole.config import Config as RecBoleConfig
-from recbole.evaluator import metric_types
 from recbole.utils.argument_list import (
     dataset_arguments,
     evaluation_arguments,
@@ -24,8 +23,9 @@ from recbole.utils.argument_list import (
     training_arguments,
 )
 
-from recbole_symcere import distributed
+from recbole_symcere import compat, distributed
 from recbole_symcere.errors import ConfigError
+from recbole_symcere.metrics import known_metrics
 from recbole_symcere.model.recommender import Recommender
 from recbole_symcere.model.registry import (
     RECBOLE_PROPERTIES,
@@ -47,6 +47,8 @@ from recbole_symcere.properties import (
     tuned_file,
     tuned_settings,
 )
+
+compat.apply()
 
 View = TypeVar("View")
 EVAL_ARGS_KEYS = ("split", "group_by", "order", "mode")
@@ -253,8 +255,8 @@ class Config(RecBoleConfig):
         """Checks how a run is evaluated before RecBole reads it: RecBole's own messages come late or name nothing."""
         metrics = settings["metrics"]
         for metric in [metrics] if isinstance(metrics, str) else metrics:
-            if str(metric).lower() not in metric_types:
-                raise ConfigError(f"there is no metric {metric!r}{nearest(str(metric), metric_types)}")
+            if str(metric).lower() not in known_metrics():
+                raise ConfigError(f"there is no metric {metric!r}{nearest(str(metric), known_metrics())}")
         split = settings["eval_args"].get("split")
         shares = split.get("RS") if isinstance(split, dict) else None
         if shares is not None and not (isinstance(shares, list) and len(shares) == 3):

@@ -15,6 +15,10 @@ from recbole.evaluator.base_metric import AbstractMetric
 from recbole.evaluator.collector import DataStruct
 from recbole.evaluator.register import metric_information, metric_types, metrics_dict
 
+from recbole_symcere import compat
+
+compat.apply()
+
 Direction = Literal["higher", "lower", "neither"]
 Table = Literal["accuracy", "popularity"]
 PRIMARY = "ndcg@10"  # what models are ranked by
@@ -72,6 +76,11 @@ def register(metric: Metric) -> None:
         metric_information[metric.name] = metric.function.metric_need
         metric_types[metric.name] = metric.function.metric_type
         metrics_dict[metric.name] = metric.function
+
+
+def known_metrics() -> Collection[str]:
+    """Returns the names, without ``@k``, that the setting ``metrics`` can have in any case of letters."""
+    return metric_types.keys()
 
 
 def metric_of(name: str) -> Metric:

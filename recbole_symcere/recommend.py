@@ -89,15 +89,13 @@ def recommend(
 
 def _user_ids(dataset: ReviewDataset, users: Sequence[str | int] | None) -> dict[str, int]:
     """The ids of users by their tokens."""
-    known = dataset.field2token_id[dataset.uid_field]
-    if users is None:
-        return {token: int(user_id) for token, user_id in known.items() if user_id}  # 0 is padding
-    found = {}
+    known = {str(token): int(number) for token, number in dataset.field2token_id[dataset.uid_field].items() if number}
+    if users is None:  # all but 0, which is padding
+        return known
     for token in map(str, users):
-        if token not in known or not known[token]:
+        if token not in known:
             raise UserError(f"{dataset.dataset_name} has no user {token!r}{nearest(token, known)}")
-        found[token] = int(known[token])
-    return found
+    return {token: known[token] for token in map(str, users)}
 
 
 def _best_items(model: Recommender, user_id: int, k: int, train: ReviewDataset, valid: ReviewDataset) -> Items:

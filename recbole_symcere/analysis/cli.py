@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from dataset_prep.command import parser_of
+from dataset_prep.command import add_commands
 from recbole_symcere.errors import AnalysisError
 
 HELP = "Look into trained models: geometry, anchoring, neighbours, explanations, export, report."
@@ -21,21 +21,18 @@ EXAMPLES = """examples:
 """
 PACKAGE = "recbole_symcere.analysis"
 ANALYSES = {
-    "geometry": f"{PACKAGE}.geometry.command",
-    "anchoring": f"{PACKAGE}.anchoring.command",
-    "neighbours": f"{PACKAGE}.neighbours",
-    "explain": f"{PACKAGE}.explain",
-    "export": f"{PACKAGE}.export",
-    "report": f"{PACKAGE}.report.command",
+    "geometry": (f"{PACKAGE}.geometry.command", "where the vectors lie: Table 4, Figures 1 and 4"),
+    "anchoring": (f"{PACKAGE}.anchoring.command", "which words pull reviews to their interactions"),
+    "neighbours": (f"{PACKAGE}.neighbours", "the items nearest to one, with the words that tell them"),
+    "explain": (f"{PACKAGE}.explain", "which training reviews lie near a user and an item"),
+    "export": (f"{PACKAGE}.export", "vectors, tokens and the LoRA adapter, as files without pickle"),
+    "report": (f"{PACKAGE}.report.command", "one HTML page of a comparison and of these"),
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds a sub-command for each analysis; importing them needs no package of the extra ``analysis``."""
-    added = parser.add_subparsers(dest="analysis_name", required=True, metavar="ANALYSIS")
-    for name, module in ANALYSES.items():
-        command: Any = import_module(module)
-        command.add_arguments(added.add_parser(name, help=command.HELP, **parser_of(command)))
+    """Adds a sub-command for each analysis."""
+    add_commands(parser, "analysis_command", "ANALYSIS", ANALYSES)
 
 
 def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -44,7 +41,7 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     Raises:
         UserError: what the analysis raises; or a package of the extra ``analysis`` is missing.
     """
-    command: Any = import_module(ANALYSES[given.analysis_name])
+    command: Any = import_module(ANALYSES[given.analysis_command][0])
     try:
         command.run(given, rest)
     except ModuleNotFoundError as error:

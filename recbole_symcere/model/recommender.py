@@ -15,11 +15,16 @@ from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import GeneralRecommender
 from torch import Tensor
 
+from recbole_symcere import compat
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from recbole_symcere.config import Config
     from recbole_symcere.data.dataset import ReviewDataset
+
+
+compat.apply()
 
 
 class Recommender(GeneralRecommender):
