@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from benchmarks.generated import real_dataset
 from benchmarks.measure import REPEATS, Options, Row, alternate, in_new_process
 from recbole_symcere.config import Config
-from recbole_symcere.data.reviews import cached_embeddings
+from recbole_symcere.data.embeddings import cached_embeddings
 from recbole_symcere.model.review_views import TrainedEncoder
 from recbole_symcere.model.symcere import SymCERE
 from recbole_symcere.model.text import MINILM, ReviewEncoder, computes_in_bf16, find_encoder, mask_words

@@ -53,7 +53,8 @@ class LazyParser(argparse.ArgumentParser):
     """
 
     def __init__(self, module: str, **options: Any) -> None:
-        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False} | options)
+        style: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+        super().__init__(**style | options)
         self._module: str | None = module
 
     def parse_known_args(  # type: ignore[override]

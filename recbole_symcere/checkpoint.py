@@ -21,7 +21,7 @@ from recbole.data.dataloader import AbstractDataLoader
 from recbole.model.abstract_recommender import AbstractRecommender
 
 from recbole_symcere.config import Config
-from recbole_symcere.data.dataset import source_fingerprint
+from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.errors import CheckpointError
 
 FORMAT = 3  # raise this whenever an older checkpoint can't be loaded any more

@@ -36,7 +36,7 @@ from recbole_symcere.checkpoint import (
     storable_parameters,
 )
 from recbole_symcere.config import Config
-from recbole_symcere.data.dataset import source_fingerprint
+from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.errors import TrainingError
 from recbole_symcere.model.recommender import Recommender
 from recbole_symcere.ranking import RankingCollector, RankingDataLoader, RankingEvaluator

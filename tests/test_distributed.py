@@ -19,8 +19,9 @@ from torch.testing import assert_close
 
 from recbole_symcere import distributed
 from recbole_symcere.config import Config
-from recbole_symcere.data import reviews as reviews_module
-from recbole_symcere.data.reviews import TokenisedReviews, cached_embeddings
+from recbole_symcere.data import embeddings as embeddings_module
+from recbole_symcere.data.embeddings import cached_embeddings
+from recbole_symcere.data.tokens import TokenisedReviews
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.loss import info_nce, sincere
 from recbole_symcere.model.symcere import SymCERE
@@ -242,7 +243,7 @@ TEXTS = ["good " * (number % 5 + 1) + "x" * (number % 3) for number in range(22)
 def _embed(folder: Path, views: int = 1, dies_at: int | None = None) -> tuple[list[int], list[np.ndarray]]:
     encoder = _Counting(dies_at)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reviews_module, "TEXTS_PER_SHARD", 4)
+        patch.setattr(embeddings_module, "TEXTS_PER_SHARD", 4)
         arrays = [np.array(view) for view in cached_embeddings(TEXTS, encoder, views, 0.2, 0, folder, False)]
     return encoder.starts, arrays
 

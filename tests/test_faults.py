@@ -26,8 +26,8 @@ from dataset_prep.sources import amazon
 from recbole_symcere import cli, quick_start
 from recbole_symcere.checkpoint import lock_path
 from recbole_symcere.comparison.comparison import Comparison
-from recbole_symcere.data import reviews as reviews_module
-from recbole_symcere.data.reviews import cached_embeddings
+from recbole_symcere.data import embeddings as embeddings_module
+from recbole_symcere.data.embeddings import cached_embeddings
 from recbole_symcere.errors import CheckpointError, ReviewFileError
 from recbole_symcere.model.text import ReviewEncoder
 from recbole_symcere.quick_start import run_recbole_symcere
@@ -52,7 +52,7 @@ def train(settings: Settings, folder: Path) -> Any:
 
 
 def encode(settings: Settings, folder: Path) -> Any:
-    reviews_module.TEXTS_PER_SHARD = 64
+    embeddings_module.TEXTS_PER_SHARD = 64
     encoder = ReviewEncoder(settings["text_encoder"], train="frozen", max_length=16, precision="fp32")
     texts = [f"u{number} great cable {number % 7}" for number in range(3000)]
     views = cached_embeddings(texts, encoder, 1, 0.2, 0, folder / "text", show_progress=False)

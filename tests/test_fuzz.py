@@ -203,7 +203,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Path) -> 
 
     folder = tmp_path_factory.mktemp("comparison")
     config = Config("Pop", "tiny", config_dict={"data_path": str(tiny_dataset.parent), "checkpoint_dir": str(folder)})
-    runs.test_run(config.settings, folder / "runs" / "strict" / "tiny" / "Pop" / "seed-2020")
+    runs.run_on_test(config.settings, folder / "runs" / "strict" / "tiny" / "Pop" / "seed-2020")
     return folder
 
 

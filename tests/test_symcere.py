@@ -140,7 +140,11 @@ def test_whole_numbers_are_user_tokens(settings: dict[str, Any], tmp_path: Path)
     folder = tmp_path / "dataset" / "numbers"
     folder.mkdir(parents=True)
     header = "user_id:token\titem_id:token\trating:float\ttimestamp:float\treview_id:token\n"
-    rows = [f"{user}\t{item}\t1.0\t{60 * item}.0\tr{user}-{item}\n" for user in range(1, 7) for item in range(user, 10)]
+    rows = [
+        f"{user}\t{item}\t1.0\t{60 * item}.0\tr{user}-{item}\n"
+        for user in range(1, 7)
+        for item in range(user, user + 5)
+    ]
     (folder / "numbers.inter").write_text(header + "".join(rows))
     given = {
         "data_path": str(folder.parent),

@@ -40,7 +40,7 @@ from safetensors.numpy import save_file
 
 from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.checkpoint import FREE_SETTINGS
-from recbole_symcere.data.dataset import source_fingerprint
+from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.errors import AnalysisError
 from recbole_symcere.properties import parse_assignments
 from recbole_symcere.provenance import versions

@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from recbole_symcere.data.reviews import SPECIAL, TokenisedReviews
+from recbole_symcere.data.tokens import SPECIAL, TokenisedReviews
 
 GROUPS = ("objective", "sentiment", "stop-word", "other language", "other")
 LEAST_REVIEWS = 5  # in fewer, a word's items and language can't be told from chance

@@ -1,7 +1,5 @@
 """RecBole's Dataset, whose every interaction keeps its one review."""
 
-import hashlib
-import json
 import re
 from functools import cached_property
 from pathlib import Path
@@ -10,29 +8,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from recbole.config import Config
 from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
-from recbole.utils.argument_list import dataset_arguments
 from torch import Tensor
 
 from recbole_symcere import distributed
-from recbole_symcere.data.reviews import Embedder, TokenisedReviews, cached_embeddings, read_reviews, tokenise
+from recbole_symcere.config import Config
+from recbole_symcere.data.embeddings import Embedder, cached_embeddings
+from recbole_symcere.data.fingerprint import source_fingerprint
+from recbole_symcere.data.reviews import read_reviews
+from recbole_symcere.data.tokens import TokenisedReviews, tokenise
 from recbole_symcere.errors import DatasetError
 
-# Settings beside RecBole's own ``dataset_arguments`` on which a saved dataset depends.
-FURTHER_ARGUMENTS = ("REVIEW_ID_FIELD", "seed", "repeatable", "eval_args")
 MASKING_SEED = 2020
 COLUMN = r"[^:]+:(token|float|token_seq|float_seq)"
 SHOWN_CHARACTERS = 200  # of what is wrong, in a message
 
 
 class ReviewDataset(Dataset):
-    """Interactions from ``NAME.inter``, each with the id of its review; the texts stay in ``NAME.review.jsonl``.
+    """The interactions of ``NAME.inter``, each with the id of its review; the texts stay in ``NAME.review.jsonl``.
 
-    RecBole's operations are row-wise, so the id in ``REVIEW_ID_FIELD`` follows its interaction through all of them,
-    and texts never pass through RecBole's reader, which corrupts them. The field is optional: without it the dataset
-    serves the models that read no text.
+    RecBole's operations work row by row, so the id in ``REVIEW_ID_FIELD`` follows its interaction through all of them.
+    The texts never pass through RecBole's reader, which would corrupt them. The field is optional: without it the
+    dataset serves the models that read no text.
 
     Raises:
         DatasetError: a file or a column is missing, a timestamp is not a number, or a review id is missing or stands
@@ -46,39 +44,37 @@ class ReviewDataset(Dataset):
         self.review_field = self.config["REVIEW_ID_FIELD"]
 
     def _load_data(self, token: str, dataset_path: str) -> None:
-        path = self._inter_path
-        if self.benchmark_filename_list is None and not path.is_file():  # RecBole would try a download that is gone
-            raise DatasetError(
-                f"{path}: no such file; convert a raw dump with `python -m dataset_prep SOURCE --input FILE "
-                f"--output {path.parent}`, or set data_path to the folder that holds {token}/"
-            )
+        for path in self._inter_paths:  # RecBole would try a download that is gone
+            if not path.is_file():
+                raise DatasetError(self._missing(path))
         super()._load_data(token, dataset_path)
+
+    def _missing(self, path: Path) -> str:
+        if self.benchmark_filename_list is not None:
+            return f"{path}: no such file, but benchmark_filename names this part; mend the name, or leave it out"
+        return (
+            f"{path}: no such file; convert a raw dump with `symcere prep SOURCE --input FILE --output {path.parent}`, "
+            f"or set data_path to the folder that holds {self.dataset_name}/"
+        )
 
     def _load_inter_feat(self, token: str, dataset_path: str) -> None:
         encoding = self.config["encoding"] or "utf-8"
+        for path in self._inter_paths:
+            self._check_header(path, encoding)
         try:
-            if self.benchmark_filename_list is None:
-                self._check_header(self._inter_path)
             super()._load_inter_feat(token, dataset_path)
-        except DatasetError:
-            raise
-        except UnicodeError as error:
-            raise DatasetError(
-                f"{self._inter_path}: not {encoding} ({error}); set encoding to the file's own"
-            ) from error
-        except ValueError as error:  # pandas names no line
-            raise _broken_line(self._inter_path, self.config) or DatasetError(
-                f"{self._inter_path}: can't be read ({_shown(error)}); convert the raw dump again"
-            ) from error
-        self._check_interactions(self._inter_path)
+        except ValueError as error:  # pandas names neither the file nor the line
+            raise self._unreadable(encoding, error) from error
+        self._check_interactions()
 
-    def _check_header(self, path: Path) -> None:
+    def _check_header(self, path: Path, encoding: str) -> None:
         try:
-            file = path.open(encoding=self.config["encoding"] or "utf-8")
+            with path.open(encoding=encoding) as file:
+                header = file.readline().rstrip("\r\n").split(self.config["field_separator"])
         except LookupError as error:
             raise DatasetError(f"{path}: {error}; set encoding to the file's own, such as utf-8 or cp932") from error
-        with file:
-            header = file.readline().rstrip("\r\n").split(self.config["field_separator"])
+        except UnicodeError as error:
+            raise DatasetError(f"{path}: not {encoding} ({error}); set encoding to the file's own") from error
         names = [column.partition(":")[0] for column in header]
         needed = [self.uid_field, self.iid_field]
         if self.config["eval_args"]["order"] == "TO":
@@ -90,22 +86,43 @@ class ReviewDataset(Dataset):
                 f"but found {_shown(', '.join(header))}"
             )
 
-    def _check_interactions(self, path: Path) -> None:
+    def _unreadable(self, encoding: str, error: ValueError) -> DatasetError:
+        """What is wrong with the first file that is not as it should be."""
+        found = (broken for path in self._inter_paths if (broken := _broken_line(path, encoding, self.config)))
+        names = " or ".join(map(str, self._inter_paths))
+        unknown = DatasetError(f"{names}: can't be read ({_shown(error)}); convert the raw dump again")
+        return next(found, unknown)
+
+    def _check_interactions(self) -> None:
         feat: pd.DataFrame = self.inter_feat
         if self.config["eval_args"]["order"] == "TO" and self.time_field not in feat:
-            raise DatasetError(f"{path}: {self.time_field} is not loaded, but order: TO needs it; add it to load_col")
+            raise DatasetError(
+                f"{self._inter_path}: {self.time_field} is not loaded, but order: TO needs it; add it to load_col"
+            )
         for field in (self.time_field, self.review_field):
             if field in feat and feat[field].isna().any():
-                line = int(np.flatnonzero(feat[field].isna())[0]) + 2
-                raise DatasetError(f"{path}, line {line}: no {field}; give the line one or delete it")
+                row = int(np.flatnonzero(feat[field].isna())[0])
+                raise DatasetError(f"{self._place(row)}: no {field}; give the line one or delete it")
         if self.review_field in feat and feat[self.review_field].duplicated().any():
             repeated = feat[self.review_field].duplicated(keep=False).to_numpy()
-            first = feat[self.review_field].to_numpy()[repeated][0]
-            lines = np.flatnonzero((feat[self.review_field] == first).to_numpy()) + 2
+            review_id = feat[self.review_field].to_numpy()[repeated][0]
+            first, second = np.flatnonzero((feat[self.review_field] == review_id).to_numpy())[:2]
             raise DatasetError(
-                f"{path}, lines {lines[0]} and {lines[1]}: review_id {first!r} stands more than once; "
-                "give each interaction its own"
+                f"{self._place(second)}: review_id {review_id!r} stands in {self._place(first)} already; give each "
+                "interaction its own"
             )
+
+    def _place(self, row: int) -> str:
+        """The file and the line of a row of the interactions as they were read."""
+        for path, size in zip(self._inter_paths, self._file_sizes, strict=True):
+            if row < size:
+                return f"{path}, line {row + 2}"  # lines are counted from 1, and the first is the header
+            row -= size
+        raise IndexError(row)
+
+    @property
+    def _file_sizes(self) -> list[int]:
+        return [len(self.inter_feat)] if self.benchmark_filename_list is None else self.file_size_list
 
     def _data_filtering(self) -> None:
         try:
@@ -114,13 +131,13 @@ class ReviewDataset(Dataset):
             raise DatasetError(f"{self._inter_path}: no interaction is left after filtering; loosen it") from error
 
     def _dataframe_to_interaction(self, data: pd.DataFrame) -> Interaction:
-        """As RecBole's, but time keeps its float64: in float32, events less than two minutes apart fall together."""
+        """Converts as RecBole does, but keeps time in float64: float32 can't tell events two minutes apart."""
         interaction = super()._dataframe_to_interaction(data)
         if self.time_field in data:
             interaction.interaction[self.time_field] = torch.tensor(data[self.time_field].to_numpy(np.float64))
         return interaction
 
-    # Reviews of this part's interactions, and of no others: the part that trains can't reach a held-out text.
+    # Only the reviews of this part's interactions can be reached, so the part that trains reaches no held-out text.
 
     @property
     def has_reviews(self) -> bool:
@@ -131,15 +148,24 @@ class ReviewDataset(Dataset):
     def _inter_path(self) -> Path:
         return Path(self.dataset_path) / f"{self.dataset_name}.inter"
 
+    @cached_property
+    def _inter_paths(self) -> list[Path]:
+        """The files of the interactions: one, or one for each part that ``benchmark_filename`` names."""
+        if self.benchmark_filename_list is None:
+            return [self._inter_path]
+        return [
+            self._inter_path.with_name(f"{self.dataset_name}.{part}.inter") for part in self.benchmark_filename_list
+        ]
+
     @property
     def review_path(self) -> Path:
         """The file of review texts."""
         return self._inter_path.with_suffix(".review.jsonl")
 
     def review_rows(self) -> Tensor:
-        """[n_review_ids] long: where a review id's text stands in ``review_texts``.
+        """Returns where the text of each review id stands in :meth:`review_texts`, [n_review_ids] long.
 
-        Ids of other parts get n, one past the last: to look a held-out review up is an index error.
+        The ids of other parts get n, one past the last text, so looking a held-out review up is an index error.
         """
         self._need_reviews()
         rows = torch.full((self.num(self.review_field),), len(self))
@@ -147,7 +173,7 @@ class ReviewDataset(Dataset):
         return rows
 
     def review_texts(self) -> list[str]:
-        """The texts of this part's interactions, in their order.
+        """Returns the texts of this part's interactions, in their order.
 
         Raises:
             DatasetError: the interactions carry no review ids.
@@ -161,19 +187,19 @@ class ReviewDataset(Dataset):
         if not self.has_reviews:
             raise DatasetError(
                 f"{self._inter_path}: no column {self.review_field}, which models that read reviews need; keep it in "
-                "load_col, or convert the raw dump with `python -m dataset_prep`"
+                "load_col, or convert the raw dump with `symcere prep`"
             )
 
     def tokenised_reviews(self, encoder: Embedder) -> TokenisedReviews:
-        """Token ids of ``review_texts``, cached on disk."""
+        """Returns the token ids of :meth:`review_texts`, which are cached on disk."""
         texts = self.review_texts()
         with distributed.first_of_machine_first():
             return tokenise(texts, encoder.fast_tokenizer, encoder.max_length, self._cache_dir, self._bars)
 
     def embedded_reviews(self, encoder: Embedder, views: int, mask_ratio: float) -> list[np.ndarray]:
-        """Vectors of ``review_texts``, clean and in ``views`` word-masked views, cached on disk.
+        """Returns vectors of :meth:`review_texts`, clean and in ``views`` word-masked views, cached on disk.
 
-        Runs of all seeds share the masked views: to encode them takes longer than most runs.
+        Runs of all seeds share the masked views, because encoding them takes longer than most runs.
 
         Returns:
             1 + views arrays, float32 [n, hidden].
@@ -190,22 +216,28 @@ class ReviewDataset(Dataset):
         return bool(self.config["show_progress"])
 
     def save(self) -> None:
-        """RecBole's pickle of the filtered dataset, with the fingerprint of what it was made from."""
+        """Saves RecBole's pickle of the filtered dataset, with the fingerprint of what it was made from."""
         self.source = source_fingerprint(self.config)
         super().save()
 
 
-def _broken_line(path: Path, config: Config) -> DatasetError | None:
-    """The first line with a quotation mark or a text for a number; read slowly, only to explain."""
-    with path.open(encoding=config["encoding"] or "utf-8", newline="\n") as file:
-        names = file.readline().rstrip("\r\n").split(config["field_separator"])
-        for number, line in enumerate(file, start=2):
-            values = line.rstrip("\r\n").split(config["field_separator"])
-            for name, value in zip(names, values, strict=False):
-                if value.startswith('"'):
-                    return DatasetError(f"{path}, line {number}: {name} begins with a quotation mark; take it out")
-                if name.endswith(":float") and value and not _is_number(value):
-                    return DatasetError(f"{path}, line {number}: {name} is {_shown(value)!r}, not a number; mend it")
+def _broken_line(path: Path, encoding: str, config: Config) -> DatasetError | None:
+    """The error of the first line that can't be read, or None; read slowly, to explain what pandas refused."""
+    separator = config["field_separator"]
+    try:
+        with path.open(encoding=encoding, newline="\n") as file:
+            names = file.readline().rstrip("\r\n").split(separator)
+            for number, line in enumerate(file, start=2):
+                values = line.rstrip("\r\n").split(separator)
+                for name, value in zip(names, values, strict=False):
+                    if value.startswith('"'):
+                        return DatasetError(f"{path}, line {number}: {name} begins with a quotation mark; take it out")
+                    if name.endswith(":float") and value and not _is_number(value):
+                        return DatasetError(
+                            f"{path}, line {number}: {name} is {_shown(value)!r}, not a number; mend it"
+                        )
+    except UnicodeError as error:
+        return DatasetError(f"{path}: not {encoding} ({error}); set encoding to the file's own")
     return None
 
 
@@ -219,19 +251,3 @@ def _is_number(value: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def source_fingerprint(config: Config) -> str:
-    """A hash of all that determines the interactions: atomic files, settings, this package's version."""
-    from recbole_symcere import __version__
-
-    digest = hashlib.sha256(__version__.encode())
-    for path in sorted(Path(config["data_path"]).glob(f"{config['dataset']}.*")):
-        if path.suffix != ".json":  # the converter's statistics decide nothing
-            digest.update(path.name.encode())
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-    settings = {key: config[key] for key in (*dataset_arguments, *FURTHER_ARGUMENTS)}
-    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    return digest.hexdigest()

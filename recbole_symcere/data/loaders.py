@@ -13,7 +13,8 @@ from recbole.data.utils import create_samplers, get_dataloader, load_split_datal
 from recbole_symcere import distributed
 from recbole_symcere.config import Config
 from recbole_symcere.data.audit import audit
-from recbole_symcere.data.dataset import ReviewDataset, source_fingerprint
+from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.errors import ConfigError, DatasetError
 from recbole_symcere.ranking import RankingDataLoader
 

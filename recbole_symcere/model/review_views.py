@@ -9,7 +9,7 @@ from recbole.config import Config
 from torch import Tensor, nn
 
 from recbole_symcere.data.dataset import ReviewDataset
-from recbole_symcere.data.reviews import TokenisedReviews
+from recbole_symcere.data.tokens import TokenisedReviews
 from recbole_symcere.model.text import ReviewEncoder
 from recbole_symcere.transfer import upload
 

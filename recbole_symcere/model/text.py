@@ -47,7 +47,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging as transformers_logging
 
 from recbole_symcere import distributed
-from recbole_symcere.data.reviews import SPECIAL, TokenisedReviews, end_to_end
+from recbole_symcere.data.tokens import SPECIAL, TokenisedReviews, end_to_end
 from recbole_symcere.errors import EncoderError
 from recbole_symcere.model.dropout import attention, use_fast_dropout
 from recbole_symcere.model.linear import use_fast_linear

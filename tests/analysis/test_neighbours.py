@@ -24,7 +24,7 @@ from recbole_symcere.analysis.neighbours import (
 )
 from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.analysis.words import Occurrences, occurrences
-from recbole_symcere.data.reviews import tokenise
+from recbole_symcere.data.tokens import tokenise
 from recbole_symcere.quick_start import run_recbole_symcere
 from tests.conftest import Row, write_atomic_files
 

@@ -22,7 +22,7 @@ from recbole_symcere.analysis.words import (
     occurrences,
     word_groups,
 )
-from recbole_symcere.data.reviews import tokenise
+from recbole_symcere.data.tokens import tokenise
 from tests.tiny_encoders import TOKENIZERS
 
 REVIEWS = 400

@@ -14,8 +14,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from recbole.data.utils import create_samplers, get_dataloader, load_split_dataloaders, save_split_dataloaders
 
+import recbole_symcere
 from recbole_symcere.config import Config
-from recbole_symcere.data.dataset import ReviewDataset, source_fingerprint
+from recbole_symcere.data import fingerprint
+from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.errors import DatasetError
 from recbole_symcere.quick_start import create_dataset, data_preparation
 from tests.conftest import START, Row, tiny_rows, write_atomic_files
@@ -215,7 +218,11 @@ def _inter_lines(config: Config) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "replacement", "message"),
     [
-        (3, "u0\ti1\t4.0\t1600000000.0\tr0", r"own\.inter, lines 2 and 4: review_id 'r0' stands more than once"),
+        (
+            3,
+            "u0\ti1\t4.0\t1600000000.0\tr0",
+            r"own\.inter, line 4: review_id 'r0' stands in \S*own\.inter, line 2 already",
+        ),
         (3, "u0\ti1\t4.0\t1600000000.0\t", r"own\.inter, line 4: no review_id"),
         (3, "u0\ti1\t4.0\t\tr999", r"own\.inter, line 4: no timestamp"),
         (3, "u0\ti1\t4.0\tyesterday\tr999", r"own\.inter, line 4: timestamp:float is 'yesterday', not a number"),
@@ -241,5 +248,68 @@ def test_unusable_files_are_named_with_their_line(
 
 
 def test_a_missing_dataset_says_how_to_make_it(make_config: MakeConfig, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"nothing\.inter: no such file; .*dataset_prep"):
+    with pytest.raises(DatasetError, match=r"nothing\.inter: no such file; .*symcere prep"):
         ReviewDataset(make_config(dataset="nothing", data_path=str(tmp_path)))
+
+
+def write_parts(folder: Path, rows: list[Row], parts: dict[str, slice]) -> None:
+    """Writes a dataset that is split already."""
+    write_atomic_files(folder, rows)
+    whole = folder / f"{folder.name}.inter"
+    header, *lines = whole.read_text(encoding="utf-8").splitlines(keepends=True)
+    for name, part in parts.items():
+        (folder / f"{folder.name}.{name}.inter").write_text("".join([header, *lines[part]]), encoding="utf-8")
+    whole.unlink()
+
+
+PARTS = {"train": slice(0, 300), "valid": slice(300, 330), "test": slice(330, None)}
+
+
+@pytest.mark.parametrize(
+    ("part", "number", "line", "message"),
+    [
+        ("valid", 3, "u0\ti1\tmany\t1600000000.0\tr_a", r"own\.valid\.inter, line 3: rating:float is 'many'"),
+        ("test", 2, "u0\ti1\t4.0\t\tr_a", r"own\.test\.inter, line 2: no timestamp"),
+        ("test", 4, "u0\ti1\t4.0\t1600000000.0\tr0", r"own\.test\.inter, line 4: .*own\.train\.inter, line 2 already"),
+        ("valid", 1, "user_id\titem_id", r"own\.valid\.inter, line 1: expected columns"),
+    ],
+)
+def test_a_fault_in_a_part_is_named_with_the_parts_own_file_and_line(
+    make_config: MakeConfig, tmp_path: Path, part: str, number: int, line: str, message: str
+) -> None:
+    write_parts(tmp_path / "own", tiny_rows(), PARTS)
+    file = tmp_path / "own" / f"own.{part}.inter"
+    lines = file.read_text().splitlines()
+    lines[number - 1] = line
+    file.write_text("\n".join([*lines, ""]))
+    with pytest.raises(DatasetError, match=message):
+        create_dataset(make_config(dataset="own", data_path=str(tmp_path), benchmark_filename=list(PARTS)))
+
+
+def test_a_part_that_is_missing_is_named(make_config: MakeConfig, tmp_path: Path) -> None:
+    write_parts(tmp_path / "own", tiny_rows(), PARTS)
+    config = make_config(dataset="own", data_path=str(tmp_path), benchmark_filename=["train", "vaild", "test"])
+    with pytest.raises(DatasetError, match=r"own\.vaild\.inter: no such file, but benchmark_filename names this part"):
+        create_dataset(config)
+
+
+def test_the_fingerprint_does_not_depend_on_the_version(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = source_fingerprint(make_config())
+    monkeypatch.setattr(recbole_symcere, "__version__", "99.0")
+    assert source_fingerprint(make_config()) == before
+    monkeypatch.setattr(fingerprint, "FORMAT", fingerprint.FORMAT + 1)
+    assert source_fingerprint(make_config()) != before
+
+
+@pytest.mark.parametrize("name", ["own", "x[1]", "a*b", "what?"])
+def test_a_changed_file_changes_the_fingerprint_whatever_the_dataset_is_called(
+    make_config: MakeConfig, tmp_path: Path, name: str
+) -> None:
+    write_atomic_files(tmp_path / name, tiny_rows())
+    config = make_config(dataset=name, data_path=str(tmp_path))
+    before = source_fingerprint(config)
+    with (tmp_path / name / f"{name}.inter").open("a") as file:
+        file.write("u0\ti29\t4.0\t1700000000.0\tr9999\n")
+    assert source_fingerprint(config) != before

@@ -32,7 +32,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from recbole_symcere.data.reviews import SPECIAL, TokenisedReviews, cached_embeddings, tokenise
+from recbole_symcere.data.embeddings import cached_embeddings
+from recbole_symcere.data.tokens import SPECIAL, TokenisedReviews, tokenise
 from recbole_symcere.errors import EncoderError
 from recbole_symcere.model import text
 from recbole_symcere.model.text import ReviewEncoder, mask_words, micro_batches

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recbole_symcere.analysis.words import Occurrences
-from recbole_symcere.data.reviews import TokenisedReviews
+from recbole_symcere.data.tokens import TokenisedReviews
 from recbole_symcere.model.text import ReviewEncoder
 
 REVIEWS_PER_BATCH = 16  # occluded at a time

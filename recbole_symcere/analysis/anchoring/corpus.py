@@ -24,7 +24,7 @@ from recbole_symcere.analysis.anchoring.index import (
 )
 from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.analysis.words import GROUPS, Occurrences, WordGroups, languages_of, occurrences, word_groups
-from recbole_symcere.data.reviews import TokenisedReviews
+from recbole_symcere.data.tokens import TokenisedReviews
 from recbole_symcere.errors import AnalysisError
 from recbole_symcere.model.text import ReviewEncoder
 

@@ -21,7 +21,7 @@ from recbole_symcere.analysis.anchoring.attribution import (
     without_words,
 )
 from recbole_symcere.analysis.words import Occurrences, occurrences
-from recbole_symcere.data.reviews import SPECIAL, TokenisedReviews, tokenise
+from recbole_symcere.data.tokens import SPECIAL, TokenisedReviews, tokenise
 from recbole_symcere.model.text import ReviewEncoder
 from tests.tiny_encoders import save_llama
 

@@ -1,0 +1,105 @@
+"""Arrays on disk, keyed by their content and memory-mapped.
+
+Every array is one ``.npy`` file whose name is a hash of all that determines its content (texts, tokenizer, weights of
+the encoder, ...), so a changed input never meets an old file. The file ends with a SHA-256 of itself, so a damaged or
+truncated file is noticed and rebuilt. A file appears by an atomic rename, and the same name always holds the same
+bytes, so any number of runs can share a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from recbole_symcere.errors import ReviewFileError
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1  # raise this whenever the arrays of the same texts change
+TEXTS_PER_DIGEST = 4096  # joined at a time
+DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+def key_of(*parts: object) -> str:
+    return hashlib.sha256(json.dumps([FORMAT_VERSION, *parts]).encode()).hexdigest()[:32]
+
+
+def digest_texts(texts: Sequence[str]) -> str:
+    # The lengths tell ["ab", "c"] from ["a", "bc"].
+    digest = hashlib.sha256(np.fromiter(map(len, texts), np.int64, len(texts)).tobytes())
+    for start in range(0, len(texts), TEXTS_PER_DIGEST):
+        digest.update("".join(texts[start : start + TEXTS_PER_DIGEST]).encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def new_array(
+    path: Path, dtype: type[np.generic], row_shape: tuple[int, ...] = ()
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yields a function that appends rows to a new ``.npy`` file, which takes its name once it is complete."""
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}-{uuid.uuid4().hex}.tmp")
+    n_rows = 0
+
+    def write_header(file: BinaryIO) -> None:
+        # numpy leaves room in the header for the first axis to grow, so the final one fits over the first.
+        descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+        shape = (n_rows, *row_shape)
+        np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("w+b") as file:
+
+                def append(rows: np.ndarray) -> None:
+                    nonlocal n_rows
+                    file.write(np.ascontiguousarray(rows, dtype).data)
+                    n_rows += len(rows)
+
+                write_header(file)
+                yield append
+                n_bytes = file.tell()
+                file.seek(0)
+                write_header(file)
+                file.seek(0)
+                file.write(_digest_file(file, n_bytes))
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ReviewFileError(
+            f"{path}: can't be written ({error.strerror or error}); free disk space, or set text_cache_dir to a folder "
+            "that can be written"
+        ) from error
+
+
+def load_array(path: Path) -> np.ndarray | None:
+    """The array in ``path``, memory-mapped copy-on-write; None if there is none. A damaged file is removed."""
+    try:
+        with path.open("rb") as file:
+            n_bytes = max(0, path.stat().st_size - DIGEST_BYTES)
+            if _digest_file(file, n_bytes) == file.read():
+                return np.load(path, mmap_mode="c", allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    logger.warning("%s is damaged: rebuilding it", path)
+    path.unlink(missing_ok=True)
+    return None
+
+
+def _digest_file(file: BinaryIO, n_bytes: int) -> bytes:
+    """SHA-256 of the next ``n_bytes`` of ``file``, which it leaves standing after them."""
+    digest = hashlib.sha256()
+    while n_bytes and (block := file.read(min(n_bytes, 1 << 20))):
+        digest.update(block)
+        n_bytes -= len(block)
+    return digest.digest()

@@ -1,0 +1,113 @@
+"""Vectors of reviews by an encoder that does not train, kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from recbole_symcere import distributed
+from recbole_symcere.data.cache import digest_texts, key_of, load_array, new_array
+from recbole_symcere.data.tokens import TokenisedReviews, tokenise
+
+TEXTS_PER_SHARD = 1024  # embedded at a time; a killed run loses at most this many
+SHARD = ".shard"
+
+
+class Embedder(Protocol):
+    """What ``cached_embeddings`` needs of an encoder; ``model.text.ReviewEncoder`` is one."""
+
+    @property
+    def max_length(self) -> int: ...
+
+    @property
+    def fast_tokenizer(self) -> Tokenizer: ...
+
+    def fingerprint(self) -> str:
+        """A hash of all that determines a text's vector: weights, tokenizer, pooling, precision, length."""
+
+    def embed(self, reviews: TokenisedReviews, rows: np.ndarray, mask_ratio: float, seed: int) -> np.ndarray:
+        """Vectors of reviews ``rows`` with ``mask_ratio`` of their words masked, float32 [len(rows), hidden]."""
+
+
+def cached_embeddings(
+    texts: Sequence[str],
+    encoder: Embedder,
+    views: int,
+    mask_ratio: float,
+    seed: int,
+    cache_dir: Path,
+    show_progress: bool = True,
+) -> list[np.ndarray]:
+    """The clean view of ``texts`` and ``views`` word-masked ones: 1 + views memory-mapped float32 [n, hidden].
+
+    Each view is its own file, so asking for more views adds to an older cache. A run that was killed goes on with the
+    shard of reviews it was at. Several processes embed every so many shards each.
+    """
+    encoder_and_texts = key_of(encoder.fingerprint(), digest_texts(texts))
+    keys = [key_of("clean", encoder_and_texts)]
+    keys += [key_of("masked", encoder_and_texts, view, mask_ratio, seed) for view in range(1, 1 + views)]
+    paths = [cache_dir / f"{key}.npy" for key in keys]
+    arrays = [load_array(path) for path in paths]
+    for path, array in zip(paths, arrays, strict=True):
+        if array is not None:  # a run that was killed here may have left what this was joined from
+            _remove_shards(path)
+    missing = distributed.union((view for view, array in enumerate(arrays) if array is None), len(arrays))
+    if missing:
+        with distributed.first_of_machine_first():
+            reviews = tokenise(texts, encoder.fast_tokenizer, encoder.max_length, cache_dir, show_progress)
+        total = len(missing) * len(texts)
+        with tqdm(total=total, desc="embedding reviews", unit="review", disable=not show_progress, delay=2) as bar:
+            for view in missing:
+                ratio = mask_ratio if view else 0.0
+                arrays[view] = _embed_view(paths[view], reviews, encoder, ratio, (seed, view), bar)
+    return [array for array in arrays if array is not None]
+
+
+def _embed_view(
+    path: Path, reviews: TokenisedReviews, encoder: Embedder, mask_ratio: float, seed: tuple[int, int], bar: tqdm
+) -> np.ndarray:
+    """Embeds the shards that are not there yet, joins them under ``path`` and removes them."""
+    starts = range(0, len(reviews), TEXTS_PER_SHARD)
+    shards = [path.with_name(f"{path.stem}{SHARD}{start}.npy") for start in starts]
+
+    def embed(numbers: range) -> None:
+        for number in numbers:
+            rows = np.arange(starts[number], min(starts[number] + TEXTS_PER_SHARD, len(reviews)))
+            if not path.exists() and load_array(shards[number]) is None:
+                shard_seed = int(np.random.SeedSequence((*seed, starts[number])).generate_state(1, np.uint64)[0]) >> 1
+                vectors = encoder.embed(reviews, rows, mask_ratio, shard_seed)
+                with new_array(shards[number], np.float32, vectors.shape[1:]) as add:
+                    add(vectors)
+            bar.update(len(rows))
+
+    if distributed.world_size() > 1:
+        embed(range(distributed.rank(), len(shards), distributed.world_size()))
+        distributed.wait_for_all()
+    with distributed.first_of_machine_first():
+        for _ in range(3):  # another run may finish first and remove the shards under our feet: then its file is loaded
+            embed(range(len(shards)))  # also those of the other processes, if their folders are not shared
+            if not path.exists():
+                _join(shards, path)
+            if (view := load_array(path)) is not None:
+                _remove_shards(path)
+                return view
+    raise OSError(f"{path}: can't be read back after writing; is the disk full?")
+
+
+def _join(shards: list[Path], path: Path) -> None:
+    arrays = [load_array(shard) for shard in shards]
+    if any(array is None for array in arrays):
+        return
+    with new_array(path, np.float32, arrays[0].shape[1:]) as add:  # type: ignore[union-attr]
+        for array in arrays:
+            add(array)  # type: ignore[arg-type]
+
+
+def _remove_shards(path: Path) -> None:
+    for shard in path.parent.glob(f"{path.stem}{SHARD}*.npy"):
+        shard.unlink(missing_ok=True)

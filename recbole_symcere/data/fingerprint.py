@@ -1,0 +1,28 @@
+"""A hash of all that determines the interactions of a run."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from recbole.utils.argument_list import dataset_arguments
+
+from recbole_symcere.config import Config
+
+FORMAT = 1  # raise this whenever the same files and settings give other interactions
+# Settings beside RecBole's own ``dataset_arguments`` that decide which interactions there are.
+FURTHER_ARGUMENTS = ("REVIEW_ID_FIELD", "seed", "repeatable", "eval_args")
+
+
+def source_fingerprint(config: Config) -> str:
+    """Returns a hash of the atomic files of a dataset and of the settings that filter and split them."""
+    digest = hashlib.sha256(f"format {FORMAT}".encode())
+    folder, name = Path(config["data_path"]), str(config["dataset"])
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.startswith(f"{name}.") and path.suffix != ".json":  # the converter's statistics decide nothing
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+    settings = {key: config[key] for key in (*dataset_arguments, *FURTHER_ARGUMENTS)}
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    return digest.hexdigest()

@@ -1,0 +1,160 @@
+"""From review texts to token ids, and to the words that the tokens belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+from tqdm import tqdm
+
+from recbole_symcere.data.cache import digest_texts, key_of, load_array, new_array
+
+TEXTS_PER_CHUNK = 4096  # tokenised at a time
+SPECIAL = -1  # the word index of a special token
+
+
+@dataclass(frozen=True)
+class TokenisedReviews:
+    """Token ids of n reviews, unpadded and end to end.
+
+    Attributes:
+        token_ids: int32 [n_tokens].
+        word_index: int32 [n_tokens], the place of the token's word in its review; -1 for a special token.
+        offsets: int64 [n + 1]; review i is ``token_ids[offsets[i]:offsets[i + 1]]``.
+    """
+
+    token_ids: np.ndarray
+    word_index: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each review, int64 [n]."""
+        return np.diff(self.offsets)
+
+    def gather(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Reviews ``rows`` [B], end to end: token ids [T], word index [T] and lengths [B].
+
+        Raises:
+            IndexError: there is no such review; -1, which stands for a review of another part, is none either.
+        """
+        if (rows < 0).any():
+            raise IndexError(f"there is no review {rows.min()} among {len(self)}")
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts
+        index = end_to_end(starts, lengths)
+        return self.token_ids[index], self.word_index[index], lengths
+
+
+def end_to_end(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The places in the spans [B] that begin at ``starts`` and are so long, one span after the other: [T]."""
+    begins = np.cumsum(lengths) - lengths  # in the result
+    return np.repeat(starts - begins, lengths) + np.arange(lengths.sum())
+
+
+def tokenise(
+    texts: Sequence[str], tokenizer: Tokenizer, max_length: int, cache_dir: Path, show_progress: bool = True
+) -> TokenisedReviews:
+    """Token ids of ``texts``, truncated to ``max_length`` tokens, special ones included; made once, memory-mapped.
+
+    Raises:
+        ValueError: no texts, or a ``max_length`` that leaves no room beside the special tokens.
+    """
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())  # the caller's own keeps its settings
+    if not len(texts):
+        raise ValueError("no texts to tokenise")
+    if max_length <= tokenizer.num_special_tokens_to_add(is_pair=False):
+        raise ValueError(f"max_length {max_length} leaves no room for words beside the tokenizer's special tokens")
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    key = key_of("tokens", tokenizer.to_str(), digest_texts(texts))
+    paths = {name: cache_dir / f"{key}.{name}.npy" for name in ("token_ids", "word_index", "offsets")}
+    for _ in range(2):
+        arrays = {name: load_array(path) for name, path in paths.items()}
+        if all(array is not None for array in arrays.values()):
+            return TokenisedReviews(**arrays)  # type: ignore[arg-type]
+        _write_tokens(texts, tokenizer, paths, show_progress)
+    raise OSError(f"{cache_dir}: files just written can't be read back; is the disk full?")
+
+
+def _write_tokens(texts: Sequence[str], tokenizer: Tokenizer, paths: dict[str, Path], show_progress: bool) -> None:
+    bar = tqdm(total=len(texts), desc="tokenising reviews", unit="review", disable=not show_progress, delay=2)
+    with (
+        bar,
+        new_array(paths["token_ids"], np.int32) as add_token_ids,
+        new_array(paths["word_index"], np.int32) as add_word_index,
+        new_array(paths["offsets"], np.int64) as add_offsets,
+    ):
+        end = 0
+        add_offsets(np.zeros(1))
+        for start in range(0, len(texts), TEXTS_PER_CHUNK):
+            chunk = list(texts[start : start + TEXTS_PER_CHUNK])
+            encodings = tokenizer.encode_batch(chunk)
+            ends = end + np.cumsum([len(encoding) for encoding in encodings])
+            end = ends[-1]
+            add_offsets(ends)
+            add_token_ids(np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int32))
+            add_word_index(np.concatenate([_words(text, e) for text, e in zip(chunk, encodings, strict=True)]))
+            bar.update(len(chunk))
+
+
+def _words(text: str, encoding: Encoding) -> np.ndarray:
+    """The word that each token belongs to, int32 [tokens]; special tokens are ``SPECIAL``.
+
+    A word begins at a new pre-token (as in BERT's whole-word masking), and, since a pre-token may be a whole sentence
+    (SentencePiece; text without spaces), also at whitespace and at each piece on either side of a character of a script
+    that puts none between words. A piece that begins inside the piece before it is a byte of the same character, and
+    one after mere whitespace is what that leads up to (``Ġ`` ``gui`` ``tar``): neither begins a word.
+    """
+    if not len(encoding):
+        return np.zeros(0, np.int32)
+    pre_token = np.array([-1 if word is None else word for word in encoding.word_ids])
+    special = (pre_token == -1) | np.array(encoding.special_tokens_mask, bool)
+    start, stop = np.array(encoding.offsets).T
+    characters = np.frombuffer((text + " ").encode("utf-32-le"), np.uint32)
+    space = _IS_SPACE[np.minimum(characters, len(_IS_SPACE) - 1)]
+    unspaced = _count(_is_unspaced(characters), start, stop) > 0
+    blank = ~special & (_count(space, start, stop) == stop - start)  # RoBERTa's offsets leave the whitespace out
+    begins = space[start] | space[np.maximum(start - 1, 0)] | unspaced | np.roll(unspaced, 1)
+    begins &= start >= np.roll(stop, 1)
+    begins |= pre_token != np.roll(pre_token, 1)
+    begins &= ~np.roll(blank, 1)
+    begins[0] = True
+    begins &= ~special
+    return np.where(special, SPECIAL, np.cumsum(begins) - 1).astype(np.int32)
+
+
+def _count(found: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """How many of ``found[start:stop]`` are true, for each of many ranges."""
+    counts = np.concatenate([[0], np.cumsum(found)])
+    return counts[stop] - counts[start]
+
+
+_IS_SPACE = np.array([chr(code).isspace() for code in range(0x3002)])  # the last space is U+3000
+_UNSPACED_BLOCKS = np.array(
+    [
+        (0x0E00, 0x0F00),  # Thai, Lao
+        (0x1000, 0x10A0),  # Burmese
+        (0x1780, 0x1800),  # Khmer
+        (0x2E80, 0x2FE0),  # radicals
+        (0x3001, 0x3130),  # punctuation, hiragana, katakana, bopomofo
+        (0x3190, 0x4DC0),  # strokes, enclosed letters, ideographs A
+        (0x4E00, 0xA000),  # ideographs
+        (0xF900, 0xFB00),  # compatibility ideographs
+        (0xFF00, 0xFFF0),  # full-width and half-width forms
+        (0x1B000, 0x1B170),  # historic kana
+        (0x20000, 0x32000),  # ideographs B and later
+    ]
+).ravel()
+
+
+def _is_unspaced(characters: np.ndarray) -> np.ndarray:
+    # The blocks do not touch: an odd place among their sorted bounds is inside one.
+    return np.searchsorted(_UNSPACED_BLOCKS, characters, side="right") % 2 == 1
