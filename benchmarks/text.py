@@ -22,9 +22,11 @@ from benchmarks.generated import real_dataset
 from benchmarks.measure import REPEATS, Options, Row, alternate, in_new_process
 from recbole_symcere.config import Config
 from recbole_symcere.data.embeddings import cached_embeddings
-from recbole_symcere.model.review_views import TrainedEncoder
 from recbole_symcere.model.symcere import SymCERE
-from recbole_symcere.model.text import MINILM, ReviewEncoder, computes_in_bf16, find_encoder, mask_words
+from recbole_symcere.model.text.encoder import ReviewEncoder, computes_in_bf16
+from recbole_symcere.model.text.loading import MINILM, find_encoder
+from recbole_symcere.model.text.masking import mask_words
+from recbole_symcere.model.text.views import TrainedEncoder
 from recbole_symcere.quick_start import create_dataset, data_preparation
 from recbole_symcere.trainer import Trainer
 

@@ -23,8 +23,8 @@ from benchmarks.measure import REPEATS, Options, Row, in_new_process
 from benchmarks.ranking import RECBOLE_EVAL_BATCH_SIZE, RECBOLE_METRICS
 from recbole_symcere.config import Config
 from recbole_symcere.model import symcere
-from recbole_symcere.model.review_views import KeptVectors
-from recbole_symcere.model.text import MINILM
+from recbole_symcere.model.text.loading import MINILM
+from recbole_symcere.model.text.views import KeptVectors
 from recbole_symcere.quick_start import create_dataset, data_preparation
 from recbole_symcere.trainer import Trainer
 

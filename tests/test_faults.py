@@ -29,7 +29,7 @@ from recbole_symcere.comparison.comparison import Comparison
 from recbole_symcere.data import embeddings as embeddings_module
 from recbole_symcere.data.embeddings import cached_embeddings
 from recbole_symcere.errors import CheckpointError, ReviewFileError
-from recbole_symcere.model.text import ReviewEncoder
+from recbole_symcere.model.text.encoder import ReviewEncoder
 from recbole_symcere.quick_start import run_recbole_symcere
 from tests.conftest import for_model
 from tests.dataset_prep.rows import amazon_line

@@ -25,8 +25,8 @@ from recbole_symcere.checkpoint import load_checkpoint, resume_path
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import CheckpointError, ConfigError, TrainingError
-from recbole_symcere.model import text
 from recbole_symcere.model.symcere import SymCERE
+from recbole_symcere.model.text import encoder
 from recbole_symcere.quick_start import (
     create_dataset,
     data_preparation,
@@ -301,7 +301,7 @@ def test_a_checkpoint_cannot_say_that_code_may_run(settings: Settings, load: Any
         load("sent.pth")
     assert not Path("code-has-run").exists()
     encoders = []
-    monkeypatch.setattr(text.ReviewEncoder, "from_config", lambda config: encoders.append(config))
+    monkeypatch.setattr(encoder.ReviewEncoder, "from_config", lambda config: encoders.append(config))
     with contextlib.suppress(AttributeError):  # of the encoder that is none
         load("run.pth")
     assert not any(config["trust_remote_code"] for config in encoders)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from recbole_symcere.config import Config
-from recbole_symcere.model import graph, review_views
+from recbole_symcere.model import graph
+from recbole_symcere.model.text import views
 from recbole_symcere.quick_start import create_dataset, data_preparation
 from recbole_symcere.run import build_trainer
 from recbole_symcere.trainer import Trainer
@@ -117,7 +118,7 @@ def test_a_draw_on_the_host_a_waiting_copy_and_a_value_that_is_read_are_noticed(
     look_up = graph.BipartiteGraph._by_search
     monkeypatch.setattr(graph.BipartiteGraph, "_by_search", lambda *args: torch.rand(1) and look_up(*args))
     assert step_on_meta(config) == ["aten.rand.default on the host"]
-    monkeypatch.setattr(review_views, "upload", lambda tensor, device: tensor.to(device))
+    monkeypatch.setattr(views, "upload", lambda tensor, device: tensor.to(device))
     monkeypatch.setattr(graph.BipartiteGraph, "_by_search", look_up)
     assert step_on_meta(config) == ["aten._to_copy.default on both"] * 3  # the three views' rows
     monkeypatch.setattr(graph.BipartiteGraph, "_by_search", graph.BipartiteGraph._in_histories)

@@ -17,7 +17,7 @@ from recbole_symcere.analysis.shared import as_table, at_least_one
 from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.analysis.words import Occurrences, languages_of, lexicons, occurrences
 from recbole_symcere.errors import AnalysisError
-from recbole_symcere.model.review_views import profiles_by_group
+from recbole_symcere.model.text.views import profiles_by_group
 from recbole_symcere.properties import parse_assignments
 
 HELP = "the items nearest to one, by the graph and by their reviews, with their telling words"

@@ -15,9 +15,9 @@ from recbole_symcere.analysis.shared import PARTS, labelled_path
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import AnalysisError
-from recbole_symcere.model.review_views import TrainedEncoder
 from recbole_symcere.model.symcere import Nodes, SymCERE
-from recbole_symcere.model.text import ReviewEncoder
+from recbole_symcere.model.text.encoder import ReviewEncoder
+from recbole_symcere.model.text.views import TrainedEncoder
 from recbole_symcere.properties import nearest
 from recbole_symcere.quick_start import load_data_and_model
 from recbole_symcere.run import build_model

@@ -194,7 +194,9 @@ class ReviewDataset(Dataset):
         """Returns the token ids of :meth:`review_texts`, which are cached on disk."""
         texts = self.review_texts()
         with distributed.first_of_machine_first():
-            return tokenise(texts, encoder.fast_tokenizer, encoder.max_length, self._cache_dir, self._bars)
+            return tokenise(
+                texts, encoder.fast_tokenizer, encoder.max_length, self._cache_dir, self._bars, encoder.prompt
+            )
 
     def embedded_reviews(self, encoder: Embedder, views: int, mask_ratio: float) -> list[np.ndarray]:
         """Returns vectors of :meth:`review_texts`, clean and in ``views`` word-masked views, cached on disk.

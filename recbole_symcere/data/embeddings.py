@@ -19,13 +19,16 @@ SHARD = ".shard"
 
 
 class Embedder(Protocol):
-    """What ``cached_embeddings`` needs of an encoder; ``model.text.ReviewEncoder`` is one."""
+    """What ``cached_embeddings`` needs of an encoder; ``ReviewEncoder`` is one."""
 
     @property
     def max_length(self) -> int: ...
 
     @property
     def fast_tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def prompt(self) -> str: ...
 
     def fingerprint(self) -> str:
         """A hash of all that determines a text's vector: weights, tokenizer, pooling, precision, length."""
@@ -59,7 +62,9 @@ def cached_embeddings(
     missing = distributed.union((view for view, array in enumerate(arrays) if array is None), len(arrays))
     if missing:
         with distributed.first_of_machine_first():
-            reviews = tokenise(texts, encoder.fast_tokenizer, encoder.max_length, cache_dir, show_progress)
+            reviews = tokenise(
+                texts, encoder.fast_tokenizer, encoder.max_length, cache_dir, show_progress, encoder.prompt
+            )
         total = len(missing) * len(texts)
         with tqdm(total=total, desc="embedding reviews", unit="review", disable=not show_progress, delay=2) as bar:
             for view in missing:

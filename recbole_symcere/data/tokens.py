@@ -60,9 +60,17 @@ def end_to_end(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def tokenise(
-    texts: Sequence[str], tokenizer: Tokenizer, max_length: int, cache_dir: Path, show_progress: bool = True
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    max_length: int,
+    cache_dir: Path,
+    show_progress: bool = True,
+    prompt: str = "",
 ) -> TokenisedReviews:
-    """Token ids of ``texts``, truncated to ``max_length`` tokens, special ones included; made once, memory-mapped.
+    """Returns the token ids of texts, cut to ``max_length`` tokens, special ones included; made once, memory-mapped.
+
+    Args:
+        prompt: stands before every text. Its tokens count as special ones, so they are in no word.
 
     Raises:
         ValueError: no texts, or a ``max_length`` that leaves no room beside the special tokens.
@@ -74,17 +82,19 @@ def tokenise(
         raise ValueError(f"max_length {max_length} leaves no room for words beside the tokenizer's special tokens")
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
-    key = key_of("tokens", tokenizer.to_str(), digest_texts(texts))
+    key = key_of("tokens", tokenizer.to_str(), digest_texts(texts), *([prompt] if prompt else []))
     paths = {name: cache_dir / f"{key}.{name}.npy" for name in ("token_ids", "word_index", "offsets")}
     for _ in range(2):
         arrays = {name: load_array(path) for name, path in paths.items()}
         if all(array is not None for array in arrays.values()):
             return TokenisedReviews(**arrays)  # type: ignore[arg-type]
-        _write_tokens(texts, tokenizer, paths, show_progress)
+        _write_tokens(texts, tokenizer, paths, show_progress, prompt)
     raise OSError(f"{cache_dir}: files just written can't be read back; is the disk full?")
 
 
-def _write_tokens(texts: Sequence[str], tokenizer: Tokenizer, paths: dict[str, Path], show_progress: bool) -> None:
+def _write_tokens(
+    texts: Sequence[str], tokenizer: Tokenizer, paths: dict[str, Path], show_progress: bool, prompt: str
+) -> None:
     bar = tqdm(total=len(texts), desc="tokenising reviews", unit="review", disable=not show_progress, delay=2)
     with (
         bar,
@@ -95,18 +105,19 @@ def _write_tokens(texts: Sequence[str], tokenizer: Tokenizer, paths: dict[str, P
         end = 0
         add_offsets(np.zeros(1))
         for start in range(0, len(texts), TEXTS_PER_CHUNK):
-            chunk = list(texts[start : start + TEXTS_PER_CHUNK])
+            chunk = [prompt + text for text in texts[start : start + TEXTS_PER_CHUNK]]
             encodings = tokenizer.encode_batch(chunk)
             ends = end + np.cumsum([len(encoding) for encoding in encodings])
             end = ends[-1]
             add_offsets(ends)
             add_token_ids(np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int32))
-            add_word_index(np.concatenate([_words(text, e) for text, e in zip(chunk, encodings, strict=True)]))
+            words = [_words(text, e, len(prompt)) for text, e in zip(chunk, encodings, strict=True)]
+            add_word_index(np.concatenate(words))
             bar.update(len(chunk))
 
 
-def _words(text: str, encoding: Encoding) -> np.ndarray:
-    """The word that each token belongs to, int32 [tokens]; special tokens are ``SPECIAL``.
+def _words(text: str, encoding: Encoding, prompt_length: int = 0) -> np.ndarray:
+    """The word that each token belongs to, int32 [tokens]; special tokens and those of a prompt are ``SPECIAL``.
 
     A word begins at a new pre-token (as in BERT's whole-word masking), and, since a pre-token may be a whole sentence
     (SentencePiece; text without spaces), also at whitespace and at each piece on either side of a character of a script
@@ -118,6 +129,8 @@ def _words(text: str, encoding: Encoding) -> np.ndarray:
     pre_token = np.array([-1 if word is None else word for word in encoding.word_ids])
     special = (pre_token == -1) | np.array(encoding.special_tokens_mask, bool)
     start, stop = np.array(encoding.offsets).T
+    if prompt_length:
+        special |= stop <= prompt_length
     characters = np.frombuffer((text + " ").encode("utf-32-le"), np.uint32)
     space = _IS_SPACE[np.minimum(characters, len(_IS_SPACE) - 1)]
     unspaced = _count(_is_unspaced(characters), start, stop) > 0
@@ -126,6 +139,8 @@ def _words(text: str, encoding: Encoding) -> np.ndarray:
     begins &= start >= np.roll(stop, 1)
     begins |= pre_token != np.roll(pre_token, 1)
     begins &= ~np.roll(blank, 1)
+    if prompt_length:
+        begins |= np.roll(special, 1)
     begins[0] = True
     begins &= ~special
     return np.where(special, SPECIAL, np.cumsum(begins) - 1).astype(np.int32)

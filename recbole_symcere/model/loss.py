@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recbole_symcere.model.linear import product
+from recbole_symcere.model.cpu.linear import product
 from recbole_symcere.model.registry import Registry
 
 SCORES_PER_TILE = {"cpu": 2**19}  # 2 MiB of float32, about a core's own cache

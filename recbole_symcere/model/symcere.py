@@ -24,7 +24,7 @@ from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.graph import GRAPH_ENCODERS, BipartiteGraph, GraphEncoder
 from recbole_symcere.model.loss import CONTRASTS, bpr, info_nce
 from recbole_symcere.model.recommender import VectorRecommender
-from recbole_symcere.model.review_views import KeptVectors, TrainedEncoder, projection, review_rows, review_views
+from recbole_symcere.model.text.views import KeptVectors, TrainedEncoder, projection, review_rows, review_views
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -17,8 +17,8 @@ from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.model.graph import NoisyLightGCN
 from recbole_symcere.model.loss import CONTRASTS
-from recbole_symcere.model.review_views import profiles_by_group, training_vectors
 from recbole_symcere.model.symcere import Nodes, SymCERE
+from recbole_symcere.model.text.views import profiles_by_group, training_vectors
 
 if TYPE_CHECKING:
     from typing_extensions import Self

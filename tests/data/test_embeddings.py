@@ -30,6 +30,7 @@ class SumEmbedder:
     """An encoder whose vectors tell everything they were made from."""
 
     max_length = 16
+    prompt = ""
 
     def __init__(self, name: str = "sums", crash_at_call: int = -1) -> None:
         self.name, self.crash_at_call, self.calls = name, crash_at_call, 0

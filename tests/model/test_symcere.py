@@ -15,11 +15,11 @@ from torch import Tensor
 from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model import symcere as module
-from recbole_symcere.model import text
 from recbole_symcere.model.graph import GRAPH_ENCODERS
 from recbole_symcere.model.loss import CONTRASTS
-from recbole_symcere.model.review_views import KeptVectors
 from recbole_symcere.model.symcere import SymCERE
+from recbole_symcere.model.text import encoder as encoder_module
+from recbole_symcere.model.text.views import KeptVectors
 from recbole_symcere.quick_start import create_dataset, data_preparation
 
 MakeConfig = Callable[..., Config]
@@ -192,8 +192,8 @@ def test_a_term_of_weight_0_costs_nothing(
 def test_words_are_masked_only_for_the_contrast_of_texts(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, text_train: str, alpha_text: float
 ) -> None:
-    mask_words, ratios = text.mask_words, []
-    monkeypatch.setattr(text, "mask_words", lambda *args: ratios.append(args[3]) or mask_words(*args))
+    mask_words, ratios = encoder_module.mask_words, []
+    monkeypatch.setattr(encoder_module, "mask_words", lambda *args: ratios.append(args[3]) or mask_words(*args))
     model, batch, _ = build(make_config(text_train=text_train, alpha_text=alpha_text, word_masking=0.5))
     assert ("intra_text" in loss_of(model, batch)) == bool(alpha_text)
     assert set(ratios) - {0.0} == ({0.5} if alpha_text else set())

@@ -21,8 +21,8 @@ from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.graph import propagate
-from recbole_symcere.model.review_views import training_vectors
 from recbole_symcere.model.symcere_plus import SymCEREPlus, add_main_directions, whiten, whitened_profiles
+from recbole_symcere.model.text.views import training_vectors
 from recbole_symcere.quick_start import create_dataset, load_data_and_model, recommend, run_recbole_symcere
 from tests.model.test_symcere import build, loss_of, slow_contrast
 

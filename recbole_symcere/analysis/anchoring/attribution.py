@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from recbole_symcere.analysis.words import Occurrences
 from recbole_symcere.data.tokens import TokenisedReviews
-from recbole_symcere.model.text import ReviewEncoder
+from recbole_symcere.model.text.encoder import ReviewEncoder
 
 REVIEWS_PER_BATCH = 16  # occluded at a time
 KERNEL_WIDTH = 0.25  # of LIME's weights by cosine distance; the original's 25, which measures distance in percent

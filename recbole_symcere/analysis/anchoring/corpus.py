@@ -26,7 +26,7 @@ from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.analysis.words import GROUPS, Occurrences, WordGroups, languages_of, occurrences, word_groups
 from recbole_symcere.data.tokens import TokenisedReviews
 from recbole_symcere.errors import AnalysisError
-from recbole_symcere.model.text import ReviewEncoder
+from recbole_symcere.model.text.encoder import ReviewEncoder
 
 PRETRAINED = "pre-trained encoder"
 

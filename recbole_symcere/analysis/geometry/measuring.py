@@ -19,8 +19,8 @@ from recbole_symcere.analysis.geometry.figures import draw_cosines, draw_maps, d
 from recbole_symcere.analysis.shared import LEAST_POINTS, file_name, write_text
 from recbole_symcere.analysis.trained import TrainedModel, graph_nodes
 from recbole_symcere.errors import AnalysisError
-from recbole_symcere.model.review_views import TrainedEncoder
 from recbole_symcere.model.symcere import SymCERE
+from recbole_symcere.model.text.views import TrainedEncoder
 from recbole_symcere.provenance import versions
 
 SEED = 0  # of all samples and of t-SNE

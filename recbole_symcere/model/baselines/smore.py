@@ -24,7 +24,7 @@ from recbole_symcere.model.baselines.item_graph import ItemGraph, nearest_items
 from recbole_symcere.model.graph import BipartiteGraph, LightGCN, propagate
 from recbole_symcere.model.loss import bpr, info_nce
 from recbole_symcere.model.recommender import VectorRecommender
-from recbole_symcere.model.review_views import item_text_features
+from recbole_symcere.model.text.views import item_text_features
 
 if TYPE_CHECKING:
     from typing_extensions import Self

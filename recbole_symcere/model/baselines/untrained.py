@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.model.recommender import Recommender, VectorRecommender
-from recbole_symcere.model.review_views import text_profiles
+from recbole_symcere.model.text.views import text_profiles
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -22,7 +22,7 @@ from recbole_symcere.analysis.anchoring.attribution import (
 )
 from recbole_symcere.analysis.words import Occurrences, occurrences
 from recbole_symcere.data.tokens import SPECIAL, TokenisedReviews, tokenise
-from recbole_symcere.model.text import ReviewEncoder
+from recbole_symcere.model.text.encoder import ReviewEncoder
 from tests.tiny_encoders import save_llama
 
 TEXTS = ["the great gasket, it fine", "love", "a a strap", "ホテルとても良いです。", "", "good good good tuner u7"]

@@ -22,7 +22,7 @@ from recbole_symcere.analysis.geometry import measuring as geometry
 from recbole_symcere.analysis.geometry.figures import GREY, draw_maps, project
 from recbole_symcere.analysis.geometry.measuring import Geometry, measure, views_after, views_before
 from recbole_symcere.analysis.trained import TrainedModel
-from recbole_symcere.model.text import ReviewEncoder
+from recbole_symcere.model.text.encoder import ReviewEncoder
 from recbole_symcere.quick_start import run_recbole_symcere
 from recbole_symcere.run import build_model
 

@@ -18,7 +18,7 @@ from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.baselines import smore as module
 from recbole_symcere.model.baselines.item_graph import nearest_items
 from recbole_symcere.model.baselines.smore import SMORE, ItemText
-from recbole_symcere.model.review_views import item_text_features
+from recbole_symcere.model.text.views import item_text_features
 from recbole_symcere.properties import load_yaml, properties_folder
 from recbole_symcere.quick_start import create_dataset, data_preparation, load_data_and_model, run_recbole_symcere
 from tests.conftest import FewSettings

@@ -20,8 +20,8 @@ from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.model import symcere_plus
 from recbole_symcere.model.baselines.untrained import Repurchase, TextProfile
-from recbole_symcere.model.review_views import profiles_by_group, text_profiles
-from recbole_symcere.model.text import ReviewEncoder
+from recbole_symcere.model.text.encoder import ReviewEncoder
+from recbole_symcere.model.text.views import profiles_by_group, text_profiles
 from recbole_symcere.quick_start import create_dataset, load_data_and_model, recommend, run_recbole_symcere
 from tests.conftest import for_model, tiny_rows, write_atomic_files
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.data.tokens import TokenisedReviews
-from recbole_symcere.model.text import ReviewEncoder
+from recbole_symcere.model.text.encoder import ReviewEncoder
 from recbole_symcere.transfer import upload
 
 

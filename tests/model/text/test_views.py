@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
-from recbole_symcere.model.review_views import (
+from recbole_symcere.model.text.encoder import ReviewEncoder
+from recbole_symcere.model.text.views import (
     item_text_features,
     mean_by_group,
     review_rows,
     review_views,
     training_vectors,
 )
-from recbole_symcere.model.text import ReviewEncoder
 from recbole_symcere.quick_start import create_dataset
 from tests.conftest import tiny_rows, write_atomic_files
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.testing import assert_close
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from recbole_symcere.model import dropout as module
-from recbole_symcere.model.dropout import Dropout, attention, dropout, use_fast_dropout
+from recbole_symcere.model.cpu import dropout as module
+from recbole_symcere.model.cpu.dropout import Dropout, attention, dropout, use_fast_dropout
 
 
 @settings(deadline=None, max_examples=30)
