@@ -279,7 +279,7 @@ def _embed_until_killed(folder: Path) -> None:
 
 def _torchrun(arguments: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "recbole_symcere.cli", *arguments]
+    command += ["-m", "recbole_symcere.cli", "train", *arguments]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 

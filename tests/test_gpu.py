@@ -69,7 +69,16 @@ def test_torchrun_on_one_gpu_over_nccl_gives_the_run_of_one_process(
             "result_file": result,
         }
         given = [f"--{key}={value}" for key, value in settings.items()]
-        command = [sys.executable, *launcher, "-m", "recbole_symcere.cli", "--model=SymCERE", "--dataset=tiny", *given]
+        command = [
+            sys.executable,
+            *launcher,
+            "-m",
+            "recbole_symcere.cli",
+            "train",
+            "--model=SymCERE",
+            "--dataset=tiny",
+            *given,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr
         results.append(json.loads(result.read_text())["test_result"])

@@ -161,7 +161,13 @@ def test_a_process_that_is_killed_twice_resumes_by_the_same_command(settings: Se
     def command(name: str) -> list[str]:
         files = {"checkpoint_file": str(tmp_path / f"{name}.pth"), "result_file": str(tmp_path / f"{name}.json")}
         arguments = settings | files | {"epochs": 60}
-        return [sys.executable, "-m", "recbole_symcere.cli", *(f"--{key}={value}" for key, value in arguments.items())]
+        return [
+            sys.executable,
+            "-m",
+            "recbole_symcere.cli",
+            "train",
+            *(f"--{key}={value}" for key, value in arguments.items()),
+        ]
 
     run(settings, epochs=60, checkpoint_file=str(tmp_path / "whole.pth"), result_file=str(tmp_path / "whole.json"))
     state = resume_path(tmp_path / "killed.pth")

@@ -3,7 +3,6 @@ values to wait for.
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -15,31 +14,10 @@ from recbole_symcere.model import graph
 from recbole_symcere.model.text import views
 from recbole_symcere.quick_start import create_dataset, data_preparation
 from recbole_symcere.run import build_trainer
+from recbole_symcere.testing import host_work_of_a_step
 from recbole_symcere.trainer import Trainer
-from tests.dispatch import HostWork
 
 MakeConfig = Callable[..., Config]
-META = torch.device("meta")
-
-
-def step_on_meta(config: Config) -> list[str]:
-    """One training step with the model on the meta device: the work for the host. It fails where a value is read."""
-    train_data, _, _ = data_preparation(config, create_dataset(config))
-    model = config.model_class(config, train_data._dataset).to(META)
-    trainer = Trainer(config, model)
-    trainer.device = META
-    batch = next(iter(train_data))
-    model.train()
-    with HostWork() as work:
-        trainer._train_step(batch, model.calculate_loss, torch.amp.GradScaler(enabled=False))
-    return work.named
-
-
-@pytest.fixture(autouse=True)
-def _what_meta_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The meta device has neither autocast nor sparse products."""
-    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
-    monkeypatch.setitem(graph._PRODUCTS, "meta", lambda adjacency, x: x.new_empty(len(adjacency), x.shape[1]))
 
 
 @pytest.mark.parametrize("graph_encoder", ["LightGCN", "NGCF"])
@@ -51,12 +29,12 @@ def test_a_step_brings_nothing_back_to_the_host_and_draws_on_the_device(
         text_train=text_train, graph_encoder=graph_encoder, text_tokens_per_batch=100, text_memory=1e-4,
         clip_grad_norm={"max_norm": 1.0},
     )  # fmt: skip
-    assert step_on_meta(config) == []
+    assert host_work_of_a_step(config) == []
 
 
 @pytest.mark.parametrize("smore_mode", ["single", "dup"])
 def test_a_step_of_smore_does_neither(make_config: MakeConfig, smore_mode: str) -> None:
-    assert step_on_meta(make_config(model="SMORE", smore_mode=smore_mode, dropout_rate=0.1)) == []
+    assert host_work_of_a_step(make_config(model="SMORE", smore_mode=smore_mode, dropout_rate=0.1)) == []
 
 
 @pytest.mark.parametrize("text_train", ["frozen", "lora"])
@@ -64,7 +42,7 @@ def test_a_step_of_symcere_plus_does_neither(make_config: MakeConfig, text_train
     config = make_config(
         model="SymCEREPlus", text_train=text_train, alpha_text=0.1, text_tokens_per_batch=100, text_memory=1e-4
     )
-    assert step_on_meta(config) == []
+    assert host_work_of_a_step(config) == []
 
 
 def rates_of_each_step(trainer: Trainer, train_data: Any, epochs: Iterable[int]) -> list[list[float]]:
@@ -117,10 +95,10 @@ def test_a_draw_on_the_host_a_waiting_copy_and_a_value_that_is_read_are_noticed(
     config = make_config()
     look_up = graph.BipartiteGraph._by_search
     monkeypatch.setattr(graph.BipartiteGraph, "_by_search", lambda *args: torch.rand(1) and look_up(*args))
-    assert step_on_meta(config) == ["aten.rand.default on the host"]
+    assert host_work_of_a_step(config) == ["aten.rand.default on the host"]
     monkeypatch.setattr(views, "upload", lambda tensor, device: tensor.to(device))
     monkeypatch.setattr(graph.BipartiteGraph, "_by_search", look_up)
-    assert step_on_meta(config) == ["aten._to_copy.default on both"] * 3  # the three views' rows
+    assert host_work_of_a_step(config) == ["aten._to_copy.default on both"] * 3  # the three views' rows
     monkeypatch.setattr(graph.BipartiteGraph, "_by_search", graph.BipartiteGraph._in_histories)
     with pytest.raises((RuntimeError, NotImplementedError)):
-        step_on_meta(config)
+        host_work_of_a_step(config)

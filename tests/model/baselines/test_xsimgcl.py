@@ -20,8 +20,8 @@ from recbole_symcere.errors import ConfigError
 from recbole_symcere.model import graph
 from recbole_symcere.model.baselines.xsimgcl import XSimGCL
 from recbole_symcere.quick_start import load_data_and_model, recommend, run_recbole_symcere
+from recbole_symcere.testing import HostWork
 from tests.conftest import FewSettings, for_model
-from tests.dispatch import HostWork
 
 MakeConfig = Callable[..., Config]
 
