@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dataset_prep.conversion import prepare
+from dataset_prep.errors import PreparationError
 from dataset_prep.pipeline import Filters
 from dataset_prep.sources import table
 
@@ -136,10 +137,13 @@ def write_demo(folder: Path, seed: int = SEED) -> dict[str, Any]:
     columns = table.source(user="user", item="item", text="text", time="time", rating="rating")
     source = dataclasses.replace(columns, name="demo")
     everything = Filters(user_core=0, item_core=0)
-    with tempfile.TemporaryDirectory() as scratch:
-        raw = Path(scratch) / f"demo-seed-{seed}.jsonl"
-        raw.write_text("".join(json.dumps(row) + "\n" for row in _rows(seed)), encoding="utf-8")
-        return prepare(source, [raw], folder, filters=everything)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            raw = Path(scratch) / f"demo-seed-{seed}.jsonl"
+            raw.write_text("".join(json.dumps(row) + "\n" for row in _rows(seed)), encoding="utf-8")
+            return prepare(source, [raw], folder, filters=everything)
+    except OSError as error:  # of the temporary folder; ``prepare`` raises no other
+        raise PreparationError(f"{error.filename or 'temporary files'}: {error.strerror or error}") from error
 
 
 def _rows(seed: int) -> list[dict[str, Any]]:

@@ -28,10 +28,10 @@ def new_dataset(output: Path) -> Iterator[tuple[Path, Path]]:
     Raises:
         PreparationError: ``output`` isn't a place for a dataset, or the folder can't be written.
     """
-    name, place = output.absolute().name, output.resolve()  # a link keeps its name, and what it points to is replaced
+    name, place = output.absolute().name, _resolved(output)  # a link keeps its name, and what it points to is replaced
     names = [name + suffix for suffix in SUFFIXES]
-    _check_place(name, place, names)
     try:
+        _check_place(name, place, names)
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=place.parent, ignore_cleanup_errors=True) as work:
             new = Path(work) / "new" / name
@@ -40,6 +40,13 @@ def new_dataset(output: Path) -> Iterator[tuple[Path, Path]]:
             _put_in_place(new, place, names, Path(work) / "replaced")
     except OSError as error:
         raise PreparationError(f"{error.filename or output}: {error.strerror or error}") from error
+
+
+def _resolved(output: Path) -> Path:
+    try:
+        return output.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a NUL
+        raise PreparationError(f"{output}: {error}; choose another --output") from error
 
 
 def _check_place(name: str, place: Path, names: Sequence[str]) -> None:

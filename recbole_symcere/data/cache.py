@@ -45,7 +45,14 @@ def digest_texts(texts: Sequence[str]) -> str:
 def new_array(
     path: Path, dtype: type[np.generic], row_shape: tuple[int, ...] = ()
 ) -> Iterator[Callable[[np.ndarray], None]]:
-    """Yields a function that appends rows to a new ``.npy`` file, which takes its name once it is complete."""
+    """Yields a function that appends rows to a new ``.npy`` file, which takes its name once it is complete.
+
+    The rows are written, not memory-mapped (``numpy.lib.format.open_memmap``): their number can be unknown before the
+    last one, and a disk that is full while a mapped page is written kills the process with SIGBUS.
+
+    Raises:
+        ReviewFileError: the file can't be written.
+    """
     temporary = path.with_name(f"{path.stem}.{os.getpid()}-{uuid.uuid4().hex}.tmp")
     n_rows = 0
 

@@ -1,7 +1,9 @@
 """RecBole's Dataset, whose every interaction keeps its one review."""
 
 import re
+from collections.abc import Iterator
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from recbole_symcere.errors import DatasetError
 MASKING_SEED = 2020
 COLUMN = r"[^:]+:(token|float|token_seq|float_seq)"
 SHOWN_CHARACTERS = 200  # of what is wrong, in a message
+PARTS = 3  # that train, validate and test
 
 
 class ReviewDataset(Dataset):
@@ -97,7 +100,7 @@ class ReviewDataset(Dataset):
         feat: pd.DataFrame = self.inter_feat
         if self.config["eval_args"]["order"] == "TO" and self.time_field not in feat:
             raise DatasetError(
-                f"{self._inter_path}: {self.time_field} is not loaded, but order: TO needs it; add it to load_col"
+                f"{self._inter_paths[0]}: {self.time_field} is not loaded, but order: TO needs it; add it to load_col"
             )
         for field in (self.time_field, self.review_field):
             if field in feat and feat[field].isna().any():
@@ -116,7 +119,8 @@ class ReviewDataset(Dataset):
         """The file and the line of a row of the interactions as they were read."""
         for path, size in zip(self._inter_paths, self._file_sizes, strict=True):
             if row < size:
-                return f"{path}, line {row + 2}"  # lines are counted from 1, and the first is the header
+                lines = (number for number, values in _rows(path, self.config) if values)
+                return f"{path}, line {next(islice(lines, row, None))}"
             row -= size
         raise IndexError(row)
 
@@ -151,11 +155,15 @@ class ReviewDataset(Dataset):
     @cached_property
     def _inter_paths(self) -> list[Path]:
         """The files of the interactions: one, or one for each part that ``benchmark_filename`` names."""
-        if self.benchmark_filename_list is None:
+        parts = self.benchmark_filename_list
+        if parts is None:
             return [self._inter_path]
-        return [
-            self._inter_path.with_name(f"{self.dataset_name}.{part}.inter") for part in self.benchmark_filename_list
-        ]
+        if not (isinstance(parts, list) and len(parts) == PARTS and all(isinstance(part, str) for part in parts)):
+            raise DatasetError(
+                f"benchmark_filename is {parts!r}; name three parts, for training, validation and testing, such as "
+                "[train, valid, test]"
+            )
+        return [self._inter_path.with_name(f"{self.dataset_name}.{part}.inter") for part in parts]
 
     @property
     def review_path(self) -> Path:
@@ -186,8 +194,8 @@ class ReviewDataset(Dataset):
     def _need_reviews(self) -> None:
         if not self.has_reviews:
             raise DatasetError(
-                f"{self._inter_path}: no column {self.review_field}, which models that read reviews need; keep it in "
-                "load_col, or convert the raw dump with `symcere prep`"
+                f"{self._inter_paths[0]}: no column {self.review_field}, which models that read reviews need; keep it "
+                "in load_col, or convert the raw dump with `symcere prep`"
             )
 
     def tokenised_reviews(self, encoder: Embedder) -> TokenisedReviews:
@@ -223,21 +231,27 @@ class ReviewDataset(Dataset):
         super().save()
 
 
+def _rows(path: Path, config: Config) -> Iterator[tuple[int, list[str]]]:
+    """Yields the number and the values of each line after the first; a blank line, which pandas skips, has none."""
+    with path.open(encoding=config["encoding"] or "utf-8", newline="\n") as file:
+        next(file)
+        for number, line in enumerate(file, start=2):
+            values = line.rstrip("\r\n").split(config["field_separator"])
+            yield number, values if len(values) > 1 or values[0].strip() else []
+
+
 def _broken_line(path: Path, encoding: str, config: Config) -> DatasetError | None:
     """The error of the first line that can't be read, or None; read slowly, to explain what pandas refused."""
     separator = config["field_separator"]
     try:
-        with path.open(encoding=encoding, newline="\n") as file:
+        with path.open(encoding=encoding) as file:
             names = file.readline().rstrip("\r\n").split(separator)
-            for number, line in enumerate(file, start=2):
-                values = line.rstrip("\r\n").split(separator)
-                for name, value in zip(names, values, strict=False):
-                    if value.startswith('"'):
-                        return DatasetError(f"{path}, line {number}: {name} begins with a quotation mark; take it out")
-                    if name.endswith(":float") and value and not _is_number(value):
-                        return DatasetError(
-                            f"{path}, line {number}: {name} is {_shown(value)!r}, not a number; mend it"
-                        )
+        for number, values in _rows(path, config):
+            for name, value in zip(names, values, strict=False):
+                if value.startswith('"'):
+                    return DatasetError(f"{path}, line {number}: {name} begins with a quotation mark; take it out")
+                if name.endswith(":float") and value and not _is_number(value):
+                    return DatasetError(f"{path}, line {number}: {name} is {_shown(value)!r}, not a number; mend it")
     except UnicodeError as error:
         return DatasetError(f"{path}: not {encoding} ({error}); set encoding to the file's own")
     return None

@@ -18,7 +18,8 @@ def source_fingerprint(config: Config) -> str:
     digest = hashlib.sha256(f"format {FORMAT}".encode())
     folder, name = Path(config["data_path"]), str(config["dataset"])
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith(f"{name}.") and path.suffix != ".json":  # the converter's statistics decide nothing
+        # the converter's statistics decide nothing
+        if path.name.startswith(f"{name}.") and path.suffix != ".json" and path.is_file():
             digest.update(path.name.encode())
             with path.open("rb") as file:
                 while block := file.read(1 << 20):

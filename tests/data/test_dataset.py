@@ -313,3 +313,38 @@ def test_a_changed_file_changes_the_fingerprint_whatever_the_dataset_is_called(
     with (tmp_path / name / f"{name}.inter").open("a") as file:
         file.write("u0\ti29\t4.0\t1700000000.0\tr9999\n")
     assert source_fingerprint(config) != before
+
+
+@pytest.mark.parametrize("names", ["train", ["train", "test"], ["train", "valid", 3]])
+def test_a_split_of_other_than_three_parts_is_refused(make_config: MakeConfig, tmp_path: Path, names: Any) -> None:
+    write_parts(tmp_path / "own", tiny_rows(), PARTS)
+    with pytest.raises(DatasetError, match=r"benchmark_filename is .*name three parts"):
+        ReviewDataset(make_config(dataset="own", data_path=str(tmp_path), benchmark_filename=names))
+
+
+def test_a_part_without_reviews_is_named_when_reviews_are_asked_for(make_config: MakeConfig, tmp_path: Path) -> None:
+    write_parts(tmp_path / "own", tiny_rows(), PARTS)
+    for part in PARTS:
+        path = tmp_path / "own" / f"own.{part}.inter"
+        path.write_text("".join(line.rsplit("\t", 1)[0] + "\n" for line in path.read_text().splitlines()))
+    config = make_config(model="LightGCN", dataset="own", data_path=str(tmp_path), benchmark_filename=list(PARTS))
+    train = ReviewDataset(config).build()[0]
+    with pytest.raises(DatasetError, match=r"own\.train\.inter: no column review_id"):
+        train.review_texts()
+
+
+def test_blank_lines_before_a_fault_count(make_config: MakeConfig, tmp_path: Path) -> None:
+    folder = write_atomic_files(tmp_path / "own", tiny_rows())
+    lines = (folder / "own.inter").read_text().splitlines()
+    lines[3] = "\n\nu0\ti1\t4.0\t1600000000.0\t"
+    (folder / "own.inter").write_text("\n".join(lines) + "\n")
+    with pytest.raises(DatasetError, match=r"own\.inter, line 6: no review_id"):
+        ReviewDataset(make_config(dataset="own", data_path=str(tmp_path)))
+
+
+def test_a_folder_beside_the_files_of_a_dataset_is_no_part_of_it(make_config: MakeConfig, tmp_path: Path) -> None:
+    folder = write_atomic_files(tmp_path / "own", tiny_rows())
+    config = make_config(dataset="own", data_path=str(tmp_path))
+    before = source_fingerprint(config)
+    (folder / "own.old").mkdir()
+    assert source_fingerprint(config) == before

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,22 @@ def test_preparation_needs_neither_torch_nor_recbole() -> None:
     )
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("source", ["demo", "amazon"])
+@pytest.mark.parametrize("place", ["/proc/nope", "{long}", "{loop}/made", "{file}/made", "{file}"])
+def test_an_output_that_can_not_be_made_is_one_line(
+    source: str, place: str, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    made = place.format(long=tmp_path / ("x" * 300), loop=tmp_path / "loop", file=raw)
+    assert cli.main([source, *(["--input", str(raw)] if source == "amazon" else []), "--output", made]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: /")
+
+
+def test_a_missing_folder_of_temporary_files_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    assert cli.main(["demo", "--output", str(tmp_path / "made")]) == 2
+    assert str(tmp_path / "gone") in capsys.readouterr().err.splitlines()[-1]
