@@ -179,7 +179,7 @@ def make_tables(done: Sequence[Run], ours: Sequence[str]) -> dict[str, Table]:
     Raises:
         RunsError: the runs do not make one table.
     """
-    accuracy = dict.fromkeys(NEEDED) | dict.fromkeys(columns("accuracy", done[0].metrics))
+    accuracy = columns("accuracy", {*done[0].metrics, *NEEDED})  # what is needed and missing is an error of the table
     # On a small dataset it can be that no user has an item of one of the groups held out.
     of_popularity = [
         name
@@ -188,7 +188,7 @@ def make_tables(done: Sequence[Run], ours: Sequence[str]) -> dict[str, Table]:
     ]
     return {
         "summary": replace(make_table(done, (PRIMARY,), ours), seconds={}),
-        "accuracy": make_table(done, tuple(accuracy), ours),
+        "accuracy": make_table(done, accuracy, ours),
         "popularity": make_table(done, of_popularity, ours),
     }
 
