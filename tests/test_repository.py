@@ -3,6 +3,7 @@
 import configparser
 import re
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import yaml
@@ -48,6 +49,14 @@ def test_the_citation_is_of_this_version_and_names_the_papers_authors() -> None:
     assert str(citation["version"]) == recbole_symcere.__version__
     authors = [author["family-names"] for author in citation["preferred-citation"]["authors"]]
     assert authors == ["Suzumura", "Ikari", "Kanezashi", "Rahman", "Hirate"]
+
+
+def test_where_the_changelog_says_that_names_moved_to_there_are_modules_or_names() -> None:
+    table = re.findall(r"^\| .* \| (.*) \|$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    paths = [path for row in table for path in re.findall(r"`((?:recbole_symcere|dataset_prep)\.[\w.]+)`", row)]
+    assert len(paths) > 20
+    for path in paths:
+        resolve_name(path)  # raises what an import of the path would
 
 
 def test_each_template_asks_for_something() -> None:
