@@ -1,1 +1,1 @@
-"""Speed and memory against named peers: ``python -m benchmarks`` (or one part by name)."""
+"""Benchmarks of speed and memory against named peers: ``python -m benchmarks [PART …]``."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks [PART …] [--small] [--output FILE]``: prints a table and writes JSON."""
+"""Runs benchmarks, prints their table and writes it as JSON: ``python -m benchmarks [PART …] [--small]``."""
 
 from __future__ import annotations
 

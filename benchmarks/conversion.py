@@ -1,4 +1,4 @@
-"""Row 10: converting raw reviews, in time and in memory."""
+"""The benchmark of converting raw reviews: its time and its memory."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ VOCABULARY, WORDS = 5_000, 50  # words that there are, and words a review on ave
 CHUNK = 10_000  # reviews that are drawn at a time
 EPOCH = datetime.datetime(1970, 1, 1)  # without a zone, as the dumps write times
 
-# Prints seconds and peak memory of the command that is its arguments. It stands between, since Linux starts the peak of
-# a new process at that of the process that starts it, and this one holds torch.
+# A program that runs the command in its arguments and prints the seconds and the peak memory. This process does not
+# start the command itself: on Linux a new process begins with the peak of its parent, and this process holds torch.
 WATCH = """
 import resource, subprocess, sys, time
 started = time.perf_counter()
@@ -45,7 +45,7 @@ class Dump:
     """A kind of review file that both converters read.
 
     Attributes:
-        peer: the peer's name of it.
+        peer: what the peer calls the kind.
         file: the name that the peer wants it to have.
         ours: arguments of ``dataset_prep``.
         line: the JSON object of a review, from its number, user, item, stars, seconds since 1970 and text.
@@ -94,18 +94,18 @@ EPINIONS = Dump(
 
 
 def conversion(options: Options) -> Iterator[Row]:
-    """A dump of reviews to an interaction file that keeps all of its rows.
+    """Measures the conversion of a dump of reviews to an interaction file that keeps all rows.
 
     The peer reads JSON lines with review texts for two of its sources, and both are measured. Yelp's is the source that
     both converters know by name; the peer reads it in a loop of its own, which keeps a line at a time. Epinions' goes
     through the peer's general conversion, by pandas, as ten of its other sources do. (Its Amazon classes read another
     file than ours: the ratings, without texts.)
 
-    Ours does more in that time: it checks the file, counts words, sorts by time, and writes the texts too. It may take
-    all cores; the peer takes one.
+    Our conversion does more in that time: it checks the file, counts words, sorts by time, and writes the texts too. It
+    may use all cores; the peer uses one.
 
     The peer is third-party code and not part of this repository; ``--recsysdatasets`` names its folder. Without it,
-    rows have no ratio. The whole takes ten minutes and 10 GB in the folder for temporary files.
+    rows have no ratio. The benchmark takes ten minutes and 10 GB in the folder for temporary files.
     """
     peer = _peer(options.recsysdatasets)
     n, repeats = (1_000, 1) if options.small else (1_000_000, REPEATS)
@@ -141,12 +141,12 @@ class Command:
     """A conversion in a process of its own.
 
     Attributes:
-        name: whose it is.
-        arguments: of Python.
-        folder: where it is started.
-        output: the interaction file that it writes; the folder that it stands in holds nothing else to keep.
+        name: whose conversion it is.
+        arguments: the arguments of Python.
+        folder: where the process is started.
+        output: the interaction file that the conversion writes; its folder is deleted before each run.
         seconds: how long each run took.
-        peak: GiB that it held at most.
+        peak: the most GiB that any run has held.
     """
 
     name: str
@@ -186,7 +186,7 @@ def _their_command(dump: Dump, folder: Path, peer: Path) -> Command:
 
 
 def _peer(checkout: Path | None) -> Path | None:
-    """The folder of the peer's ``run.py``."""
+    """Returns the folder of the peer's ``run.py``."""
     if checkout is None:
         tqdm.write(f"conversion: ours alone; for the peer, {CLONE}", file=sys.stderr)
         return None
@@ -197,7 +197,7 @@ def _peer(checkout: Path | None) -> Path | None:
 
 
 def _alternate(commands: Sequence[Command], repeats: int) -> list[float]:
-    """Median seconds of each command, run in turn; earlier runs don't count."""
+    """Runs the commands in turn and returns the median seconds of each; earlier runs don't count."""
     for _ in range(repeats):
         for command in commands:
             command.run()
@@ -205,7 +205,7 @@ def _alternate(commands: Sequence[Command], repeats: int) -> list[float]:
 
 
 def _check_same(ours: Path, theirs: Path, their_columns: Sequence[str]) -> None:
-    """Raise ``AssertionError`` unless both files hold the same interactions, in whatever order."""
+    """Raises ``AssertionError`` unless both files hold the same interactions in any order."""
     tables = []
     for path, columns in ((ours, COLUMNS), (theirs, their_columns)):
         table = pl.read_csv(path, separator="\t", quote_char=None, columns=list(columns), infer_schema=False)
@@ -216,7 +216,7 @@ def _check_same(ours: Path, theirs: Path, their_columns: Sequence[str]) -> None:
 
 
 def write_dump(dump: Dump, path: Path, n: int, odd: Sequence[str] = ()) -> None:
-    """``n`` reviews of made-up words, common and rare, with a new paragraph now and then.
+    """Writes ``n`` reviews of made-up words, common and rare, with a new paragraph now and then.
 
     Args:
         odd: words to put among the rare ones.

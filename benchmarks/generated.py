@@ -18,7 +18,10 @@ WORDS = np.array(("gasket", "string", "tuner", "cable", "strap", "pedal", "great
 
 
 def write_interactions(folder: Path, n: int) -> int:
-    """``n`` interactions (less repeated pairs), named like the folder, each with a review id; how many there are."""
+    """Writes ``n`` interactions with review ids, drops repeated pairs, and returns how many interactions are left.
+
+    The dataset has the name of the folder.
+    """
     folder.mkdir(parents=True)
     users, items, _, _ = random_interactions(n)
     table = pl.DataFrame({"user_id:token": users.numpy(), "item_id:token": items.numpy()}).unique(maintain_order=True)
@@ -35,7 +38,7 @@ def write_interactions(folder: Path, n: int) -> int:
 
 
 def write_dataset(folder: Path, n: int, words: int = 12) -> None:
-    """``write_interactions``, and a review of ``words`` words for each."""
+    """Writes the interactions of :func:`write_interactions` and a review of ``words`` words for each."""
     size = write_interactions(folder, n)
     drawn = np.random.default_rng(0).choice(WORDS, (size, words))
     with (folder / f"{folder.name}.review.jsonl").open("w") as file:
@@ -52,10 +55,10 @@ CONVERT = {
 
 @contextmanager
 def real_dataset(name: str, options: Options) -> Iterator[Path]:
-    """The ``data_path`` where a dataset of real reviews lies; in the small form, of generated ones by its name.
+    """Yields the ``data_path`` of a dataset of real reviews, or of generated ones under its name if ``small`` is set.
 
     Raises:
-        SystemExit: it is not there; the message says how to convert it.
+        SystemExit: the dataset is not there; the message says how to convert it.
     """
     if options.small:
         with tempfile.TemporaryDirectory() as folder:

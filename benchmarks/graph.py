@@ -1,4 +1,4 @@
-"""Rows 1 and 2: graph propagation and edge-dropped views."""
+"""The benchmarks of graph propagation and of edge-dropped views."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ WIDTH, LAYERS = 64, 3
 
 
 def random_interactions(n: int, seed: int = 0) -> tuple[Tensor, Tensor, int, int]:
-    """About ``n`` distinct pairs with skewed popularity, seven a user: users, items and their numbers."""
+    """Draws about ``n`` distinct pairs with skewed popularity, seven for each user.
+
+    Returns:
+        The users and the items of the pairs, and the numbers of users and of items.
+    """
     rng = np.random.default_rng(seed)
     n_users, n_items = max(n // 7, 2), max(n // 12, 2)
     users = rng.integers(1, n_users, n)
@@ -27,7 +31,7 @@ def random_interactions(n: int, seed: int = 0) -> tuple[Tensor, Tensor, int, int
 
 
 def propagation(options: Options) -> Iterator[Row]:
-    """Row 1: three layers, forward and backward."""
+    """Measures the propagation over three layers, forward and backward."""
     for n, target in ((1_000, 4.0),) if options.small else ((10_000, 4.0), (1_000_000, 2.0)):
         users, items, n_users, n_items = random_interactions(n)
         graph = BipartiteGraph(users, items, n_users, n_items).to(DEVICE)
@@ -51,7 +55,7 @@ def propagation(options: Options) -> Iterator[Row]:
 
 
 def dropped_view(options: Options) -> Iterator[Row]:
-    """Row 2: a view with 10% of the edges dropped and its degrees counted anew."""
+    """Measures how a view with 10% of the edges dropped is made, whose degrees are counted anew."""
     for n in (1_000,) if options.small else (10_000, 1_000_000):
         users, items, n_users, n_items = random_interactions(n)
         graph = BipartiteGraph(users, items, n_users, n_items).to(DEVICE)

@@ -1,4 +1,4 @@
-"""Row 3: the symmetric NCE."""
+"""The benchmark of the symmetric NCE."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDTH, TAU = 64, 0.1
 
 
 def nce(options: Options) -> Iterator[Row]:
-    """Forward and backward of a batch, the known-pair mask included."""
+    """Measures the loss of a batch, forward and backward, with the making of the mask of known pairs."""
     batch = 128 if options.small else 2_048
     users, items, n_users, n_items = random_interactions(1_000 if options.small else 10_000)
     graph = BipartiteGraph(users, items, n_users, n_items).to(DEVICE)
@@ -44,7 +44,7 @@ def nce(options: Options) -> Iterator[Row]:
     for one, other in zip(ours(), theirs(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     for threads in with_threads():
-        # three products (similarities, two gradients), and two exponentials' worth of passes over the B x B matrix
+        # three products (similarities and two gradients), and four passes over the B x B matrix
         floor = gemm_floor(len(u), len(u), WIDTH) + 2 * gemm_floor(len(u), WIDTH, len(u))
         floor += memory_floor(4 * 4 * len(u) ** 2)
         ours_ms, theirs_ms = alternate(ours, theirs)

@@ -1,4 +1,4 @@
-"""Ours and a named peer on the same input in the same run, alternating, with the floor that the machine sets."""
+"""Measures our code and a named peer in turn on the same input, and the floor that the machine sets."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from typing import Any
 
 import torch
 
-REPEATS = 5  # medians of at least as many
+REPEATS = 5  # a median is of at least so many measurements
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 COPIED = 2**26 if DEVICE.type == "cpu" else 2**30  # bytes of a large copy: more than any cache holds
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a part is asked for.
+    """What the command line asks of a part.
 
     Attributes:
-        small: tiny inputs, to show that it works.
+        small: use tiny inputs, to show that the part works.
         data_path: folder of the real datasets, as dataset_prep writes them.
         recsysdatasets: a clone of RUCAIBox/RecSysDatasets, whose conversion tool is a peer; None if there is none.
-        reviews: how many to prepare.
-        spark_master: where Spark prepares them too; None leaves that out.
+        reviews: how many reviews ``preparation`` prepares.
+        spark_master: the Spark master where the reviews are prepared too; None leaves Spark out.
     """
 
     small: bool = False
@@ -44,9 +44,9 @@ class Row:
 
     Attributes:
         part: the benchmark's name.
-        case: size and settings.
-        peer: what ours is measured against.
-        ours, theirs: medians, in ``unit``.
+        case: the size and the settings of the input.
+        peer: what our code is compared with.
+        ours, theirs: the medians of our code and of the peer, in ``unit``.
         target: the ratio to reach, theirs / ours; None where the floor or a bound is the aim.
         floor: what the machine's arithmetic and memory alone would take, in ``unit``; None where there is none.
         note: what else was measured.
@@ -64,7 +64,7 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """How many times the peer's time or memory is ours."""
+        """The time or memory of the peer, divided by ours."""
         return None if self.theirs is None else self.theirs / self.ours
 
     def as_dict(self) -> dict[str, Any]:
@@ -72,12 +72,12 @@ class Row:
 
 
 def alternate(*functions: Callable[[], Any], repeats: int = 2 * REPEATS, least: float = 0.1) -> list[float]:
-    """Median milliseconds of each function, called in turn.
+    """Calls the functions in turn and returns the median milliseconds of each.
 
     Args:
-        functions: what is measured; each is called once before, unmeasured.
-        repeats: measurements of each.
-        least: seconds a measurement takes at least; short functions are called several times in it.
+        functions: what is measured; each is called once before the measurements.
+        repeats: the number of measurements of each function.
+        least: the seconds that a measurement takes at least; short functions are called several times in it.
     """
     times: list[list[float]] = [[] for _ in functions]
     calls = [max(1, round(least / max(_seconds(function, 1), 1e-7))) for function in functions for _ in [function()]]
@@ -103,20 +103,20 @@ def _synchronize() -> None:
 
 
 def gemm_floor(m: int, n: int, k: int, products: int = 1) -> float:
-    """Milliseconds of ``products`` float32 matrix products [m, k] @ [k, n]."""
+    """Returns the milliseconds of ``products`` float32 matrix products [m, k] @ [k, n]."""
     a, b = torch.randn(m, k, device=DEVICE), torch.randn(k, n, device=DEVICE)
     return products * alternate(lambda: a @ b)[0]
 
 
 def memory_floor(n_bytes: float) -> float:
-    """Milliseconds to move ``n_bytes`` between memory and cores, at the rate of a large copy (read and write)."""
+    """Returns the milliseconds to move ``n_bytes`` between memory and cores at the rate of a large copy."""
     source = torch.empty(COPIED, dtype=torch.uint8, device=DEVICE)
     target = torch.empty_like(source)
     return alternate(lambda: target.copy_(source))[0] * n_bytes / (2 * source.numel())
 
 
 def with_threads(threads: tuple[int, ...] = (1, 2)) -> Iterator[str]:
-    """Sets the number of threads to each of ``threads`` in turn, and back; a GPU has one turn."""
+    """Sets each number of threads in turn, yields its description, and restores the number; a GPU has one turn."""
     if DEVICE.type == "cuda":
         yield torch.cuda.get_device_name()
         return
@@ -130,13 +130,13 @@ def with_threads(threads: tuple[int, ...] = (1, 2)) -> Iterator[str]:
 
 
 def in_new_process(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    """What ``function`` returns in a process of its own, and that process's peak memory in MiB, imports included."""
+    """Calls a function in a new process; returns its result and the peak memory of the process in MiB."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_with_peak_memory, function, *arguments).result()
 
 
 def _with_peak_memory(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     result = function(*arguments)
-    # of Linux; getrusage's peak begins at that of the process that started this one
+    # Linux only; the peak that getrusage gives begins with that of the parent process
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return result, int(status["VmHWM"].split()[0]) / 2**10

@@ -1,4 +1,4 @@
-"""Preparing reviews with every filter on, by DuckDB and, to the same bytes, by Spark."""
+"""The benchmark of preparing reviews with every filter, by DuckDB and by Spark, which must write the same bytes."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ ODD = (
 
 
 def preparation(options: Options) -> Iterator[Row]:
-    """Generated reviews to a 5-core, the first of repeated pairs, in a new process: seconds and the peak of memory.
+    """Measures the seconds and the peak memory of a new process that prepares generated reviews.
 
-    With ``--spark-master`` Spark does the same, and the files must be equal; its memory is its own setting, and not
-    measured. The whole takes about 2 KB a review in the folder for temporary files, with Spark 4 KB.
+    The reviews become a 5-core with the first of repeated pairs. With ``--spark-master`` Spark does the same, and the
+    files must be equal; the memory of Spark is one of its own settings and is not measured. In the folder for temporary
+    files the benchmark takes about 2 KB for each review, or 4 KB with Spark.
 
     Raises:
-        AssertionError: Spark's files are others than DuckDB's.
+        AssertionError: the files of Spark and of DuckDB differ.
     """
     n = 3_000 if options.small else options.reviews
     case = f"{n:,} reviews, {os.cpu_count()} cores"

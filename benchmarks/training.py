@@ -1,4 +1,4 @@
-"""Rows 8, 9 and 11: whole runs, their start, and how an epoch grows with the data."""
+"""The benchmarks of whole runs, of their start, and of how the time of an epoch grows with the data."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def frozen_run(options: Options) -> Iterator[Row]:
-    """Row 8: seconds of training and validation up to the best epoch, for several seeds; the vectors are cached.
+    """Measures the seconds of training and validation up to the best epoch, as a median over several seeds.
 
-    The peer is RecBole's LightGCN in RecBole's trainer with its default ``eval_batch_size``.
+    The vectors of the reviews are cached. The peer is RecBole's LightGCN in RecBole's trainer with its default
+    ``eval_batch_size``.
     """
     with real_dataset(IMDB, options) as folder:
         shared = {"data_path": str(folder)} | SILENT | ({"epochs": 3} if options.small else {})
@@ -66,7 +67,7 @@ def frozen_run(options: Options) -> Iterator[Row]:
 
 
 def _to_best_epoch(config: Config, trainer_class: type[RecBoleTrainer]) -> tuple[float, int]:
-    """Seconds to the best epoch, and its number."""
+    """Returns the seconds to the best epoch, and its number."""
     init_seed(config["seed"], True)
     train_data, valid_data, _ = data_preparation(config, create_dataset(config))
     if trainer_class is RecBoleTrainer:
@@ -85,7 +86,7 @@ def _to_best_epoch(config: Config, trainer_class: type[RecBoleTrainer]) -> tuple
 
 
 def second_start(options: Options) -> Iterator[Row]:
-    """Row 9: from the configuration to the end of the first training step, everything imported, in a new process."""
+    """Measures the seconds from the configuration to the end of the first training step, without imports."""
     dataset = "musical-instruments"
     with real_dataset(dataset, options) as folder, tempfile.TemporaryDirectory() as cache:
         first, *others = (
@@ -109,16 +110,16 @@ def _start(dataset: str, folder: Path, cache: str) -> float:
     return perf_counter() - started
 
 
-STEPS = 20  # an epoch; each propagates the whole graph
+STEPS = 20  # of an epoch; each step propagates the whole graph
 CONTRAST = 2_048
 TEXT_WIDTH = 64
 
 
 def scaling(options: Options) -> Iterator[Row]:
-    """Row 11: an epoch over generated interactions with random text vectors, each size in a new process.
+    """Measures an epoch over generated interactions with random text vectors, each size in a new process.
 
-    The batch grows with the data, so that an epoch has as many propagations at any size; negatives come from 2,048
-    interactions each. ``ours`` is the largest size's, ``theirs`` the smallest's: the note has the exponents.
+    The batch grows with the data, so that an epoch has the same number of propagations at every size. The negatives of
+    an interaction come from 2,048 interactions. The last rows have the exponents of time and of memory.
     """
     sizes = (1_000, 4_000) if options.small else (100_000, 500_000, 1_000_000, 5_000_000)
     seconds, memory = [], []
@@ -137,7 +138,7 @@ def scaling(options: Options) -> Iterator[Row]:
 
 
 def _epoch(folder: Path, n: int) -> tuple[float, float]:
-    """Seconds of an epoch, and MiB before its data was read."""
+    """Returns the seconds of an epoch, and the MiB that the process held before it read the data."""
     before = _resident()
     settings = {"data_path": str(folder), "train_batch_size": max(1, n // STEPS), "contrast_batch_size": CONTRAST}
     config = Config("SymCERE", "generated", config_dict=settings | FROZEN | SILENT)
@@ -156,6 +157,6 @@ def _random_views(n: int) -> KeptVectors:
 
 
 def _resident() -> float:
-    """MiB that the process holds."""
+    """Returns the MiB that the process holds."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4 / 2**10

@@ -352,15 +352,10 @@ def options() -> set[str]:
 
 
 OF_OTHER_PROGRAMS = (
-    {"width", "dry-run", "only-binary", "python-version", "strict"}
-    | {  # also an example's, pip's
-        "width",
-        "dry-run",
-        "only-binary",
-        "python-version",
-        "strict",
-    }
-    | {  # of an example's model; pip's, mkdocs', torchrun's
+    {"width"}  # of the example of a baseline
+    | {"dry-run", "only-binary"}  # of pip
+    | {"strict"}  # of mkdocs
+    | {  # of torchrun
         option.removeprefix("--") for action in get_args_parser()._actions for option in action.option_strings
     }
 )
