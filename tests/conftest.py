@@ -1,4 +1,4 @@
-"""One small dataset whose truth is known, one small encoder, and configurations over them."""
+"""A small dataset whose truth is known, a small encoder, and configurations that use them."""
 
 import argparse
 import json
@@ -64,7 +64,7 @@ def tiny_rows(n_users: int = 40, n_items: int = 30, seed: int = 0) -> list[Row]:
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
-    """A run takes the root logger's handlers and level for itself."""
+    """Restores the handlers and the level of the root logger, which a run changes."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -75,7 +75,7 @@ def _logging_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _in_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RecBole writes its logs where one stands."""
+    """Runs each test in a temporary folder, because RecBole writes its logs to the current folder."""
     monkeypatch.chdir(tmp_path)
 
 

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class LargestTensor(TorchDispatchMode):
-    """Records the elements of the largest tensor that any operation returns; of floats only, where told."""
+    """Records how many elements the largest tensor has that any operation returns; of floats only, where told."""
 
     def __init__(self, floats_only: bool = False) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A function run by several gloo processes at once."""
+"""Runs a function in several gloo processes at once."""
 
 import multiprocessing
 import os
@@ -22,10 +22,10 @@ CONTEXT.set_forkserver_preload(["recbole_symcere.quick_start", "recbole_symcere.
 
 
 def in_processes(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What ``function(*arguments)`` returns in each of ``size`` processes of one group; None for one that was killed.
+    """Returns what ``function(*arguments)`` returns in each of ``size`` processes of one group; None if it was killed.
 
     Raises:
-        AssertionError: one of them raised, or doesn't end.
+        AssertionError: a process raised an error or does not end.
     """
     with tempfile.TemporaryDirectory() as folder:
         started = []
@@ -66,5 +66,5 @@ def _run(
 
 
 def kill_this_process() -> None:
-    """As a cluster does."""
+    """Kills this process with the signal that a cluster sends."""
     os.kill(os.getpid(), signal.SIGKILL)

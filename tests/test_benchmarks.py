@@ -1,4 +1,4 @@
-"""The benchmarks run, and ours and the peer compute the same; how fast is not tested."""
+"""The benchmarks run, and our code and the peer compute the same; speed is not tested."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Each repair of RecBole: what it promises holds, and no longer holds once the repair is taken away."""
+"""Each repair of RecBole keeps its promise, and the promise is broken once the repair is taken away."""
 
 import contextlib
 import inspect
@@ -33,7 +33,7 @@ from recbole_symcere import compat
 
 
 def take_away(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
-    """RecBole's own ``owner.name`` again; skips the rest where this stack needs no repair."""
+    """Restores RecBole's own ``owner.name``; skips the rest where this stack needs no repair."""
     original = getattr(getattr(owner, name), "__wrapped__", None)
     if original is None:
         pytest.skip(f"{name} is right as it is here")
@@ -167,7 +167,7 @@ def test_a_missing_sequence_is_read_as_an_empty_one(features: Path, monkeypatch:
 
 
 def test_missing_features_are_filled(features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The padding row and item c have the mean price and maker 0."""
+    """The padding row and item c get the mean price and maker 0."""
 
     def filled() -> tuple[list[float], list[int]]:
         dataset = create_dataset(configuration(features))

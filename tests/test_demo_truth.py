@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 class ByUser(NamedTuple):
-    """One value a test user."""
+    """Collects one value for each test user."""
 
     ndcg: np.ndarray  # @10
     interactions: np.ndarray  # in all parts
@@ -26,7 +26,7 @@ class ByUser(NamedTuple):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ByUser]:
-    """SymCERE as in the README, the same without text, and popularity."""
+    """The results of SymCERE as in the README, of the same model without text, and of popularity."""
     folder = tmp_path_factory.mktemp("demo")
     write_demo(folder / "dataset" / "demo")
     text = {"model": "SymCERE", "text_cache_dir": str(folder / "text")}

@@ -86,7 +86,7 @@ Trained = tuple[list[list[float]], dict[str, Tensor], dict[str, Tensor]]
 
 
 def _train(settings: Settings, steps: int = STEPS, without_dropout: bool = True) -> Trained:
-    """The losses of each step, the gradients of the first, and the weights after the last; our models' in float64."""
+    """Returns the losses of each step, the first gradients and the last weights; our models compute in float64."""
     config = Config(config_dict=settings)
     train_data, _, _ = data_preparation(config, create_dataset(config))
     model = build_model(config, train_data._dataset)
@@ -217,7 +217,7 @@ def test_more_processes_than_users_to_rank_are_refused(settings: Settings, tmp_p
 
 
 class _Counting:
-    """Vectors of the ids' sums; counts the shards that this process embedded, and dies at one if told."""
+    """Embeds a review as the sum of its ids; counts the shards of this process, and kills it at one if told."""
 
     max_length = 8
     fast_tokenizer = wordpiece()

@@ -1,8 +1,8 @@
-"""Every command and program in the README and the docs runs; what can't be run here is named, and read all the same.
+"""Every command and program in the README and the docs runs; those that can't be run here are named and still parsed.
 
-bash reads each block, so that loops, variables and && are what they are for a reader; but ``python``, ``symcere`` and
-``torchrun`` are functions that hand their arguments to this process, which has imported PyTorch already. The blocks of
-a page run in order, in a folder of its own that is like a checkout, with
+bash reads each block, so that loops, variables and && mean what they mean for a reader. However, ``python``,
+``symcere`` and ``torchrun`` are functions that hand their arguments to this process, which has PyTorch imported.
+The blocks of a page run in order, in a folder of its own that is like a checkout, with
 
 - ``epochs: 1`` in ``properties/overall.yaml``,
 - a tiny random encoder under the name of each real one,
@@ -121,7 +121,7 @@ def blocks(page: str, text: str | None = None) -> list[Block]:
 
 
 def run_block(block: Block) -> None:
-    """Runs a block in the current folder; one of data is a file of the name in its first line's comment."""
+    """Runs a block in the current folder; a block of YAML is written to the file that its first line names."""
     if block.language == "bash":
         run_shell(block)
     elif block.language == "python" and (name := re.match(r"# (\S+\.py)\n", block.code)):
@@ -177,7 +177,7 @@ def until_nul(stream: io.BufferedReader) -> str | None:
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """As the program in ``arguments[0]`` would; its exit status."""
+    """Does what the program in ``arguments[0]`` would do, and returns its exit status."""
     match list(arguments):
         case ["python", "-m", "pip", *rest] | ["pip", *rest]:
             check_installation(rest)
@@ -274,7 +274,7 @@ def text_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkout(tmp_path: Path, tiny_encoder: Path, text_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to run commands in, as the module's docstring has it."""
+    """A folder to run commands in, as the module's docstring describes it."""
     ignored = shutil.ignore_patterns("__pycache__")
     for name in ("benchmarks", "dataset_prep", "docs", "properties", "recbole_symcere", "results"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)

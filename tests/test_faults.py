@@ -1,4 +1,6 @@
-"""What breaks from outside: kills at any moment, full disks, clocks that go back. Real processes, real signals.
+"""Work survives faults from outside: kills at any moment, full disks, clocks that go back.
+
+The tests use real processes and real signals.
 
 ``FAULT_KILLS=15 pytest tests/test_faults.py`` kills each kind of work 15 times; ``SOAK_EPOCHS=20000`` trains for long.
 """
@@ -128,7 +130,7 @@ def test_work_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(
 
 
 def _limited(size: int, work: Callable[..., Any], *arguments: Any) -> None:
-    """As on a full disk: no file grows beyond ``size`` bytes."""
+    """Limits every file to ``size`` bytes, as a full disk does."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     work(*arguments)

@@ -40,7 +40,7 @@ LAUGHS = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
 
 @st.composite
 def damages(draw: st.DrawFn) -> Damage:
-    """Some pieces of a file cut out, doubled, or replaced by other bytes."""
+    """Draws damaged copies of a file: pieces are cut out, doubled, or replaced by other bytes."""
     pieces = draw(
         st.lists(
             st.tuples(
@@ -68,7 +68,7 @@ def damages(draw: st.DrawFn) -> Damage:
 
 
 def either(read: Callable[[], Any], error: type[Exception]) -> None:
-    """``read`` works, or raises ``error`` with one line."""
+    """Asserts that ``read`` works, or raises ``error`` with a message of one line."""
     try:
         read()
     except error as refusal:

@@ -1,4 +1,4 @@
-"""A run from configuration to result: repeatable, resumable, reloadable, for every model."""
+"""A run from configuration to result can be repeated, resumed and reloaded, for every model."""
 
 import contextlib
 import json
@@ -225,7 +225,7 @@ def test_a_run_killed_between_its_first_two_files_starts_anew(settings: Settings
 
 
 class Breaks(SymCERE):
-    """Its loss is NaN at one step; remembers its weights before that step."""
+    """A model whose loss is NaN at one step, and which remembers its weights before that step."""
 
     at_call = 11
     weights: ClassVar[dict[str, Tensor]] = {}

@@ -103,7 +103,7 @@ GROUPS = ("head", "middle", "tail")
 
 
 def of_groups(scores: torch.Tensor, positives: list[tuple[int, int]], counts: dict[int, int]) -> tuple[Any, Any]:
-    """The NDCG of each group at 2 and 5, and that of each user."""
+    """Returns the NDCG of each group at 2 and 5, and the NDCG of each user."""
     names = [f"{group}ndcg" for group in GROUPS]
     evaluator = RankingEvaluator({"metrics": names, "topk": [2, 5], "metric_decimal_place": 6})
     need = set().union(*(metric.metric_need for metric in evaluator.metric_class.values()))
@@ -116,7 +116,7 @@ def of_groups(scores: torch.Tensor, positives: list[tuple[int, int]], counts: di
 
 
 def ndcg(ranked: list[int], relevant: set[int], k: int) -> float:
-    """By the definition; NaN without a relevant item."""
+    """Returns the NDCG by its definition; NaN without a relevant item."""
     gain = sum(1 / math.log2(place + 2) for place, item in enumerate(ranked[:k]) if item in relevant)
     ideal = sum(1 / math.log2(place + 2) for place in range(min(k, len(relevant))))
     return gain / ideal if relevant else math.nan

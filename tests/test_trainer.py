@@ -1,5 +1,6 @@
-"""Learning rates; and that a training step runs ahead of its device: shown on PyTorch's ``meta`` device, which has no
-values to wait for.
+"""Learning rates are what the settings say, and a training step never waits for its device.
+
+The latter is tested on PyTorch's ``meta`` device, which has no values to wait for.
 """
 
 from collections.abc import Callable, Iterable
@@ -46,7 +47,7 @@ def test_a_step_of_symcere_plus_does_neither(make_config: MakeConfig, text_train
 
 
 def rates_of_each_step(trainer: Trainer, train_data: Any, epochs: Iterable[int]) -> list[list[float]]:
-    """The learning rates of the optimiser's groups, step by step; nothing is trained."""
+    """Returns the learning rates of the optimiser's groups at each step; nothing is trained."""
     rates: list[list[float]] = []
 
     def train_step(*_: Any) -> Tensor:

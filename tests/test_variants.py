@@ -20,7 +20,7 @@ from tests.conftest import parse_settings
 
 @pytest.fixture
 def properties(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the property files, with a variant, and tuned settings of it on one dataset."""
+    """A copy of the property files with a variant, and with tuned settings of the variant on one dataset."""
     folder = copytree(properties_folder(), tmp_path / "properties")
     (folder / "model" / "Mine.yaml").write_text("variant_of: SymCERE\nalpha: 0.25\nbeta: 0.75\n")
     (folder / "dataset" / "toys.yaml").write_text("SymCERE: {alpha: 0.1}\nMine: {beta: 0.5}\nepochs: 7\n")

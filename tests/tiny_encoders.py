@@ -11,7 +11,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def wordpiece() -> Tokenizer:
-    """BERT's: whole words ``the`` and ``good``, else letters; kana in runs, ideographs alone."""
+    """Makes a tokenizer like BERT's: whole words ``the`` and ``good``, else letters; kana in runs, ideographs alone."""
     pieces = [
         "[PAD]",
         "[UNK]",
@@ -34,7 +34,7 @@ def wordpiece() -> Tokenizer:
 
 
 def byte_level_bpe() -> Tokenizer:
-    """RoBERTa's: ``the`` and ``good`` with and without a space before them, else bytes."""
+    """Makes a tokenizer like RoBERTa's: ``the`` and ``good`` with and without a space before them, else bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = ["t h", "th e", "Ġ the", "g o", "go o", "goo d", "Ġ good"]
     pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet, *(merge.replace(" ", "") for merge in merges)]
@@ -46,7 +46,7 @@ def byte_level_bpe() -> Tokenizer:
 
 
 def sentence_piece() -> Tokenizer:
-    """Llama's and sarashina's: no mask token, no end token put, unknown characters as bytes."""
+    """Makes a tokenizer like those of Llama and sarashina: no mask token, no end token appended, unknown characters as bytes."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *LETTERS, *".,!'-éя"]
     pieces += ["▁the", "▁good", "ホテル", "とても", "良い", "です", "。"]
     scores = [(piece, -float(3 - min(len(piece), 2))) for piece in pieces]
@@ -63,7 +63,7 @@ SIZE: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attentio
 
 
 def save_encoder(folder: Path, config: Any, tokenizer: Tokenizer, **special: str) -> Path:
-    """A folder with a random encoder of ``config`` and the tokenizer, whose special tokens are named by their role."""
+    """Saves a random encoder of ``config`` and the tokenizer, whose special tokens are named by their role."""
     from transformers import AutoModel, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
@@ -73,7 +73,7 @@ def save_encoder(folder: Path, config: Any, tokenizer: Tokenizer, **special: str
 
 
 def save_roberta(folder: Path) -> Path:
-    """A random RoBERTa, 16 wide, that reads 32 tokens."""
+    """Saves a random RoBERTa, 16 wide, that reads 32 tokens."""
     from transformers import RobertaConfig
 
     tokenizer = byte_level_bpe()
@@ -92,7 +92,7 @@ def save_roberta(folder: Path) -> Path:
 
 
 def save_llama(folder: Path) -> Path:
-    """A random Llama, 16 wide, that reads 32 tokens; no mask and no padding token."""
+    """Saves a random Llama, 16 wide, that reads 32 tokens; no mask and no padding token."""
     from transformers import LlamaConfig
 
     tokenizer = sentence_piece()
