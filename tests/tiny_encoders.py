@@ -46,7 +46,7 @@ def byte_level_bpe() -> Tokenizer:
 
 
 def sentence_piece() -> Tokenizer:
-    """Makes a tokenizer like those of Llama and sarashina: no mask token, no end token appended, unknown characters as bytes."""
+    """Makes a tokenizer like Llama's and sarashina's: no mask token, no end token appended, odd characters as bytes."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *LETTERS, *".,!'-éя"]
     pieces += ["▁the", "▁good", "ホテル", "とても", "良い", "です", "。"]
     scores = [(piece, -float(3 - min(len(piece), 2))) for piece in pieces]
