@@ -191,7 +191,7 @@ def first_of_machine_first() -> Iterator[None]:
 
 @contextmanager
 def own_randomness(on: torch.device) -> Iterator[None]:
-    """Gives the body random numbers of its own in each process; afterwards all processes draw the same numbers again."""
+    """Gives the body its own random numbers in each process; afterwards all processes draw the same numbers again."""
     if world_size() == 1:
         yield
         return
