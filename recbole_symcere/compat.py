@@ -157,7 +157,7 @@ def _chained_fill_is_lost() -> bool:
 
 
 def measure_each_sequence() -> None:
-    """Makes ``Series.agg(len)`` the length of each row's sequence, as RecBole expects; pandas 3 returns the row count."""
+    """Makes ``Series.agg(len)`` return the length of each row's sequence; pandas 3 returns the number of rows."""
     if not isinstance(pd.Series([[0], [0]]).agg(len), int):
         return
     aggregate = pd.Series.aggregate
