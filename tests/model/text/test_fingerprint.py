@@ -1,9 +1,11 @@
 """The fingerprint of an encoder: the same for the same vectors, another for any others."""
 
+import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +70,20 @@ def test_the_fingerprint_changes_with_all_that_changes_a_vector(roberta: Path, t
         found.add(encoder.fingerprint())
     assert len(found) == len(changes)
     assert load(roberta, tokens_per_batch=1).fingerprint() in found
+
+
+def test_embeddings_that_were_cached_by_earlier_versions_stay_valid(roberta: Path) -> None:
+    """Their file is named by the fingerprint, so what is hashed, and in which form, stays as it was."""
+    encoder = load(roberta, train="frozen", pooling="mean")
+    config = {
+        key: value
+        for key, value in encoder.model.config.to_dict().items()
+        if key not in ("_name_or_path", "transformers_version")
+    }
+    settings = ["mean", MAX_LENGTH, False, 4, None]
+    hashed = json.dumps([config, settings], sort_keys=True, default=str) + encoder.fast_tokenizer.to_str()
+    digest = sha256(hashed.encode())
+    for name, weight in encoder.model.state_dict().items():
+        described = f"{weight.dtype} {tuple(weight.shape)}".encode()
+        digest.update(name.encode() + sha256(described + weight.numpy().tobytes()).digest())
+    assert encoder.fingerprint() == digest.hexdigest()
