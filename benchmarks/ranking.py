@@ -15,6 +15,7 @@ from recbole.trainer import Trainer as RecBoleTrainer
 from benchmarks.generated import write_dataset
 from benchmarks.measure import DEVICE, Options, Row, alternate, with_threads
 from recbole_symcere.config import Config
+from recbole_symcere.model.registry import with_hooks
 from recbole_symcere.quick_start import create_dataset, data_preparation
 from recbole_symcere.trainer import Trainer
 
@@ -36,7 +37,7 @@ def full_ranking(options: Options) -> Iterator[Row]:
             if trainer_class is RecBoleTrainer:
                 test_data = FullSortEvalDataLoader(config, test_data._dataset, test_data._sampler)
             torch.manual_seed(0)
-            trainer = trainer_class(config, LightGCN(config, train_data._dataset).to(config["device"]))
+            trainer = trainer_class(config, with_hooks(LightGCN)(config, train_data._dataset).to(config["device"]))
             trainer.eval_collector.data_collect(train_data)
             evaluations.append(partial(trainer.evaluate, test_data, load_best_model=False))
         ours_result, their_result = (evaluate() for evaluate in evaluations)

@@ -1,9 +1,9 @@
 """Repairs that RecBole 1.2.0 and 1.2.1 need on current NumPy, pandas, SciPy and PyTorch.
 
-One function mends one fault and changes nothing where the fault is absent: most look for the fault first, by trying
-it. Numbers (#…) are issues and pull requests of RUCAIBox/RecBole. Importing this module imports RecBole and PyTorch,
-but never ``recbole.quick_start``: that needs ray, whose last release that RecBole allows needs a ``pkg_resources``
-that setuptools no longer has.
+Each function mends one fault and changes nothing where the fault is absent; most functions try first whether it is
+present. Numbers such as #1604 are issues and pull requests of RUCAIBox/RecBole. This module imports RecBole and
+PyTorch, but never ``recbole.quick_start``, which needs ray: the last release of ray that RecBole allows needs
+``pkg_resources``, which setuptools no longer has.
 """
 
 import contextlib
@@ -34,18 +34,18 @@ from recbole_symcere import distributed
 
 @functools.cache
 def apply() -> None:
-    """Mend RecBole, once a process."""
+    """Applies all repairs to RecBole, the first time that it is called in a process."""
     for repair in REPAIRS:
         repair()
 
 
 def _replace(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
-    """Put ``replacement`` in the place of ``owner.name``; the original stays reachable as ``__wrapped__``."""
+    """Replaces ``owner.name``; the original stays reachable as ``__wrapped__`` of the replacement."""
     setattr(owner, name, functools.wraps(getattr(owner, name))(replacement))
 
 
 def _replace_during(owner: Any, name: str, library: Any, attribute: str, replacement: Any) -> None:
-    """While ``owner.name`` runs, and only then, ``library.attribute`` is ``replacement``."""
+    """Replaces ``library.attribute`` for as long as ``owner.name`` runs, and only then."""
     original = getattr(owner, name)
 
     @contextlib.contextmanager
@@ -65,9 +65,10 @@ def _replace_during(owner: Any, name: str, library: Any, attribute: str, replace
 
 
 def import_without_kmeans() -> None:
-    """RecBole 1.2.0 imports ``kmeans_pytorch``, which it does not require, with its general recommenders.
+    """Imports RecBole's general recommenders without ``kmeans_pytorch``.
 
-    Only LDiffRec calls it, and is told what to install.
+    RecBole 1.2.0 imports that package with them, but does not list it among its requirements. Only LDiffRec uses the
+    package; that model then raises an ImportError that says what to install.
     """
 
     def kmeans(*_: Any, **__: Any) -> None:
@@ -82,9 +83,9 @@ def import_without_kmeans() -> None:
 
 
 def restore_numpy_aliases() -> None:
-    """NumPy names that RecBole reads and NumPy 1.24 and 2.0 removed (#1604, #2162, #2203).
+    """Restores the NumPy names that RecBole reads and that NumPy 1.24 and 2.0 removed (#1604, #2162, #2203).
 
-    RecBole's Config sets them itself, from names that are gone as well.
+    RecBole's Config sets these names itself, but from other names that NumPy 2.0 removed too.
     """
     aliases = {"float": np.float64, "bool": np.bool_, "long": np.int_, "str": np.str_}
 
@@ -99,16 +100,19 @@ def restore_numpy_aliases() -> None:
 
 
 def restore_dok_update() -> None:
-    """``dok_matrix._update``, with which graph models fill their adjacency; SciPy 1.13 removed it (#2090, #2185).
+    """Restores ``dok_matrix._update``, by which graph models fill their adjacency (#2090, #2185).
 
-    The public ``update`` would do, but checks every key in Python: 100 times slower.
+    SciPy 1.13 removed it. The public ``update`` checks every key in Python, which is 100 times slower.
     """
     if not hasattr(dok_matrix, "_update"):
         dok_matrix._update = lambda matrix, entries: matrix._dict.update(entries)
 
 
 def fill_missing_sequences() -> None:
-    """pandas 3: ``df[field].fillna(inplace=True)`` fills a copy, so a missing sequence crashes the reader."""
+    """Reads missing sequences as empty ones.
+
+    In pandas 3 ``df[field].fillna(inplace=True)`` fills a copy, so a missing sequence crashes RecBole's reader.
+    """
     if not _chained_fill_is_lost():
         return
     read_csv = pd.read_csv
@@ -123,7 +127,10 @@ def fill_missing_sequences() -> None:
 
 
 def fill_missing_features() -> None:
-    """pandas 3: ``feat[field].fillna(inplace=True)`` fills a copy; features of the padding row become −2^63 or NaN."""
+    """Fills missing features.
+
+    In pandas 3 ``feat[field].fillna(inplace=True)`` fills a copy, so features of the padding row become −2^63 or NaN.
+    """
     if _chained_fill_is_lost():
         _replace(Dataset, "_fill_nan", _fill_nan)
 
@@ -144,13 +151,13 @@ def _fill_nan(dataset: Dataset) -> None:
 def _chained_fill_is_lost() -> bool:
     table = pd.DataFrame({"a": [np.nan]})
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pandas' own word about it
+        warnings.simplefilter("ignore")  # pandas warns of exactly this
         table["a"].fillna(0.0, inplace=True)
     return bool(table["a"].isna().any())
 
 
 def measure_each_sequence() -> None:
-    """pandas 3: ``Series.agg(len)`` is the number of rows, where RecBole wants the length of each row's sequence."""
+    """Makes ``Series.agg(len)`` return the length of each row's sequence; pandas 3 returns the number of rows."""
     if not isinstance(pd.Series([[0], [0]]).agg(len), int):
         return
     aggregate = pd.Series.aggregate
@@ -165,13 +172,16 @@ def measure_each_sequence() -> None:
 
 
 def keep_file_order_of_duplicates() -> None:
-    """Duplicates are removed after an unstable sort by time: among equal times, any row might stay."""
+    """Makes RecBole keep the first in the file among duplicates of the same time.
+
+    RecBole removes duplicates after a sort by time that is not stable, so any of those rows might be kept.
+    """
     stable = functools.partialmethod(pd.DataFrame.sort_values, kind="stable")
     _replace_during(Dataset, "_remove_duplication", pd.DataFrame, "sort_values", stable)
 
 
 def download_without_process_group() -> None:
-    """A download ends at a barrier, which raises where no process group was initialised (#2050)."""
+    """Lets a download end in a single process, where the barrier that RecBole waits at raises an error (#2050)."""
     if not torch.distributed.is_available():
         return
     barrier = torch.distributed.barrier
@@ -184,7 +194,10 @@ def download_without_process_group() -> None:
 
 
 def collect_counts() -> None:
-    """The collector moves all it holds to the CPU, even counts, so ItemCoverage and its like crash (#2194, #2209)."""
+    """Lets the collector hold counts, which it would try to move to the CPU.
+
+    Without this repair ItemCoverage and the other metrics that need counts crash (#2194, #2209).
+    """
     collector = _bare_collector(needs="data.num_items")
     collector.data_struct.set("data.num_items", 1)
     try:
@@ -203,7 +216,10 @@ def _get_data_struct(collector: Collector) -> DataStruct:
 
 
 def rank_nan_last() -> None:
-    """``torch.topk`` and ``torch.sort`` put NaN first, so a model that diverged may look good; here NaN is −inf."""
+    """Ranks NaN as −inf.
+
+    ``torch.topk`` and ``torch.sort`` put NaN first, so that a model that diverged may look good.
+    """
     collector = _bare_collector(needs="rec.items")
     collector.eval_batch_collect(torch.tensor([[0.0, torch.nan]]), None, None, None)
     if collector.data_struct.get("rec.items").item() == 0:
@@ -211,7 +227,7 @@ def rank_nan_last() -> None:
     collect, score = Collector.eval_batch_collect, case_study.full_sort_scores
 
     def collect_ranked(collector: Collector, scores: torch.Tensor, *args: Any, **kwargs: Any) -> None:
-        ranked = not collector.register.need("rec.score")  # a loss metric is to see the NaN
+        ranked = not collector.register.need("rec.score")  # metrics of the loss must see the NaN
         collect(collector, _nan_to_minus_inf(scores) if ranked else scores, *args, **kwargs)
 
     def score_ranked(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -222,12 +238,12 @@ def rank_nan_last() -> None:
 
 
 def _nan_to_minus_inf(scores: torch.Tensor) -> torch.Tensor:
-    broken = scores.max().isnan()  # a maximum hands NaN on: one cheap pass where there is none
+    broken = scores.max().isnan()  # the maximum is NaN if any score is: one cheap pass
     return scores.masked_fill(scores.isnan(), -torch.inf) if broken else scores
 
 
 def _bare_collector(needs: str) -> Collector:
-    """A collector that needs one resource, for one top item, without the rest of a run."""
+    """Returns a collector of the first item of each ranking that needs one resource, without the rest of a run."""
     collector = object.__new__(Collector)
     collector.register = types.SimpleNamespace(need=needs.__eq__)
     collector.topk = [1]
@@ -236,7 +252,7 @@ def _bare_collector(needs: str) -> Collector:
 
 
 def count_every_interaction() -> None:
-    """``Pop`` adds to its counts by index assignment: an item met twice in a batch counts once (#1844, #2198)."""
+    """Lets ``Pop`` count an item that occurs twice in a batch twice; RecBole counts it once (#1844, #2198)."""
     from recbole.model.general_recommender.pop import Pop
 
     pop = Pop.__new__(Pop)
@@ -254,14 +270,18 @@ def _count(pop: GeneralRecommender, interaction: Interaction) -> torch.Tensor:
 
 
 def count_no_negatives() -> None:
-    """``Pop`` counts all items of a point-wise batch, the sampled negatives too; a pair-wise one keeps them apart."""
+    """Keeps the sampled negatives out of the counts of ``Pop``.
+
+    ``Pop`` counts all items of a point-wise batch, negatives included; a pair-wise batch has them in a column of their
+    own.
+    """
     from recbole.model.general_recommender.pop import Pop
 
     Pop.input_type = InputType.PAIRWISE
 
 
 def evaluate_ngcf_without_dropout() -> None:
-    """NGCF of RecBole 1.2.0 drops messages while it evaluates: its scores differ from call to call (#1946)."""
+    """Turns the message dropout of NGCF off in evaluation, where RecBole 1.2.0 leaves it on (#1946)."""
     from recbole.model.general_recommender.ngcf import NGCF
 
     if "Dropout" not in NGCF.forward.__code__.co_names:
@@ -280,7 +300,7 @@ def evaluate_ngcf_without_dropout() -> None:
 
 
 def write_tensorboard_once() -> None:
-    """Every process opens an event file of its own; of several, the first is to."""
+    """Lets only the main process write an event file for TensorBoard, where RecBole lets every process write one."""
     get_tensorboard = recbole.trainer.trainer.get_tensorboard
 
     def get(logger: Any) -> Any:
@@ -295,16 +315,19 @@ class _NoTensorBoard:
 
 
 def make_folders_together() -> None:
-    """Folders of logs and checkpoints: processes that start together look all, then all but one fail to make them."""
+    """Lets several processes make the folders of logs and checkpoints at the same time.
+
+    RecBole looks first whether a folder is there, so all processes but one fail to make it.
+    """
     for module in (recbole.trainer.trainer, recbole.utils.logger):
         _replace(module, "ensure_dir", lambda folder: Path(folder).mkdir(parents=True, exist_ok=True))
 
 
 def quiet_known_warnings() -> None:
-    """Three warnings that a user of RecBole's models can do nothing about, and that say nothing of the result.
+    """Silences three warnings that do not concern the result and that a user of RecBole's models can't act on.
 
-    ``torch.sparse.FloatTensor`` is old; columns of pandas 3, which become tensors, are read-only; and the chained
-    ``fillna`` that no longer fills has been made up for.
+    They say that ``torch.sparse.FloatTensor`` is deprecated, that the columns of pandas 3, which become tensors, are
+    read-only, and that a chained ``fillna`` no longer fills, which is repaired above.
     """
     for message, module in (
         (r"torch\.sparse\.SparseTensor", r"recbole\.model"),

@@ -1,9 +1,9 @@
-"""Several processes, as ``torchrun`` starts them: which part each one does, and how the parts come together.
+"""Work in several processes, which ``torchrun`` starts: each process's part of it, and how the parts come together.
 
-All processes hold the whole graph and draw the same batches, negatives and dropped edges, since their random
-generators go in step. What costs is shared out: the reviews to encode, the anchors of the contrast, the users to rank.
-DistributedDataParallel takes the mean of the processes' gradients, so each one's loss is such that the mean over the
-processes is the loss of the whole batch. In one process every function here does nothing.
+All processes hold the whole graph, and their random generators give the same numbers, so they draw the same batches,
+negatives and dropped edges. The expensive work is divided: the reviews to encode, the anchors of the contrast, and the
+users to rank. DistributedDataParallel takes the mean of the processes' gradients, so the losses of the processes are
+such that their mean is the loss of the whole batch. In a single process no function here communicates.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
-TIMEOUT = datetime.timedelta(hours=12)  # a corpus is tokenised by one process, and the others wait
+TIMEOUT = datetime.timedelta(hours=12)  # one process tokenises a corpus while the others wait
 STARTED_BY_TORCHRUN = "TORCHELASTIC_RUN_ID"
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Joins the processes that ``torchrun`` started with this one, for as long as the body runs; alone, does nothing.
+    """Joins the other processes that ``torchrun`` started, while the body runs; does nothing without ``torchrun``.
 
-    CPU tensors go over gloo, CUDA tensors over NCCL.
+    Tensors on the CPU are exchanged by gloo, tensors on GPUs by NCCL.
     """
     if STARTED_BY_TORCHRUN not in os.environ or dist.is_initialized():
         yield
@@ -42,22 +42,22 @@ def process_group() -> Iterator[None]:
 
 
 def world_size() -> int:
-    """How many processes work together."""
+    """Returns the number of processes that work together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this process among them, from 0."""
+    """Returns the number of this process among those that work together, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_main() -> bool:
-    """Whether this is the one process that writes results, checkpoints and logs."""
+    """Whether this process is the one that writes results, checkpoints and logs."""
     return rank() == 0
 
 
 def device(use_gpu: bool) -> torch.device:
-    """This process's own: the GPU of its number on the machine, or the CPU."""
+    """Returns this process's device: the GPU with the number of the process on its machine, or the CPU."""
     if not use_gpu or not torch.cuda.is_available():
         return torch.device("cpu")
     torch.cuda.set_device(_local_rank())
@@ -101,15 +101,17 @@ def share(n: int) -> Share:
 
 
 def shares_by_length(lengths: np.ndarray, parts: int) -> list[np.ndarray]:
-    """Numbers of texts for each of some parts, whose total lengths differ by no more than the longest text's.
+    """Divides texts into parts whose total lengths differ by no more than the length of the longest text.
 
-    Dealt out longest first, to the parts from first to last and then back: no two parts differ by more than one text.
+    The texts are dealt out longest first, to the parts from first to last and then back, so the numbers of texts in two
+    parts differ by one at most.
 
     Args:
-        lengths: [B] int.
+        lengths: [B] int, the lengths of the texts.
+        parts: the number of parts.
 
     Returns:
-        ``parts`` int arrays that together hold each of 0 to B - 1 once.
+        One int array of numbers of texts for each part; together they hold each of 0 to B - 1 once.
     """
     order = np.argsort(-lengths, kind="stable")
     place = np.arange(len(order)) % (2 * parts)
@@ -118,11 +120,11 @@ def shares_by_length(lengths: np.ndarray, parts: int) -> list[np.ndarray]:
 
 
 def gather_shares(rows: Tensor, shares: Sequence[np.ndarray]) -> Tensor:
-    """The rows of all processes, put in order; a gradient goes back to the process whose row it is.
+    """Returns the rows of all processes in order; the gradient of a row goes back to the process that it came from.
 
     Args:
-        rows: [n, d], this process's own: those numbered ``shares[rank]``, or any one if that is empty.
-        shares: for each process the numbers of its rows, which together are 0 to B - 1.
+        rows: [n, d], the rows of this process, numbered ``shares[rank]``; any one row if that share is empty.
+        shares: the numbers of each process's rows, which together are 0 to B - 1.
 
     Returns:
         [B, d], the same in all processes.
@@ -135,7 +137,7 @@ def gather_shares(rows: Tensor, shares: Sequence[np.ndarray]) -> Tensor:
 
 
 def gather(rows: Tensor) -> Tensor:
-    """[N, ...], the rows [n, ...] of all processes one after the other, without gradients; n may differ."""
+    """Returns the rows [n, ...] of all processes, one after the other, without gradients; n may differ."""
     sizes = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world_size())]
     dist.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
     longest = int(max(sizes))
@@ -146,7 +148,7 @@ def gather(rows: Tensor) -> Tensor:
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean of ``x`` over the processes."""
+    """Returns the mean of ``x`` over the processes."""
     if world_size() == 1:
         return x
     total = x.clone()
@@ -155,7 +157,7 @@ def mean(x: Tensor) -> Tensor:
 
 
 def union(numbers: Iterable[int], n: int) -> list[int]:
-    """Which of 0 to n - 1 any process names."""
+    """Returns those of the numbers 0 to n - 1 that at least one process names."""
     named = torch.zeros(n, dtype=torch.uint8)
     named[list(numbers)] = 1
     if world_size() > 1:
@@ -164,7 +166,7 @@ def union(numbers: Iterable[int], n: int) -> list[int]:
 
 
 def from_main(value: Any) -> Any:
-    """What the main process has for ``value``."""
+    """Returns, in every process, the ``value`` that the main process gave."""
     values = [value]
     if world_size() > 1:
         dist.broadcast_object_list(values, device=torch.device("cpu"))
@@ -172,14 +174,14 @@ def from_main(value: Any) -> Any:
 
 
 def wait_for_all() -> None:
-    """Returns once all processes have come here."""
+    """Waits until all processes have called this function."""
     if world_size() > 1:
-        dist.all_reduce(torch.zeros(1))  # on the CPU: dist.barrier() takes a GPU, before there is one
+        dist.all_reduce(torch.zeros(1))  # on the CPU, because dist.barrier() uses a GPU, which may not be chosen yet
 
 
 @contextmanager
 def first_of_machine_first() -> Iterator[None]:
-    """The body runs in one process of each machine, and then in the others, which find the files that it wrote."""
+    """Runs the body in one process of each machine and then in the others, so that these find the files it wrote."""
     if _local_rank():
         wait_for_all()
     yield
@@ -189,7 +191,7 @@ def first_of_machine_first() -> Iterator[None]:
 
 @contextmanager
 def own_randomness(on: torch.device) -> Iterator[None]:
-    """The body draws what no other process draws; afterwards the generators of all are in step, as they were before."""
+    """Gives the body its own random numbers in each process; afterwards all processes draw the same numbers again."""
     if world_size() == 1:
         yield
         return
@@ -198,9 +200,9 @@ def own_randomness(on: torch.device) -> Iterator[None]:
         return torch.cuda.get_rng_state(on) if on.type == "cuda" else torch.get_rng_state()
 
     with torch.random.fork_rng([on] if on.type == "cuda" else []):
-        torch.manual_seed(int(torch.randint(2**62, ())) + rank())  # by the CPU's generator: no GPU is waited for
+        torch.manual_seed(int(torch.randint(2**62, ())) + rank())  # from the CPU's generator, to wait for no GPU
         begin = state()
         yield
         has_drawn = not torch.equal(state(), begin)
-    if has_drawn:  # else all goes on as in one process
-        torch.rand(())  # the next seed is another
+    if has_drawn:  # where nothing was drawn, the numbers stay those of a single process
+        torch.rand(())  # so that the next seed differs

@@ -9,6 +9,7 @@ a mapping with the key ``default``; then it also says which values the setting c
 
 ``above``, ``at_least`` and ``at_most`` bound a number. ``type`` (``int``, ``float``, ``str``) is needed only where the
 default is empty; otherwise a value must be of the default's kind, and a whole number where the default is one.
+``optional: True`` allows an empty value where the default is not empty.
 """
 
 import difflib
@@ -112,7 +113,8 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
 def parse_value(text: str) -> Any:
     """Reads one value of a command line as YAML; nothing in it is evaluated.
 
-    ``None`` means YAML's ``null``. RecBole's intervals, such as ``[5,inf)``, stay text.
+    ``None`` means YAML's ``null``. RecBole's intervals, such as ``[5,inf)``, stay text, and so does what would be a
+    mapping without braces, such as ``query: ``.
 
     Raises:
         ConfigError: the text is not valid YAML.
@@ -122,7 +124,8 @@ def parse_value(text: str) -> Any:
     if re.fullmatch(r"[\[(][^\[\]()]*\)|\([^\[\]()]*\]", text):
         return text
     try:
-        return yaml.load(text, Loader=SafeLoader)
+        value = yaml.load(text, Loader=SafeLoader)
+        return text if isinstance(value, dict) and not text.lstrip().startswith("{") else value
     except yaml.YAMLError as error:
         raise ConfigError(f"cannot read the value {text[:200]!r} as YAML: {_yaml_problem(error)}") from error
 
@@ -206,7 +209,7 @@ class Setting:
         """
         if not is_specified(value):
             return cls(value, _kind_of(value), value is None)
-        known = ("default", "type", "choices", "above", "at_least", "at_most")
+        known = ("default", "type", "optional", "choices", "above", "at_least", "at_most")
         for name in value:
             if name not in known:
                 raise ConfigError(f"{where}: unknown entry {name!r}{nearest(str(name), known)}")
@@ -216,7 +219,8 @@ class Setting:
         choices = tuple(value.get("choices", ()))
         kind = TYPES[kind_name] if kind_name else None if default is None or choices else type(default)
         bounds = (value.get("above"), value.get("at_least"), value.get("at_most"))
-        setting = cls(default, kind, default is None or None in choices, choices, *bounds)
+        optional = default is None or None in choices or bool(value.get("optional"))
+        setting = cls(default, kind, optional, choices, *bounds)
         setting.check(where, default)
         return setting
 

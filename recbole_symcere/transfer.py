@@ -1,14 +1,14 @@
-"""From the host to the device, without waiting for it."""
+"""Copies of tensors to a device that do not wait for the device."""
 
 import torch
 from torch import Tensor
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """``tensor`` on ``device``. A copy to a GPU is queued behind its work, and the host goes on.
+    """Returns a tensor on a device; a copy to a GPU is queued, and the host goes on at once.
 
-    A copy from memory that can be paged out would first wait for all work that the GPU has been given, so this one goes
-    through pinned memory, which PyTorch keeps for the next.
+    From ordinary memory, PyTorch would first wait for all work that the GPU has been given. The copy therefore goes
+    through pinned memory, which PyTorch keeps for later copies.
     """
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()

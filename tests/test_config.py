@@ -11,7 +11,7 @@ import pytest
 from recbole_symcere.config import OPTIONAL_IN_RECBOLE, Config
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.registry import RECBOLE_PROPERTIES
-from recbole_symcere.properties import Setting, load_yaml, properties_folder
+from recbole_symcere.properties import Setting, load_yaml, parse_assignments, properties_folder
 from recbole_symcere.quick_start import create_dataset, data_preparation
 from tests.conftest import Row, write_atomic_files
 
@@ -136,6 +136,21 @@ def test_a_key_that_stands_twice_in_a_file_is_refused_with_its_line(text: str, t
 def test_a_property_file_that_contradicts_itself_is_refused(entry: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Setting.read("file.yaml: key", entry)
+
+
+@pytest.mark.parametrize("model", ["SymCERE", "SMORE", "TextProfile"])
+@pytest.mark.parametrize(
+    ("written", "prompt"), [("query: ", "query: "), ("'a: b: '", "a: b: "), ("text: x", "text: x"), ("", None)]
+)
+def test_a_prompt_is_given_on_the_command_line_as_it_stands_and_can_be_empty(
+    model: str, written: str, prompt: str | None
+) -> None:
+    config = Config(model, "tiny", config_dict=parse_assignments([f"--text_prompt={written}"]))
+    assert config["text_prompt"] == prompt
+
+
+def test_a_mapping_on_the_command_line_stands_in_braces() -> None:
+    assert parse_assignments(["--load_col={inter: [a, b]}"]) == {"load_col": {"inter": ["a", "b"]}}
 
 
 @pytest.mark.parametrize("path", sorted((properties_folder() / "model").glob("*.yaml")), ids=lambda path: path.stem)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from recbole_symcere.config import Config
 
-with warnings.catch_warnings():  # PyTorch says once a process, at the first CSR tensor, that CSR is in beta: said here
+# PyTorch warns once in a process, at the first CSR tensor, that CSR is in beta; that warning is used up here.
+with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
     torch.sparse_csr_tensor([0], [], [], (0, 0), check_invariants=False)
 
@@ -29,7 +30,7 @@ PAIRS_PER_SEARCH = 2**22  # int64: 32 MiB
 
 
 class _Product(torch.autograd.Function):
-    """A x for a sparse A whose transpose is at hand: the gradient is A' g, so no transpose is ever built."""
+    """The product A x of a sparse A whose transpose A' is given, so that the gradient A' g builds no transpose."""
 
     @staticmethod
     def forward(ctx: Any, adjacency: Tensor, transposed: Tensor, x: Tensor) -> Tensor:
@@ -47,21 +48,25 @@ def _sparse_product(adjacency: Tensor, x: Tensor) -> Tensor:
 
 
 def _bag_product(adjacency: Tensor, x: Tensor) -> Tensor:
-    """The same: row i sums the vectors of a bag, its neighbours. On CPUs this kernel prefetches, the sparse one not."""
+    """Returns ``adjacency @ x`` as an embedding bag: row i is the weighted sum of the vectors of node i's neighbours.
+
+    On CPUs this kernel fetches vectors from memory in advance, which the sparse kernel does not.
+    """
     bags, nodes, values = adjacency.crow_indices(), adjacency.col_indices(), adjacency.values()
     return F.embedding_bag(nodes, x.contiguous(), bags, mode="sum", per_sample_weights=values, include_last_offset=True)
 
 
-_PRODUCTS = {"cpu": _bag_product}  # elsewhere a bag is one thread's work, and a popular item's bag is long
+# On a GPU one thread would sum a whole bag, and the bag of a popular item is long.
+_PRODUCTS = {"cpu": _bag_product}
 
 
 def propagate(adjacency: Tensor, x: Tensor, transposed: Tensor | None = None) -> Tensor:
-    """One propagation step, in the adjacency's precision: sparse products know no autocast.
+    """Returns one step of propagation, computed in the adjacency's precision, because autocast has no sparse products.
 
     Args:
         adjacency: [n_rows, n_nodes] sparse CSR; it gets no gradient.
         x: [n_nodes, d] node vectors.
-        transposed: the adjacency's transpose, [n_nodes, n_rows] sparse CSR; None for a symmetric one.
+        transposed: the transpose of the adjacency, [n_nodes, n_rows] sparse CSR; None if the adjacency is symmetric.
 
     Returns:
         [n_rows, d]
@@ -71,14 +76,21 @@ def propagate(adjacency: Tensor, x: Tensor, transposed: Tensor | None = None) ->
 
 
 def csr(crow: Tensor, column: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
-    """A sparse CSR matrix of parts known to be right."""
+    """Makes a sparse CSR matrix without checking its parts."""
     return torch.sparse_csr_tensor(crow, column, values, size, check_invariants=False)
 
 
 class BipartiteGraph(nn.Module):
-    """Training interactions as an undirected graph, held in one fixed CSR pattern that moves with the module.
+    """The undirected graph of the training interactions; its one CSR pattern moves to a device with the module.
 
     A pair that occurs more than once is one edge.
+
+    Args:
+        users, items: [n_interactions] long, the training interactions.
+        n_users, n_items: the sizes of the id spaces, padding included.
+
+    Raises:
+        ValueError: an id lies outside its space.
     """
 
     crow: Tensor
@@ -90,13 +102,6 @@ class BipartiteGraph(nn.Module):
     pairs: Tensor
 
     def __init__(self, users: Tensor, items: Tensor, n_users: int, n_items: int) -> None:
-        """Args:
-            users, items: [n_interactions] long, the training interactions.
-            n_users, n_items: sizes of the id spaces, padding included.
-
-        Raises:
-            ValueError: an id lies outside its space.
-        """
         super().__init__()
         _check_ids("user", users, n_users)
         _check_ids("item", items, n_items)
@@ -104,11 +109,11 @@ class BipartiteGraph(nn.Module):
         pairs = torch.unique(users.long() * n_items + items.long())
         self.n_edges = len(pairs)
         user, item = pairs // n_items, pairs % n_items
-        # Edges are sorted by user, then item: as they stand they fill the users' rows, and by item the items' rows.
+        # Edges are sorted by user, then item. In this order they fill the users' rows; sorted by item, the items' rows.
         by_item = torch.argsort(item, stable=True)
         degree = torch.bincount(torch.cat([user, n_users + item]), minlength=self.n_nodes)
         buffers = {
-            "pairs": F.pad(pairs, (0, 1), value=n_users * n_items),  # sorted; the last is above any
+            "pairs": F.pad(pairs, (0, 1), value=n_users * n_items),  # sorted; the last is larger than any pair
             "user": user,
             "item": item,
             "by_item": by_item,
@@ -121,11 +126,11 @@ class BipartiteGraph(nn.Module):
         self.register_buffer("full_values", self._normalised(weight), persistent=False)
 
     def adjacency(self) -> Tensor:
-        """The symmetrically normalised adjacency D^-1/2 A D^-1/2, [n_nodes, n_nodes] sparse CSR."""
+        """Returns the symmetrically normalised adjacency D^-1/2 A D^-1/2, [n_nodes, n_nodes] sparse CSR."""
         return self._csr(self.full_values)
 
     def user_rows(self) -> tuple[Tensor, Tensor]:
-        """The block of :meth:`adjacency` that takes item vectors to users, and its transpose, both sparse CSR.
+        """Returns the block of :meth:`adjacency` that takes item vectors to users, and its transpose, both sparse CSR.
 
         Returns:
             [n_users, n_items] and [n_items, n_users].
@@ -136,19 +141,20 @@ class BipartiteGraph(nn.Module):
         to_users, to_items = self.full_values.tensor_split([n_edges])
         return (
             csr(users_end, of_users, to_users, (n_users, n_items)),
-            csr(items_end, of_items.clone(), to_items.clone(), (n_items, n_users)),  # cuSPARSE wants aligned starts
+            csr(items_end, of_items.clone(), to_items.clone(), (n_items, n_users)),  # cuSPARSE needs aligned memory
         )
 
     def dropped_adjacency(self, ratio: float) -> Tensor:
-        """A view with each undirected edge dropped with probability ``ratio``, degrees counted anew.
+        """Returns the adjacency after each undirected edge was dropped with probability ``ratio``.
 
-        Both directions of an edge go together, so the view stays symmetric; the draw is made on the graph's device.
+        Degrees are counted after the drop. Both directions of an edge are dropped together, so the result is symmetric.
+        The edges are drawn on the graph's device.
         """
         kept = torch.rand(self.n_edges, device=self.full_values.device) >= ratio  # twice as fast as bernoulli_
         return self._csr(self._normalised(kept.to(self.full_values.dtype)))
 
     def known_pairs(self, users: Tensor, items: Tensor) -> Tensor:
-        """The mask of eq. (3); no users x items table is made.
+        """Returns the mask of eq. (3), without a table of all users and items.
 
         Args:
             users, items: [B] long.
@@ -156,21 +162,21 @@ class BipartiteGraph(nn.Module):
         Returns:
             [B, B] bool; ``[i, j]`` is true when (users[i], items[j]) is a training interaction.
         """
-        # The histories' total length sets a shape: a GPU would be waited for, and it searches fast.
+        # To make a tensor as long as the histories, the host would wait for a GPU; and on a GPU the search is fast.
         look_up = self._in_histories if users.device.type == "cpu" else self._by_search
         return look_up(users, items)
 
     def _in_histories(self, users: Tensor, items: Tensor) -> Tensor:
-        """Writes the histories of the batch's users into a table of its items."""
+        """Marks the histories of the batch's users in a table of the batch's items."""
         owner, history = self._histories(users)
-        place = torch.full((self.n_items,), len(items), device=items.device)  # outside the batch: one last column
-        place[items] = torch.arange(len(items), device=items.device)  # of an item that stands twice, either column
+        place = torch.full((self.n_items,), len(items), device=items.device)  # outside the batch: the last column
+        place[items] = torch.arange(len(items), device=items.device)  # an item that occurs twice: either column
         known = torch.zeros(len(users), len(items) + 1, dtype=torch.bool, device=items.device)
         known[owner, place[history]] = True
         return known.gather(1, place[items].expand(len(users), -1))
 
     def _histories(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """All training items of the given users, one after the other: [n] positions in ``users``, [n] items."""
+        """Returns all training items of some users, one after the other: positions in ``users`` [n], and items [n]."""
         end = self.crow[users + 1]
         degree = end - self.crow[users]
         owner = torch.repeat_interleave(degree)
@@ -178,7 +184,7 @@ class BipartiteGraph(nn.Module):
         return owner, self.column[entry] - self.n_users
 
     def _by_search(self, users: Tensor, items: Tensor) -> Tensor:
-        """Looks every pair up among the sorted edges, some rows of the mask at a time."""
+        """Searches for every pair among the sorted edges, some rows of the mask at a time."""
         rows = max(1, PAIRS_PER_SEARCH // max(1, len(items)))
         return torch.cat([self._are_edges(some[:, None] * self.n_items + items) for some in users.split(rows)])
 
@@ -186,11 +192,15 @@ class BipartiteGraph(nn.Module):
         return self.pairs[torch.searchsorted(self.pairs, pairs, out_int32=True)] == pairs
 
     def _normalised(self, kept: Tensor) -> Tensor:
-        """1 / sqrt(degree(u) degree(v)) for edges [n_edges] that are kept (1), else 0; as entry values [2 n_edges]."""
+        """Returns the values of the adjacency's entries, [2 n_edges]: 1 / sqrt(degree(u) degree(v)), or 0 if dropped.
+
+        Args:
+            kept: [n_edges], 1 for an edge that is kept, else 0.
+        """
         values = kept.clone()
         for end, n_ends in ((self.user, self.n_users), (self.item, self.n_items)):
             degree = kept.new_zeros(n_ends).scatter_add_(0, end, kept)
-            scale = degree.clamp_(min=1).rsqrt_()  # an isolated node has no edge that could read its scale
+            scale = degree.clamp_(min=1).rsqrt_()  # a node without edges has no use for its scale
             values *= scale.index_select(0, end)
         return torch.cat([values, values.index_select(0, self.by_item)])
 
@@ -199,10 +209,10 @@ class BipartiteGraph(nn.Module):
 
 
 class GraphEncoder(Protocol):
-    """What the setting ``graph_encoder`` names: a module from the normalised adjacency to vectors of all nodes.
+    """A module that turns the normalised adjacency into vectors of all nodes; ``graph_encoder`` names one.
 
     Attributes:
-        width: of the vectors.
+        width: the width of the vectors.
     """
 
     width: int
@@ -254,7 +264,7 @@ class LightGCN(nn.Module):
 
 
 class NoisyLightGCN(nn.Module):
-    """The encoder of XSimGCL (Yu et al., TKDE 2023): LightGCN without its layer 0, whose layers can be noisy.
+    """The encoder of XSimGCL (Yu et al., TKDE 2023): LightGCN without layer 0, with layers to which noise can be added.
 
     Args:
         contrast_layer: the number, from 1, of the layer that :meth:`with_contrast_layer` returns beside the mean.
@@ -292,7 +302,8 @@ class NoisyLightGCN(nn.Module):
 
         Args:
             adjacency: [n_nodes, n_nodes] normalised, sparse CSR.
-            eps: length of the noise that each layer adds to a vector, within the vector's own orthant.
+            eps: the length of the noise that each layer adds to a vector. Each coordinate of the noise has the sign of
+                the vector's coordinate.
 
         Returns:
             [n_nodes, width] each.
@@ -309,7 +320,7 @@ class NoisyLightGCN(nn.Module):
 
 @GRAPH_ENCODERS.register("NGCF")
 class NGCF(nn.Module):
-    """NGCF (Wang et al., SIGIR 2019): non-linear propagation; the layers' outputs are concatenated."""
+    """NGCF (Wang et al., SIGIR 2019): non-linear propagation, with the outputs of all layers concatenated."""
 
     def __init__(
         self, n_users: int, n_items: int, embedding_size: int, n_layers: int, message_dropout: float = 0.1
@@ -348,7 +359,7 @@ class NGCF(nn.Module):
 
 
 def _node_embedding(n_users: int, n_items: int, size: int) -> nn.Embedding:
-    """One table for all nodes, users and items each initialised as a Xavier-uniform matrix of their own."""
+    """Makes one table for all nodes; the users' part and the items' part are each initialised as Xavier-uniform."""
     embedding = nn.Embedding(n_users + n_items, size)
     for part in embedding.weight.data.tensor_split([n_users]):
         nn.init.xavier_uniform_(part)

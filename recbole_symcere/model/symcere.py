@@ -24,7 +24,7 @@ from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.graph import GRAPH_ENCODERS, BipartiteGraph, GraphEncoder
 from recbole_symcere.model.loss import CONTRASTS, bpr, info_nce
 from recbole_symcere.model.recommender import VectorRecommender
-from recbole_symcere.model.text.views import KeptVectors, TrainedEncoder, projection, review_rows, review_views
+from recbole_symcere.model.text.views import KeptVectors, TrainedEncoder, projection, review_views, text_rows
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -93,7 +93,7 @@ class SymCERE(VectorRecommender):
         self.text_encoder: KeptVectors | TrainedEncoder | None = None
         if self.settings.reads_reviews:
             self.review_field = dataset.review_field
-            self.review_rows = review_rows(config, dataset)
+            self.review_rows = text_rows(config, dataset)
             self.host_fields = (self.review_field,)  # the reviews are looked up in host memory
             self.text_encoder = review_views(config, dataset, masked=bool(self.settings.text_weight))
             self.projection = projection(self.settings.projection, self.text_encoder.width, self.graph_encoder.width)

@@ -1,6 +1,6 @@
-"""The item-item graph of nearest neighbours by features, as LATTICE (Zhang et al., MM 2021) and its kin build it.
+"""The graph from each item to the items with the most similar features, as in LATTICE (Zhang et al., MM 2021).
 
-Item 0 is padding: it is nobody's neighbour and has none.
+Item 0 is padding: it is no item's neighbour, and its own edges have the weight 0.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,16 @@ COSINES_AT_ONCE = 2**24  # float32: 64 MiB
 
 
 def nearest_items(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k items of the most similar features for each item, itself among them; no items x items table is made.
+    """Finds the k items whose features have the highest cosine with each item's, the item itself among them.
+
+    No table of all pairs of items is made.
 
     Args:
         features: [n_items, hidden].
         k: from 1 to n_items - 1.
 
     Returns:
-        Items [n_items, k] long, most similar first, and their cosines [n_items, k]; padding's row is 0.
+        Items [n_items, k] long, most similar first, and their cosines [n_items, k]. The row of the padding item is 0.
     """
     unit = F.normalize(features[1:], dim=1)
     rows = max(1, COSINES_AT_ONCE // len(unit))
@@ -32,7 +34,14 @@ def nearest_items(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 class ItemGraph(nn.Module):
-    """A directed graph from each item to k others, in the state dict, so that ranking needs no features again."""
+    """A directed, weighted graph from each item to k items.
+
+    The graph is part of the state dict, so that a loaded model can rank without the features.
+
+    Args:
+        neighbours: [n_items, k] long.
+        weights: [n_items, k], the weights of the edges to the neighbours.
+    """
 
     neighbours: Tensor
     weights: Tensor
@@ -41,10 +50,6 @@ class ItemGraph(nn.Module):
     values: Tensor
 
     def __init__(self, neighbours: Tensor, weights: Tensor) -> None:
-        """Args:
-        neighbours: [n_items, k] long.
-        weights: [n_items, k], of the edges to them.
-        """
         super().__init__()
         self.register_buffer("neighbours", neighbours.contiguous())
         self.register_buffer("weights", weights.contiguous())
@@ -53,10 +58,11 @@ class ItemGraph(nn.Module):
 
     @classmethod
     def of_nearest(cls, neighbours: Tensor, cosines: Tensor) -> "ItemGraph":
-        """What :func:`nearest_items` found, normalised: cosine(i, j) / sqrt(degree(i) degree(j)).
+        """Makes the graph of what :func:`nearest_items` found.
 
-        An item's degree is the sum of the cosines to its own neighbours, for j as for i, though j need not be i's
-        neighbour because i is j's: so SMORE's code has it. An item whose sum is not above 0 is isolated.
+        The weight of an edge is cosine(i, j) / sqrt(degree(i) degree(j)). The degree of every item is the sum of the
+        cosines to its own neighbours, as in the code of SMORE, although the graph is directed. An item whose sum is not
+        above 0 is isolated.
         """
         degree = cosines.sum(1)
         scale = torch.where(degree > 0, degree.rsqrt(), 0.0)
@@ -64,10 +70,11 @@ class ItemGraph(nn.Module):
 
     @classmethod
     def max_pooled(cls, graphs: "Sequence[ItemGraph]") -> "ItemGraph":
-        """Every edge of any of ``graphs``, with the largest of its weights.
+        """Makes the graph of all edges of several graphs; each edge gets the largest of its weights.
 
         Args:
-            graphs: the first neighbours of the same list, so that the longest holds the edges of all.
+            graphs: graphs whose rows of neighbours are beginnings of the same rows, so that the graph with the largest
+                k has the edges of all.
         """
         longest = max(graphs, key=lambda graph: graph.neighbours.shape[1])
         k = longest.neighbours.shape[1]
@@ -75,7 +82,7 @@ class ItemGraph(nn.Module):
         return cls(longest.neighbours, torch.stack(padded).amax(0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """One propagation step: the weighted sums over each item's neighbours, [n_items, d] from [n_items, d]."""
+        """Returns the weighted sums over each item's neighbours, [n_items, d], of item vectors ``x`` [n_items, d]."""
         n_items, k = self.neighbours.shape
         ends = torch.arange(0, n_items * k + 1, k, device=x.device)
         size = (n_items, n_items)
@@ -83,7 +90,7 @@ class ItemGraph(nn.Module):
         return propagate(adjacency, x, csr(self.crow, self.column, self.values, size))
 
     def _transpose(self, *_: Any) -> None:
-        """Makes the transpose, which the gradient needs; anew after a state dict was loaded."""
+        """Makes the transpose, which the gradient needs; called again after a state dict was loaded."""
         n_items, k = self.neighbours.shape
         neighbour = self.neighbours.flatten()
         by_neighbour = neighbour.argsort(stable=True)

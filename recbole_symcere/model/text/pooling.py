@@ -103,9 +103,10 @@ def stored_pooling(folder: Path) -> str | None:
             f"{path}: pooling {', '.join(map(str, unknown)) or 'none'} is not supported; set text_pooling to one of "
             f"{', '.join(POOLING)}"
         )
-    if stored.get("include_prompt") is False:
+    own = [SENTENCE_TRANSFORMERS[name] for name in names]
+    if stored.get("include_prompt") is False and own != ["last"]:  # the last token never belongs to the prompt
         raise EncoderError(
             f"{path}: the encoder leaves its prompt out of the pooling (include_prompt), which is not supported; "
             "set text_pooling, and text_prompt to an empty text"
         )
-    return JOINED.join(SENTENCE_TRANSFORMERS[name] for name in names)
+    return JOINED.join(own)

@@ -1,4 +1,4 @@
-"""The text side of a model: the views of a batch's reviews, in the graph's width, or one vector a user or an item."""
+"""The text side of a model: the views of the reviews in a batch, or one text vector for each user and each item."""
 
 from collections.abc import Sequence
 
@@ -15,12 +15,13 @@ from recbole_symcere.transfer import upload
 
 
 class KeptVectors(nn.Module):
-    """Reviews whose vectors were computed once, by an encoder that does not train."""
+    """The vectors of reviews that were computed once, by an encoder that does not train.
+
+    Args:
+        views: float32 [n, hidden] each; the clean view comes first, then any number of masked views.
+    """
 
     def __init__(self, views: Sequence[np.ndarray]) -> None:
-        """Args:
-        views: float32 [n, hidden] each: the clean view, then any number of masked ones.
-        """
         super().__init__()
         self.width = views[0].shape[1]
         self.n_masked = len(views) - 1
@@ -28,12 +29,15 @@ class KeptVectors(nn.Module):
             self.register_buffer(f"view{number}", torch.from_numpy(view), persistent=False)
 
     def forward(self, rows: Tensor, masked: bool) -> tuple[Tensor, Tensor | None]:
-        """Args:
-            rows: [B] long, which reviews; on the host.
+        """Returns the vectors of some reviews.
+
+        Args:
+            rows: [B] long, the numbers of the reviews, on the host.
             masked: whether the masked view is wanted too.
 
         Returns:
-            Vectors [B, hidden] of the clean view and of one of the masked views, drawn for each review, or None.
+            The clean view [B, hidden], and the masked view [B, hidden] or None. Each review's masked vector comes from
+            one of the masked views, drawn at random for that review.
         """
         clean, *others = (view[upload(rows, view.device)] for view in self.buffers())
         if not masked:
@@ -46,7 +50,13 @@ class KeptVectors(nn.Module):
 
 
 class TrainedEncoder(nn.Module):
-    """Reviews encoded anew at every step, by an encoder that trains."""
+    """Reviews that are encoded anew in every step, by an encoder that trains.
+
+    Args:
+        encoder: the encoder.
+        reviews: the tokens of all reviews.
+        mask_ratio: the share of each review's words that the masked view hides.
+    """
 
     def __init__(self, encoder: ReviewEncoder, reviews: TokenisedReviews, mask_ratio: float) -> None:
         super().__init__()
@@ -54,20 +64,22 @@ class TrainedEncoder(nn.Module):
         self.width = encoder.hidden_size
 
     def forward(self, rows: Tensor, masked: bool) -> tuple[Tensor, Tensor | None]:
-        """As ``KeptVectors.forward``; the words to mask are drawn at every call."""
+        """Returns what :meth:`KeptVectors.forward` returns; the words to mask are drawn anew in every call."""
         if not masked:
             return self.encoder(self.reviews, rows), None
         return self.encoder.two_views(self.reviews, rows, self.mask_ratio)
 
 
 def review_views(config: Config, dataset: ReviewDataset, masked: bool) -> KeptVectors | TrainedEncoder:
-    """What ``text_train`` and ``text_source`` ask for.
+    """Makes the source of review vectors that the settings ``text_train`` and ``text_source`` ask for.
 
     Args:
+        config: the settings ``text_*``, ``lora_*``, ``word_masking``, ``trust_remote_code`` and ``device``.
+        dataset: the training interactions.
         masked: whether masked views will be wanted.
 
     Raises:
-        DatasetError, ReviewFileError, EncoderError: the reviews or their encoder can't be had.
+        DatasetError, ReviewFileError, EncoderError: the reviews or the encoder can't be read.
     """
     views = config["text_views"] if masked else 0
     if config["text_source"] == "random":
@@ -78,8 +90,12 @@ def review_views(config: Config, dataset: ReviewDataset, masked: bool) -> KeptVe
     return TrainedEncoder(encoder, dataset.tokenised_reviews(encoder), config["word_masking"])
 
 
-def review_rows(config: Config, dataset: ReviewDataset) -> Tensor:
-    """``ReviewDataset.review_rows``; ``shuffled`` gives each training interaction the review of another one."""
+def text_rows(config: Config, dataset: ReviewDataset) -> Tensor:
+    """Returns which review is read for each review id, [n_review_ids] long.
+
+    This is :meth:`ReviewDataset.review_rows`, unless ``text_source`` is ``shuffled``: then the reviews are dealt out
+    anew among the training interactions.
+    """
     rows = dataset.review_rows()
     if config["text_source"] == "shuffled":
         return torch.cat([_shuffle(config, dataset), torch.tensor([len(dataset)])])[rows]
@@ -87,43 +103,47 @@ def review_rows(config: Config, dataset: ReviewDataset) -> Tensor:
 
 
 def _shuffle(config: Config, dataset: ReviewDataset) -> Tensor:
-    """A permutation of the training interactions, the run's."""
+    """Returns a permutation of the training interactions that the seed of the run determines."""
     return torch.randperm(len(dataset), generator=torch.Generator().manual_seed(config["seed"]))
 
 
 def _random_vectors(config: Config, dataset: ReviewDataset) -> Tensor:
-    """One a training interaction, the run's, of the graph's width."""
+    """Returns one random vector of ``embedding_size`` numbers for each training interaction; the seed decides."""
     size = len(dataset), config["embedding_size"]
     return torch.randn(size, generator=torch.Generator().manual_seed(config["seed"]))
 
 
 def item_text_features(config: Config, dataset: ReviewDataset) -> Tensor:
-    """Reviews encoded early, before training: the mean vector of each item's training reviews.
+    """Computes the mean vector of each item's training reviews, before training begins.
 
     Args:
         config: the keys of ``ReviewEncoder.frozen_from_config``, ``text_cache_dir`` and ``device``.
-        dataset: the interactions that train; no other review is read.
+        dataset: the training interactions; no other review is read.
 
     Returns:
-        float32 [n_items, hidden]; an item without a training review, padding among them, gets the mean over the others.
+        float32 [n_items, hidden]; an item without a training review, such as the padding item, gets the mean of the
+        other items' vectors.
 
     Raises:
-        DatasetError, ReviewFileError, EncoderError: the reviews or their encoder can't be had.
+        DatasetError, ReviewFileError, EncoderError: the reviews or the encoder can't be read.
     """
     return mean_by_group(training_vectors(config, dataset), dataset.inter_feat[dataset.iid_field], dataset.item_num)
 
 
 def text_profiles(config: Config, dataset: ReviewDataset) -> tuple[Tensor, Tensor]:
-    """The mean vectors of users' and of items' training reviews, seen from the mean over all, of unit length.
+    """Computes a text profile for each user and each item.
+
+    A profile is the mean vector of the training reviews of a user or an item, minus the mean over all training reviews,
+    scaled to unit length.
 
     Args:
-        config, dataset: as for :func:`item_text_features`, which encodes alike.
+        config, dataset: as for :func:`item_text_features`.
 
     Returns:
-        float32 [n_users, hidden] and [n_items, hidden]; zeros for whom there is no training review.
+        float32 [n_users, hidden] and [n_items, hidden]; the row of a user or an item without a training review is zero.
 
     Raises:
-        DatasetError, ReviewFileError, EncoderError: the reviews or their encoder can't be had.
+        DatasetError, ReviewFileError, EncoderError: the reviews or the encoder can't be read.
     """
     vectors = training_vectors(config, dataset)
     users, items = (dataset.inter_feat[field] for field in (dataset.uid_field, dataset.iid_field))
@@ -131,7 +151,10 @@ def text_profiles(config: Config, dataset: ReviewDataset) -> tuple[Tensor, Tenso
 
 
 def training_vectors(config: Config, dataset: ReviewDataset) -> Tensor:
-    """Of the training reviews, in the interactions' order, float32 [n, hidden]; ``text_source`` as in SymCERE.yaml."""
+    """Returns the vectors of the training reviews in the order of the interactions, float32 [n, hidden].
+
+    The setting ``text_source`` has the meaning that SymCERE.yaml gives.
+    """
     if config["text_source"] == "random":
         return _random_vectors(config, dataset)
     encoder = ReviewEncoder.frozen_from_config(config, config["text_adapter"]).to(config["device"])
@@ -141,7 +164,7 @@ def training_vectors(config: Config, dataset: ReviewDataset) -> Tensor:
 
 
 def mean_by_group(vectors: Tensor, group: Tensor, n_groups: int) -> Tensor:
-    """The mean vector of each group; a group without members gets the mean of those of the others.
+    """Returns the mean vector of each group; a group without members gets the mean of the other groups' vectors.
 
     Args:
         vectors: [n, hidden], n > 0.
@@ -158,27 +181,33 @@ def mean_by_group(vectors: Tensor, group: Tensor, n_groups: int) -> Tensor:
 
 
 def profiles_by_group(vectors: Tensor, group: Tensor, n_groups: int) -> Tensor:
-    """The direction from the mean over all vectors to the mean of each group; zeros for a group without members.
+    """Returns the direction from the mean over all vectors to the mean of each group.
 
     Args:
         vectors: [n, hidden], n > 0.
         group: [n] long, from 0 to n_groups - 1.
 
     Returns:
-        [n_groups, hidden], of unit length.
+        [n_groups, hidden]; rows have unit length, and the row of a group without members is zero.
     """
     sums, size = _sums(vectors, group, n_groups)
     return F.normalize(sums - size * vectors.mean(0), dim=1)
 
 
 def _sums(vectors: Tensor, group: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
-    """Of each group's vectors [n_groups, hidden], and how many they are [n_groups, 1]."""
+    """Returns the sum of each group's vectors [n_groups, hidden], and how many vectors it has [n_groups, 1]."""
     size = torch.bincount(group, minlength=n_groups)[:, None]
     return vectors.new_zeros(n_groups, vectors.shape[1]).index_add_(0, group, vectors), size
 
 
 def projection(kind: str, width: int, to_width: int) -> nn.Module:
-    """From the text's width to the graph's: ``linear``, or ``mlp`` with one hidden layer half-way, as RLMRec's."""
+    """Makes the layers that take text vectors to the width of the graph's vectors.
+
+    Args:
+        kind: ``linear``, or ``mlp``: one hidden layer, whose width is the mean of the two, as in RLMRec.
+        width: the width of the text vectors.
+        to_width: the width of the graph's vectors.
+    """
     if kind == "linear":
         layers: list[nn.Module] = [nn.Linear(width, to_width)]
     else:

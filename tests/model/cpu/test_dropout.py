@@ -1,5 +1,6 @@
-"""Fast dropout against what PyTorch's own promises."""
+"""Fast dropout, and attention with it, against what PyTorch's and transformers' own promise."""
 
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,12 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers import AttentionInterface
 
 from recbole_symcere.model.cpu import dropout as module
-from recbole_symcere.model.cpu.dropout import Dropout, attention, dropout, use_fast_dropout
+from recbole_symcere.model.cpu.dropout import Dropout, attention, dropout, formula_is_sdpa, use_fast_dropout
+
+sdpa = AttentionInterface()["sdpa"]
 
 
 @settings(deadline=None, max_examples=30)
@@ -68,7 +71,7 @@ def test_attention_is_sdpa_with_weights_dropped(
     asked: list[float] = []
     monkeypatch.setattr(module, "dropout", lambda weights, p: asked.append(p) or weights)
     ours, _ = attention(layer, query, key, value, mask, scaling=scaling, dropout=0.2)
-    theirs, _ = sdpa_attention_forward(layer, query, key, value, mask, scaling=scaling, dropout=0.0)
+    theirs, _ = sdpa(layer, query, key, value, mask, scaling=scaling, dropout=0.0)
     assert asked == [0.2]
     assert_close(ours, theirs)
     upstream = torch.randn_like(ours)
@@ -83,4 +86,48 @@ def test_attention_without_dropout_is_sdpa(monkeypatch: pytest.MonkeyPatch) -> N
     mask = torch.ones(2, 1, 6, 6, dtype=torch.bool)
     for arguments in ({"dropout": 0.0}, {}):
         ours, _ = attention(layer, query, key, value, mask, **arguments)
-        assert torch.equal(ours, sdpa_attention_forward(layer, query, key, value, mask)[0])
+        assert torch.equal(ours, sdpa(layer, query, key, value, mask)[0])
+
+
+@pytest.fixture
+def probe_anew() -> Iterator[None]:
+    formula_is_sdpa.cache_clear()
+    yield
+    formula_is_sdpa.cache_clear()
+
+
+def takes_other_arguments(layer: Any, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor, rate: float) -> None:
+    raise AssertionError("never reached")
+
+
+def refuses(*_: Any, **__: Any) -> None:
+    raise ValueError("sdpa no longer takes a boolean mask")
+
+
+def gives_something_else(*arguments: Any, **further: Any) -> tuple[Tensor, None]:
+    return sdpa(*arguments, **further)[0] + 1e-3, None
+
+
+@pytest.mark.parametrize("changed", [takes_other_arguments, refuses, gives_something_else])
+@pytest.mark.usefixtures("probe_anew")
+def test_where_sdpa_of_transformers_has_changed_the_formula_is_not_used(
+    changed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_sdpa", lambda: changed)
+    assert not formula_is_sdpa()
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(module, "_sdpa", lambda: lambda *_, **further: asked.append(further) or "transformers' own")
+    query, key, value = torch.randn(3, 2, 4, 6, 5)
+    mask = torch.ones(2, 1, 6, 6, dtype=torch.bool)
+    layer: Any = SimpleNamespace(is_causal=False)
+    assert attention(layer, query, key, value, mask, scaling=0.3, dropout=0.2) == "transformers' own"
+    assert asked == [{"scaling": 0.3, "dropout": 0.2}]
+
+
+@pytest.mark.parametrize("amid", ["gradients", "autocast"])
+@pytest.mark.usefixtures("probe_anew")
+def test_the_formula_is_what_the_pinned_transformers_computes_and_trying_it_draws_nothing(amid: str) -> None:
+    state = torch.get_rng_state()
+    with torch.autocast("cpu", torch.bfloat16, enabled=amid == "autocast"):
+        assert formula_is_sdpa()
+    assert torch.equal(torch.get_rng_state(), state)

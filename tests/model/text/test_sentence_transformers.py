@@ -79,7 +79,7 @@ ARCHITECTURES: dict[str, tuple[Callable[[Path], Path], str]] = {
 }
 
 
-def as_sentence_transformer(folder: Path, mode: str | list[str], prompts: dict[str, Any]) -> Path:
+def as_sentence_transformer(folder: Path, mode: str | list[str], prompts: dict[str, Any], **further: Any) -> Path:
     """Adds the files that sentence-transformers looks for."""
     modules = [("Transformer", ""), ("Pooling", "1_Pooling")]
     listed = [
@@ -88,7 +88,7 @@ def as_sentence_transformer(folder: Path, mode: str | list[str], prompts: dict[s
     ]
     (folder / "modules.json").write_text(json.dumps(listed))
     (folder / "1_Pooling").mkdir()
-    pooling = {"word_embedding_dimension": SIZE["hidden_size"], "pooling_mode": mode}
+    pooling = {"word_embedding_dimension": SIZE["hidden_size"], "pooling_mode": mode} | further
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
     return folder
@@ -142,6 +142,12 @@ def test_a_prompt_of_the_users_own_goes_before_the_encoders(tmp_path: Path) -> N
     for prompt in ("", "good: "):
         expected = torch.from_numpy(encoder.encode(TEXTS, prompt=prompt))
         assert_close(our_vectors(folder, tmp_path, prompt=prompt), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_prompt_that_is_left_out_of_the_pooling_does_not_concern_the_last_token(tmp_path: Path) -> None:
+    """As sarashina-embedding has it."""
+    folder = as_sentence_transformer(qwen3(tmp_path / "encoder"), "lasttoken", PROMPTS["passage"], include_prompt=False)
+    assert_close(our_vectors(folder, tmp_path), their_vectors(folder, "passage"), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("save", [bert, xlm_roberta, qwen3])

@@ -15,8 +15,8 @@ from recbole_symcere.model.text.encoder import ReviewEncoder
 from recbole_symcere.model.text.views import (
     item_text_features,
     mean_by_group,
-    review_rows,
     review_views,
+    text_rows,
     training_vectors,
 )
 from recbole_symcere.quick_start import create_dataset
@@ -81,14 +81,14 @@ def test_no_held_out_review_is_read(make_config: MakeConfig, tmp_path: Path) -> 
 def test_shuffled_reviews_are_those_of_other_training_interactions(make_config: MakeConfig) -> None:
     config = make_config(text_source="shuffled")
     part = create_dataset(config).build()[0]
-    rows = review_rows(config, part)
+    rows = text_rows(config, part)
     training = part.inter_feat["review_id"]
     assert sorted(rows[training].tolist()) == list(range(len(part)))
     assert (rows[training] != part.review_rows()[training]).float().mean() > 0.9
     held_out = torch.tensor(sorted(set(range(1, part.num("review_id"))) - set(training.tolist())))
     assert len(held_out) and (rows[held_out] == len(part)).all(), "to look one up is an index error"
-    assert torch.equal(rows, review_rows(config, part))
-    assert not torch.equal(rows, review_rows(make_config(text_source="shuffled", seed=1), part))
+    assert torch.equal(rows, text_rows(config, part))
+    assert not torch.equal(rows, text_rows(make_config(text_source="shuffled", seed=1), part))
 
 
 @pytest.mark.parametrize("text_source", ["reviews", "shuffled", "random"])
@@ -96,7 +96,7 @@ def test_loss_and_profiles_know_an_interaction_by_the_same_text(make_config: Mak
     part, of_seeds = create_dataset(make_config(model="SymCEREPlus")).build()[0], []
     for seed in (0, 1):
         config = make_config(model="SymCEREPlus", text_source=text_source, seed=seed)
-        rows = review_rows(config, part)[part.inter_feat["review_id"]]
+        rows = text_rows(config, part)[part.inter_feat["review_id"]]
         vectors, _ = review_views(config, part, masked=False)(rows, False)
         assert torch.equal(vectors, training_vectors(config, part))
         of_seeds.append(vectors)
