@@ -76,7 +76,7 @@ def register(metric: Metric) -> None:
     A metric of the same name is replaced.
 
     Raises:
-        ValueError: the name could not be found again, or neither RecBole nor the record has a class of this name.
+        ValueError: the name has capitals or ``@``, so it could not be found again.
     """
     if metric.name != metric.name.lower() or "@" in metric.name:
         raise ValueError(f"the name of a metric must be in lower case and without @k, not {metric.name!r}")
@@ -84,8 +84,6 @@ def register(metric: Metric) -> None:
         metric_information[metric.name] = metric.function.metric_need
         metric_types[metric.name] = metric.function.metric_type
         metrics_dict.setdefault(metric.name, metric.function)  # RecBole's own stay; RankingEvaluator asks the records
-    elif metric.name not in metrics_dict:
-        raise ValueError(f"RecBole has no metric {metric.name!r}, so its record needs a function")
     if metric.direction == "lower" and metric.name not in smaller_metrics:
         smaller_metrics.append(metric.name)
     METRICS[metric.name] = metric

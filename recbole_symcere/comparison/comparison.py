@@ -190,7 +190,7 @@ def make_tables(done: Sequence[Run], ours: Sequence[str]) -> dict[str, Table]:
     Raises:
         RunsError: the runs do not make one table.
     """
-    accuracy = dict.fromkeys(NEEDED) | dict.fromkeys(columns("accuracy", done[0].metrics))
+    accuracy = columns("accuracy", {*done[0].metrics, *NEEDED})  # without a needed one, make_table raises
     # On a small dataset, perhaps no user has a held-out item of one of the groups.
     of_popularity = [
         name
@@ -199,7 +199,7 @@ def make_tables(done: Sequence[Run], ours: Sequence[str]) -> dict[str, Table]:
     ]
     return {
         "summary": replace(make_table(done, (PRIMARY,), ours), seconds={}),
-        "accuracy": make_table(done, tuple(accuracy), ours),
+        "accuracy": make_table(done, accuracy, ours),
         "popularity": make_table(done, of_popularity, ours),
     }
 
