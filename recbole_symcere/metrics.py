@@ -51,7 +51,7 @@ class Metric:
         function: the class that computes the metric; None for RecBole's own class.
         table: the table of a comparison that has a column for the metric, at each cut-off of ``CUTOFFS``; None for no
             table. The column is left out if the setting ``metrics`` of the runs does not name the metric.
-        chart: how the report draws the metric; None if only tables show it.
+        chart: how the report draws the metric, which must be in the table ``popularity``; None if only tables show it.
     """
 
     name: str
@@ -76,10 +76,13 @@ def register(metric: Metric) -> None:
     A metric of the same name is replaced.
 
     Raises:
-        ValueError: the name has capitals or ``@``, so it could not be found again.
+        ValueError: the name has capitals or ``@``, so it could not be found again, or the report would not draw the
+            chart.
     """
     if metric.name != metric.name.lower() or "@" in metric.name:
         raise ValueError(f"the name of a metric must be in lower case and without @k, not {metric.name!r}")
+    if metric.chart is not None and metric.table != "popularity":
+        raise ValueError(f"the report draws metrics of the table 'popularity' only, and {metric.name} is not in it")
     if metric.function is not None:
         metric_information[metric.name] = metric.function.metric_need
         metric_types[metric.name] = metric.function.metric_type

@@ -138,6 +138,12 @@ def test_a_name_that_could_not_be_found_again_is_refused(name: str) -> None:
         register(Metric(name, "Repeats", function=Repeats))
 
 
+def test_a_chart_that_the_report_would_not_draw_is_refused() -> None:
+    chart = Chart("repeats", "Repeated items on {}", "mean")
+    with pytest.raises(ValueError, match="the table 'popularity' only"):
+        register(Metric("repeats", "Repeats", function=Repeats, table="accuracy", chart=chart))
+
+
 def test_a_record_can_replace_the_class_and_what_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     for known in (METRICS, metric_information):
         monkeypatch.setitem(known, "mrr", known["mrr"])

@@ -422,7 +422,7 @@ def test_a_missing_dataset_or_encoder_is_told_before_any_training(
 
 def test_the_encoder_is_not_looked_for_where_no_model_reads_text(arguments: Callable[..., list[str]]) -> None:
     given = [argument for argument in arguments(models=["SymCERE"]) if not argument.startswith("--text_encoder")]
-    without_text = ["--text_encoder=no/such/encoder", "--cross_weight=0.0", "--text_weight=0.0"]
+    without_text = ["--text_encoder=no/such/encoder", "--cross_weight=0.0", "--alpha_text=0.0"]
     assert main([*given, *without_text, "--trials=1", "--seeds=1"]) == 0
 
 
