@@ -52,7 +52,10 @@ def _distribution(where: str, values: Any) -> BaseDistribution:
         return CategoricalDistribution(values)
     if not isinstance(values, dict) or not {"low", "high"} <= values.keys() <= {"low", "high", "log"}:
         raise ConfigError(f"{where}: expected a list of choices, or low, high and log")
-    kind = IntDistribution if isinstance(values["low"], int) else FloatDistribution
+    kinds = {type(values[end]) for end in ("low", "high")}
+    if not kinds <= {int, float}:
+        raise ConfigError(f"{where}: low and high must be numbers")
+    kind = IntDistribution if kinds == {int} else FloatDistribution
     try:
         return kind(values["low"], values["high"], log=values.get("log", False))
     except ValueError as error:
