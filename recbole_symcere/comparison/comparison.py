@@ -64,32 +64,22 @@ class Comparison:
     ) -> None:
         self.ours, self.output, self.tables = list(ours), output, output / protocol
         _check_names(models, datasets, ours)
-        seeds = range(FIRST_SEED, FIRST_SEED + n_seeds)
-        if taken := sorted(set(settings) & set(SET_HERE)):
-            raise ConfigError(f"{taken[0]} can't be set here: the comparison gives each run its own")
         changes = {model: ablations_of(model) if ablations else {} for model in ours}
         if ablations and not any(changes.values()):
             raise ConfigError("--ablation: no model of ours has changes in properties/ablation/MODEL.yaml")
-        common = {"protocol": protocol, "seed": FIRST_SEED}
-        configs = [Config(model, dataset, config_dict=common) for dataset in datasets for model in models]
-        read_by_none = sorted(set(settings) - set().union(*(config.known_keys for config in configs)))
-        if read_by_none:
-            Config(models[0], datasets[0], config_dict={key: settings[key] for key in read_by_none})  # raises
-        read = [{key: value for key, value in settings.items() if key in config.known_keys} for config in configs]
-        names = [{"model": config["model"], "dataset": config["dataset"]} for config in configs]
-        configs = [Config(config_dict=common | own | name) for own, name in zip(read, names, strict=True)]
-        for config in configs:
-            _check_metrics(config)
+        given = _settings_of_each(models, datasets, {"protocol": protocol, "seed": FIRST_SEED}, settings)
         _make_folder(output)
+        seeds = range(FIRST_SEED, FIRST_SEED + n_seeds)
         self.entries: list[Entry] = []
-        for config, own, named in zip(configs, read, names, strict=True):
+        for own in given:
+            config = Config(config_dict=own)
             model, dataset, complete = config["model"], config["dataset"], config.settings
             searched = search_space(model) or search_space(config.model_class.__name__)  # or that of a variant's model
             space = {key: values for key, values in searched.items() if key not in own}
             fixed = {key: value for key, value in complete.items() if key not in runs.NOT_COMPARED | space.keys()}
             name = f"{protocol}/{dataset}/{model}"
             search = Search(output / "search", name, space, complete, n_trials, fixed)
-            entry = Entry(dataset, model, model, common | own | named, search, output / "runs" / name, seeds)
+            entry = Entry(dataset, model, model, own, search, output / "runs" / name, seeds)
             self.entries += [entry, *(entry.ablation(*change) for change in changes.get(model, {}).items())]
 
     def work(self) -> None:
@@ -211,6 +201,24 @@ def _check_names(models: Sequence[str], datasets: Sequence[str], ours: Sequence[
                 raise ConfigError(f"{option} names {name} twice: name it once")
     if absent := sorted(set(ours) - set(models)):
         raise ConfigError(f"--ours names {', '.join(absent)}, which --models does not")
+
+
+def _settings_of_each(
+    models: Sequence[str], datasets: Sequence[str], common: Mapping[str, Any], settings: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """For each dataset and model the common settings, and those of ``settings`` that the model reads; all checked."""
+    if taken := sorted(set(settings) & set(SET_HERE)):
+        raise ConfigError(f"{taken[0]} can't be set here: the comparison gives each run its own")
+    configs = [Config(model, dataset, config_dict=dict(common)) for dataset in datasets for model in models]
+    read_by_none = sorted(set(settings) - set().union(*(config.known_keys for config in configs)))
+    if read_by_none:
+        Config(models[0], datasets[0], config_dict={key: settings[key] for key in read_by_none})  # raises
+    found = []
+    for config in configs:
+        own = {key: value for key, value in settings.items() if key in config.known_keys}
+        found.append({**common, **own, "model": config["model"], "dataset": config["dataset"]})
+        _check_metrics(Config(config_dict=found[-1]))
+    return found
 
 
 def _check_metrics(config: Config) -> None:
