@@ -21,17 +21,17 @@ compat.apply()
 
 Direction = Literal["higher", "lower", "neither"]
 Table = Literal["accuracy", "popularity"]
-PRIMARY = "ndcg@10"  # what models are ranked by
+PRIMARY = "ndcg@10"  # the metric by which models are ranked
 CUTOFFS: dict[Table, Sequence[int]] = {"accuracy": (10, 20), "popularity": (10,)}
 
 
 class Chart(NamedTuple):
-    """How the report draws a metric: as a panel of a figure.
+    """The panel in which the report draws a metric.
 
     Attributes:
         figure: the name of the figure; metrics with the same name stand side by side.
-        title: of the figure, with ``{}`` for the dataset.
-        axis: what the axis of the panel is called.
+        title: the title of the figure, with ``{}`` in the place of the dataset's name.
+        axis: the label of the axis of the panel.
     """
 
     figure: str
@@ -41,7 +41,7 @@ class Chart(NamedTuple):
 
 @dataclass(frozen=True)
 class Metric:
-    """What this package knows of a metric.
+    """The record of one metric.
 
     Attributes:
         name: the metric's name in results, in lower case and without ``@k``. A class that is a ``TopkMetric`` of

@@ -31,7 +31,7 @@ Task = tuple[str, Callable[[], None]]  # the name of a task, and the function th
 SECONDS_BETWEEN_LOOKS = 5.0  # how long to wait before looking again at what other processes have finished
 FIRST_SEED = 2020
 NEEDED = ("hit@10", "ndcg@10", "hit@20", "ndcg@20")  # the columns that every table of accuracy has
-DECIMALS = 4  # of a metric in the tables
+DECIMALS = 4  # how many decimals of a metric the tables show
 SET_HERE = ("model", "dataset", "checkpoint_file", "result_file")  # settings that the comparison itself gives each run
 
 
