@@ -19,12 +19,12 @@ from recbole_symcere.model.registry import with_hooks
 from recbole_symcere.quick_start import create_dataset, data_preparation
 from recbole_symcere.trainer import Trainer
 
-RECBOLE_EVAL_BATCH_SIZE = 4096  # scores a step: one user, or a few
+RECBOLE_EVAL_BATCH_SIZE = 4096  # scores in each step, so one user or a few
 RECBOLE_METRICS = ["Hit", "NDCG", "Recall", "MRR", "ItemCoverage", "AveragePopularity", "GiniIndex"]
 
 
 def full_ranking(options: Options) -> Iterator[Row]:
-    """The test part's metrics, the protocol's ``eval_batch_size`` against RecBole's default."""
+    """Measures ranking the test part with the ``eval_batch_size`` of the protocols, against RecBole and its default."""
     n = 2_000 if options.small else 50_000
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder) / "generated", n)
@@ -41,7 +41,7 @@ def full_ranking(options: Options) -> Iterator[Row]:
             trainer.eval_collector.data_collect(train_data)
             evaluations.append(partial(trainer.evaluate, test_data, load_best_model=False))
         ours_result, their_result = (evaluate() for evaluate in evaluations)
-        # on a GPU the rounding of a score depends on how many are made at once
+        # On a GPU, the rounding of a score depends on how many scores are computed at once.
         if any(abs(value - their_result[name]) > 1e-4 * (DEVICE.type == "cuda") for name, value in ours_result.items()):
             raise AssertionError(f"the metrics differ: {ours_result}, {their_result}")
         sizes = f"{len(test_data.uid_list):,} users, {test_data._dataset.item_num - 1:,} items"

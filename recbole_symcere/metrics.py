@@ -1,6 +1,6 @@
-"""Metrics: one record says how a metric is computed, called, compared and drawn.
+"""Metrics: one record says how a metric is computed, labelled, compared and drawn.
 
-Ranking, the tables of a comparison and the report read the records, so a new metric is one call of :func:`register`.
+Ranking, the tables of a comparison and the report read the records, so one call of :func:`register` adds a metric.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import recbole.evaluator.metrics as recbole_metrics
 from recbole.evaluator.base_metric import AbstractMetric
 from recbole.evaluator.collector import DataStruct
-from recbole.evaluator.register import metric_information, metric_types, metrics_dict
+from recbole.evaluator.register import metric_information, metric_types, metrics_dict, smaller_metrics
 
 from recbole_symcere import compat
 
@@ -21,17 +21,17 @@ compat.apply()
 
 Direction = Literal["higher", "lower", "neither"]
 Table = Literal["accuracy", "popularity"]
-PRIMARY = "ndcg@10"  # what models are ranked by
+PRIMARY = "ndcg@10"  # the metric by which models are ranked
 CUTOFFS: dict[Table, Sequence[int]] = {"accuracy": (10, 20), "popularity": (10,)}
 
 
 class Chart(NamedTuple):
-    """How the report draws a metric: as a panel of a figure.
+    """The panel in which the report draws a metric.
 
     Attributes:
         figure: the name of the figure; metrics with the same name stand side by side.
-        title: of the figure, with ``{}`` for the dataset.
-        axis: what the axis of the panel is called.
+        title: the title of the figure, with ``{}`` in the place of the dataset's name.
+        axis: the label of the axis of the panel.
     """
 
     figure: str
@@ -41,16 +41,17 @@ class Chart(NamedTuple):
 
 @dataclass(frozen=True)
 class Metric:
-    """What this package knows of a metric.
+    """The record of one metric.
 
     Attributes:
-        name: RecBole's name in lower case, without ``@k``, as in results.
-        label: what tables and figures call it.
-        direction: which values are better; ``neither`` where the metric only describes.
-        function: the class that computes it; None leaves it to RecBole.
-        table: the table of a comparison in which the metric is a column, None for no table. A metric that a run has
-            not computed, because its setting ``metrics`` does not name it, has no column.
-        chart: how the report draws it; None where only tables show it.
+        name: the metric's name in results, in lower case and without ``@k``. A class that is a ``TopkMetric`` of
+            RecBole must name its results ``name@k``.
+        label: the metric's name in tables and figures.
+        direction: which values are better; ``neither`` for a metric that only describes.
+        function: the class that computes the metric; None for RecBole's own class.
+        table: the table of a comparison that has a column for the metric, at each cut-off of ``CUTOFFS``; None for no
+            table. The column is left out if the setting ``metrics`` of the runs does not name the metric.
+        chart: how the report draws the metric, which must be in the table ``popularity``; None if only tables show it.
     """
 
     name: str
@@ -70,12 +71,25 @@ METRICS: dict[str, Metric] = {}
 
 
 def register(metric: Metric) -> None:
-    """Makes a metric known to ranking, tables and report, and to RecBole's setting ``metrics``."""
-    METRICS[metric.name] = metric
-    if metric.function is not None and metric.name not in metrics_dict:
+    """Makes a metric known to ranking, tables and report, and to RecBole's setting ``metrics``.
+
+    A metric of the same name is replaced.
+
+    Raises:
+        ValueError: the name has capitals or ``@``, so it could not be found again, or the report would not draw the
+            chart.
+    """
+    if metric.name != metric.name.lower() or "@" in metric.name:
+        raise ValueError(f"the name of a metric must be in lower case and without @k, not {metric.name!r}")
+    if metric.chart is not None and metric.table != "popularity":
+        raise ValueError(f"the report draws metrics of the table 'popularity' only, and {metric.name} is not in it")
+    if metric.function is not None:
         metric_information[metric.name] = metric.function.metric_need
         metric_types[metric.name] = metric.function.metric_type
-        metrics_dict[metric.name] = metric.function
+        metrics_dict.setdefault(metric.name, metric.function)  # RecBole's own stay; RankingEvaluator asks the records
+    if metric.direction == "lower" and metric.name not in smaller_metrics:
+        smaller_metrics.append(metric.name)
+    METRICS[metric.name] = metric
 
 
 def known_metrics() -> Collection[str]:
@@ -84,13 +98,16 @@ def known_metrics() -> Collection[str]:
 
 
 def metric_of(name: str) -> Metric:
-    """Returns the record of a metric by its name, with or without ``@k``; RecBole's other metrics have a plain one."""
+    """Returns the record of a metric by its name, with or without ``@k``.
+
+    A metric of RecBole that nobody registered gets a record in which higher is better and no table shows it.
+    """
     name = name.partition("@")[0].lower()
     return METRICS.get(name, Metric(name, name.capitalize()))
 
 
 def label_of(name: str) -> str:
-    """Returns what the field calls a metric: ``hit@10`` is HR@10."""
+    """Returns the name of a metric in tables and figures: HR@10 for ``hit@10``."""
     _, at, k = name.partition("@")
     return metric_of(name).label + at + k
 
@@ -99,7 +116,7 @@ def columns(table: Table, computed: Collection[str]) -> tuple[str, ...]:
     """Returns the metrics that are columns of one of a comparison's tables.
 
     Args:
-        computed: names of metrics with ``@k``, of which alone a column can be.
+        computed: the metrics that the runs have, with ``@k``; no other metric gets a column.
     """
     names = [f"{metric.name}@{k}" for k in CUTOFFS[table] for metric in METRICS.values() if metric.table == table]
     found = [name for name in names if name in computed]
@@ -107,10 +124,13 @@ def columns(table: Table, computed: Collection[str]) -> tuple[str, ...]:
 
 
 class AveragePopularity(recbole_metrics.AveragePopularity):
-    """RecBole's average popularity with look-ups in one array operation; RecBole's take longer than the ranking."""
+    """RecBole's average popularity, faster: all items are looked up in one array operation.
+
+    RecBole's own look-ups take longer than the ranking.
+    """
 
     def get_pop(self, item_matrix: np.ndarray, item_count: dict[int, int]) -> np.ndarray:
-        """Looks the popularity of recommended items up.
+        """Looks up the popularity of recommended items.
 
         Args:
             item_matrix: [n_users, k] long, recommended items.
@@ -123,7 +143,7 @@ class AveragePopularity(recbole_metrics.AveragePopularity):
 
 
 class GiniIndex(recbole_metrics.GiniIndex):
-    """RecBole's Gini index, counted in one array operation."""
+    """RecBole's Gini index, faster: all items are counted in one array operation."""
 
     def get_gini(self, item_matrix: np.ndarray, num_items: int) -> float:
         """Returns how unevenly the recommendations are spread over the items: 0 is even, 1 is all on one item.
@@ -137,7 +157,7 @@ class GiniIndex(recbole_metrics.GiniIndex):
 
 
 class NDCG(recbole_metrics.NDCG):
-    """RecBole's NDCG with ideal lists looked up in one array operation."""
+    """RecBole's NDCG, faster: the ideal values of all users are looked up in one array operation."""
 
     def metric_info(self, pos_index: np.ndarray, pos_len: np.ndarray) -> np.ndarray:
         """Returns the NDCG of each user.
@@ -156,10 +176,10 @@ class NDCG(recbole_metrics.NDCG):
 
 
 class GroupNDCG(NDCG):
-    """The NDCG of one group of items (see :func:`popularity_groups`), of which alone the items are relevant.
+    """The NDCG that counts only held-out items of one group as relevant (see :func:`popularity_groups`).
 
-    The ranked list stays whole. The mean is over the users who have a held-out item of the group, and NaN if nobody
-    has one. The metric needs ``RankingCollector``.
+    The ranked list has the items of all groups. The mean is over the users who have a held-out item of the group, and
+    NaN if nobody has one. Only ``RankingCollector`` collects what this metric reads.
     """
 
     metric_need = ("rec.items", "rec.topk", "rec.positives", "data.num_items", "data.count_items")
@@ -199,17 +219,16 @@ class TailNDCG(GroupNDCG):
 
 
 def popularity_groups(counts: np.ndarray) -> np.ndarray:
-    """Returns the group of each item: head, middle or tail.
+    """Returns the popularity group of each item: head, middle or tail.
 
-    Each group holds a third of the training interactions, to within those of one item.
-
-    SGL (Wu et al., SIGIR 2021, section 4.3.1) cuts ten such groups.
+    Each group has a third of the training interactions, up to the interactions of one item. SGL (Wu et al., SIGIR
+    2021, section 4.3.1) makes ten groups in the same way.
 
     Args:
         counts: [n_items] long, interactions of each item in training.
 
     Returns:
-        [n_items] long: 0 is head, 1 middle, 2 tail; items without an interaction are tail.
+        [n_items] long: 0 for head, 1 for middle, 2 for tail; items without an interaction are tail.
     """
     most_popular_first = np.argsort(-counts, kind="stable")
     ordered = counts[most_popular_first]
@@ -219,7 +238,7 @@ def popularity_groups(counts: np.ndarray) -> np.ndarray:
 
 
 def _count_array(item_count: Mapping[int, int], n_items: int) -> np.ndarray:
-    """[n_items] long."""
+    """The counts as an array, [n_items] long."""
     counts = np.zeros(n_items, np.int64)
     counts[list(item_count)] = list(item_count.values())
     return counts
@@ -238,9 +257,7 @@ for record in (
     Metric("headndcg", "Head NDCG", function=HeadNDCG, table="popularity", chart=GROUPS),
     Metric("middlendcg", "Middle NDCG", function=MiddleNDCG, table="popularity", chart=GROUPS),
     Metric("tailndcg", "Tail NDCG", function=TailNDCG, table="popularity", chart=GROUPS),
-    Metric(
-        "itemcoverage", "ItemCoverage", table="popularity", chart=Chart(*SPREAD, "share of all items, in any top 10")
-    ),
+    Metric("itemcoverage", "ItemCoverage", table="popularity", chart=COVERAGE),
     Metric("averagepopularity", "AveragePopularity", "neither", AveragePopularity, "popularity", POPULARITY),
     Metric("giniindex", "Gini", "neither", GiniIndex, "popularity", UNEVENNESS),
     Metric("shannonentropy", "ShannonEntropy"),

@@ -1,4 +1,4 @@
-"""Full ranking of all users, as RecBole evaluates it, without the work that RecBole repeats at every evaluation."""
+"""Full ranking of all users with RecBole's results, but without the work that RecBole repeats at every evaluation."""
 
 from collections.abc import Iterator, Mapping
 from inspect import signature
@@ -16,13 +16,14 @@ from torch import Tensor
 from recbole_symcere import distributed
 from recbole_symcere.metrics import metric_of
 
-NOT_AT_K = ("rec.meanrank", "rec.score", "data.label")  # what metrics that need more than the best k read
+NOT_AT_K = ("rec.meanrank", "rec.score", "data.label")  # read by metrics that need more than the best k items
 
 
 class RankingDataLoader(FullSortEvalDataLoader):
-    """A dataloader that puts each batch of users together once, because the batches are always the same.
+    """A dataloader that assembles each batch of users only once, because the batches are always the same.
 
-    A batch has the histories and the positives of its users. Each of several processes has a share of the users.
+    A batch has the histories and the held-out items of its users. If several processes rank, each has a share of the
+    users.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -49,12 +50,12 @@ class RankingDataLoader(FullSortEvalDataLoader):
 
 
 class RankingCollector(Collector):
-    """Collects for all metrics from one top-k, and looks hits up by key.
+    """A collector that ranks once for all metrics, and finds hits without a table of users x items.
 
-    RecBole ranks twice and fills a table of users x items.
+    RecBole's own collector ranks twice and fills such a table.
 
     Attributes:
-        shared_out: whether each of several processes collects for users of its own.
+        shared_out: whether several processes each collect for their own users.
     """
 
     shared_out = False
@@ -62,12 +63,12 @@ class RankingCollector(Collector):
     def eval_batch_collect(
         self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor
     ) -> None:
-        """Collects a batch, as RecBole's collector does.
+        """Collects what the metrics read of a batch, as RecBole's collector does.
 
         Args:
-            scores_tensor: [n_users, n_items].
-            positive_u, positive_i: [n] long, rows of ``scores_tensor``, ascending, and items that belong to them, each
-                pair once.
+            scores_tensor: [n_users, n_items] float.
+            positive_u, positive_i: [n] long, the held-out pairs, each once: rows of ``scores_tensor``, ascending, and
+                their items.
         """
         if self.register.need("rec.positives"):
             self.data_struct.update_tensor("rec.positives", positive_i)
@@ -76,7 +77,7 @@ class RankingCollector(Collector):
             return
         n_users, n_items = scores_tensor.shape
         best = scores_tensor.topk(max(self.topk), dim=-1)
-        if best.values.isnan().any():  # torch ranks NaN first, so any NaN is among the best; here it ranks last
+        if best.values.isnan().any():  # PyTorch ranks NaN first, so any NaN is among the best; here NaN ranks last
             best = scores_tensor.masked_fill(scores_tensor.isnan(), -torch.inf).topk(max(self.topk), dim=-1)
         if self.register.need("rec.items"):
             self.data_struct.update_tensor("rec.items", best.indices)
@@ -88,7 +89,7 @@ class RankingCollector(Collector):
             self.data_struct.update_tensor("rec.topk", torch.cat([hits, relevant[:, None]], dim=1).int())
 
     def get_data_struct(self) -> DataStruct:
-        """Returns what was collected, from the users of all processes."""
+        """Returns everything that was collected, for the users of all processes."""
         for key in [*self.data_struct._data_dict] if self.shared_out else ():
             if key.startswith("rec.") or key == "data.label":
                 self.data_struct[key] = distributed.gather(self.data_struct[key])
@@ -96,7 +97,7 @@ class RankingCollector(Collector):
 
 
 class RankingEvaluator(Evaluator):
-    """RecBole's evaluator with this package's functions in the place of RecBole's slow ones: see ``metrics``."""
+    """RecBole's evaluator with the metric classes that the records of ``recbole_symcere.metrics`` name."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -105,14 +106,16 @@ class RankingEvaluator(Evaluator):
                 self.metric_class[name] = function(config)
 
     def evaluate(self, dataobject: DataStruct) -> Mapping[str, float]:
-        """Evaluates as RecBole does, and keeps ``dataobject`` for :meth:`of_each_user`."""
+        """Returns the value of each metric, and keeps ``dataobject`` for :meth:`of_each_user`."""
         self._ranked = dataobject
         return super().evaluate(dataobject)
 
     def of_each_user(self) -> dict[str, np.ndarray]:
-        """Returns what was evaluated last before the mean over users: ``{"ndcg@10": [n_users], ...}``.
+        """Returns the last evaluation's value of each user, for metrics that are means over users.
 
-        The users are in the order of the dataloader. The value is NaN for a user who is not in the mean.
+        Returns:
+            ``{"ndcg@10": [n_users], ...}``, with users in the order of the dataloader. The value is NaN for a user who
+            is not in the mean.
         """
         values: dict[str, np.ndarray] = {}
         for name, metric in self.metric_class.items():

@@ -1,1 +1,1 @@
-"""Side-by-side comparison of models: the same tuning budget on validation, several seeds, one look at test, tables."""
+"""The comparison of models: equal search on validation, several seeds, one evaluation on test, and tables."""

@@ -9,13 +9,13 @@ from typing import Any
 
 from recbole_symcere.properties import parse_assignments
 
-HELP = "Compare models: as many trials on validation for each, several seeds, one look at test."
+HELP = "Compare models: an equal search on validation for each, several seeds, one evaluation on test, and tables."
 EXAMPLES = """examples:
   %(prog)s --models SymCERE LightGCN BPR --datasets demo --trials 10 --seeds 5
   %(prog)s --models SymCERE LightGCN --datasets yelp --text_train=frozen --stopping_step=100
 
-The same command again goes on where it was; given twice at once, two processes share the work.
-Any setting of RecBole or of a model is --key=value: it goes to each model that reads it.
+The same command given again continues an interrupted comparison; given twice at once, two processes share the work.
+Give any setting of RecBole or of a model as --key=value; each model that reads the setting gets it.
 """
 
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--models", nargs="+", required=True, metavar="MODEL")
     add("--datasets", nargs="+", required=True, metavar="DATASET")
-    add("--ours", nargs="+", metavar="MODEL", help="the others are baselines (default: SymCERE and its kin)")
+    add("--ours", nargs="+", metavar="MODEL", help="models that are not baselines (default: SymCERE and its kin)")
     add("--trials", type=_at_least(0), default=10, help="settings to try for each model (%(default)s); 0: no search")
     add("--seeds", type=_at_least(1), default=5, help="runs of the best setting (%(default)s)")
     add("--tuned", action="store_true", help="start from the settings of an earlier comparison, in properties/tuned")
@@ -34,13 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
-    """Does what is left of the comparison, writes its tables and prints the first one.
+    """Does the work that is left of the comparison, writes its tables and prints the summary.
 
     Raises:
-        UserError: settings or files can't be used, or runs can't be trained.
+        UserError: settings or files can't be used, or some runs can't be trained.
     """
     settings: dict[str, Any] = ({"tuned": True} if given.tuned else {}) | parse_assignments(rest)
-    from recbole_symcere.comparison.comparison import Comparison  # after parsing: a typo does not wait for the models
+    from recbole_symcere.comparison.comparison import Comparison  # imported late, so that help is fast
     from recbole_symcere.comparison.entry import is_ours
 
     comparison = Comparison(

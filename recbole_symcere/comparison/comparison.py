@@ -1,8 +1,9 @@
-"""A comparison: for each dataset and model a search on validation, then runs on test, then tables."""
+"""A comparison of models: on each dataset a search on validation for each model, then runs on test, then tables."""
 
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -18,32 +19,35 @@ from optuna import Trial
 from tqdm import tqdm
 
 from recbole_symcere.comparison import runs
-from recbole_symcere.comparison.entry import Entry, ablations_of
+from recbole_symcere.comparison.entry import Entry, ablations_of, check_inputs
 from recbole_symcere.comparison.rendering import to_csv, to_latex, to_markdown
 from recbole_symcere.comparison.search import Search, origin, search_space
 from recbole_symcere.comparison.tables import Run, Table, make_ablation, make_table
 from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError, TrainingError
-from recbole_symcere.metrics import PRIMARY, columns
+from recbole_symcere.metrics import PRIMARY, columns, metric_of
 
-Task = tuple[str, Callable[[], None]]  # its name, and what does it
-SECONDS_BETWEEN_LOOKS = 5.0  # at what other processes have finished
+Task = tuple[str, Callable[[], None]]  # the name of a task, and the function that does it
+SECONDS_BETWEEN_LOOKS = 5.0  # how long to wait before looking again at what other processes have finished
 FIRST_SEED = 2020
-NEEDED = ("hit@10", "ndcg@10", "hit@20", "ndcg@20")  # without these there is no table of accuracy
+NEEDED = ("hit@10", "ndcg@10", "hit@20", "ndcg@20")  # the columns that every table of accuracy has
+DECIMALS = 4  # how many decimals of a metric the tables show
+SET_HERE = ("model", "dataset", "checkpoint_file", "result_file")  # settings that the comparison itself gives each run
 
 
 class Comparison:
-    """Models on datasets under one protocol; all that is finished is on disk in ``output``.
+    """Compares models on datasets under one protocol; finished work is kept on disk in ``output``.
 
     Args:
-        models, datasets: names, each once.
-        ours: those of the models that are not baselines.
+        models, datasets: names, each given once.
+        ours: the models that are not baselines.
         n_trials, n_seeds: the numbers of trials and of runs of each model on each dataset.
-        settings: for all models that read them.
-        ablations: whether ``ours`` are also run with each of the changes in ``properties/ablation/MODEL.yaml`` alone.
+        settings: settings in the form ``key: value``; each is given to the models that read it.
+        ablations: whether to run ``ours`` also with each single change in ``properties/ablation/MODEL.yaml``.
 
     Raises:
-        ConfigError: a name is given twice, or a setting is read by no model or can't be used.
+        ConfigError: a name is given twice, a setting is read by no model or can't be used, or ``output`` can't be
+            written to.
     """
 
     def __init__(
@@ -60,35 +64,32 @@ class Comparison:
     ) -> None:
         self.ours, self.output, self.tables = list(ours), output, output / protocol
         _check_names(models, datasets, ours)
+        changes = {model: ablations_of(model) if ablations else {} for model in ours}
+        if ablations and not any(changes.values()):
+            raise ConfigError("--ablation: no model of ours has changes in properties/ablation/MODEL.yaml")
+        given = _settings_of_each(models, datasets, {"protocol": protocol, "seed": FIRST_SEED}, settings)
+        _make_folder(output)
         seeds = range(FIRST_SEED, FIRST_SEED + n_seeds)
-        common = {"protocol": protocol, "seed": FIRST_SEED}
-        configs = [Config(model, dataset, config_dict=common) for dataset in datasets for model in models]
-        read_by_none = sorted(set(settings) - set().union(*(config.known_keys for config in configs)))
-        if read_by_none:
-            Config(models[0], datasets[0], config_dict={key: settings[key] for key in read_by_none})  # says which
         self.entries: list[Entry] = []
-        for config in configs:
-            model, dataset = config["model"], config["dataset"]
-            own = {key: value for key, value in settings.items() if key in config.known_keys}
-            given = common | own | {"model": model, "dataset": dataset}
-            with_given = Config(config_dict=given)
-            _check_metrics(with_given)
-            complete = with_given.settings
+        for own in given:
+            config = Config(config_dict=own)
+            model, dataset, complete = config["model"], config["dataset"], config.settings
             searched = search_space(model) or search_space(config.model_class.__name__)  # or that of a variant's model
             space = {key: values for key, values in searched.items() if key not in own}
             fixed = {key: value for key, value in complete.items() if key not in runs.NOT_COMPARED | space.keys()}
             name = f"{protocol}/{dataset}/{model}"
             search = Search(output / "search", name, space, complete, n_trials, fixed)
-            entry = Entry(dataset, model, model, given, search, output / "runs" / name, seeds)
-            changes = ablations_of(model) if ablations and model in ours else {}
-            self.entries += [entry, *(entry.ablation(name, settings) for name, settings in changes.items())]
+            entry = Entry(dataset, model, model, own, search, output / "runs" / name, seeds)
+            self.entries += [entry, *(entry.ablation(*change) for change in changes.get(model, {}).items())]
 
     def work(self) -> None:
-        """Does what is left, beside other processes that do the same.
+        """Does all trials and runs that are left; other processes can share the work.
 
         Raises:
-            TrainingError: some runs on test can't be trained; this is raised once all else is done.
+            DatasetError, ReviewFileError, EncoderError: the data or an encoder can't be used.
+            TrainingError: some runs on test can't be trained; this is raised once everything else is done.
         """
+        check_inputs(self.entries)
         total = sum(entry.n_tasks for entry in self.entries)
         with tqdm(total=total, desc="comparison", unit="run", dynamic_ncols=True) as bar:
             while left := sum(entry.n_tasks_left for entry in self.entries):
@@ -111,7 +112,7 @@ class Comparison:
             )
 
     def _claimed_tasks(self) -> Generator[Task, None, None]:
-        """The next tasks that nobody does; each belongs to this process until the next one is asked for."""
+        """Yields tasks that no process does yet; each belongs to this process until the next one is asked for."""
         for entry in self.entries:
             if entry.search.done:
                 yield from self._claimed_runs(entry)
@@ -140,13 +141,13 @@ class Comparison:
         try:
             hopeless = partial(entry.search.is_hopeless, trial)
             score, details = runs.validation_score({**entry.settings, **trial.params}, checkpoint, hopeless)
-        except (TrainingError, ConfigError) as error:  # a rate at which the loss is not finite; too few layers
+        except (TrainingError, ConfigError) as error:  # such as a loss that is not finite, or too few layers
             score, details = 0.0, {"error": str(error)}
         entry.search.finish(trial, score, **details)
-        runs.remove(checkpoint)  # only now, because a trial that is killed before goes on from it
+        runs.remove(checkpoint)  # not earlier: a trial that is killed before this line goes on from the checkpoint
 
     def _time_left(self) -> str:
-        """A guess from the trials of each model, or from those of the others where a model has none."""
+        """An estimate from the model's finished trials, or from those of the other models if it has none."""
         means = [statistics.fmean(seconds) if (seconds := entry.search.seconds) else None for entry in self.entries]
         known = [mean for mean in means if mean is not None]
         if not known:
@@ -179,8 +180,8 @@ def make_tables(done: Sequence[Run], ours: Sequence[str]) -> dict[str, Table]:
     Raises:
         RunsError: the runs do not make one table.
     """
-    accuracy = columns("accuracy", {*done[0].metrics, *NEEDED})  # what is needed and missing is an error of the table
-    # On a small dataset it can be that no user has an item of one of the groups held out.
+    accuracy = columns("accuracy", {*done[0].metrics, *NEEDED})  # without a needed one, make_table raises
+    # On a small dataset, perhaps no user has a held-out item of one of the groups.
     of_popularity = [
         name
         for name in columns("popularity", done[0].metrics)
@@ -202,16 +203,49 @@ def _check_names(models: Sequence[str], datasets: Sequence[str], ours: Sequence[
         raise ConfigError(f"--ours names {', '.join(absent)}, which --models does not")
 
 
+def _settings_of_each(
+    models: Sequence[str], datasets: Sequence[str], common: Mapping[str, Any], settings: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """For each dataset and model the common settings, and those of ``settings`` that the model reads; all checked."""
+    if taken := sorted(set(settings) & set(SET_HERE)):
+        raise ConfigError(f"{taken[0]} can't be set here: the comparison gives each run its own")
+    configs = [Config(model, dataset, config_dict=dict(common)) for dataset in datasets for model in models]
+    read_by_none = sorted(set(settings) - set().union(*(config.known_keys for config in configs)))
+    if read_by_none:
+        Config(models[0], datasets[0], config_dict={key: settings[key] for key in read_by_none})  # raises
+    found = []
+    for config in configs:
+        own = {key: value for key, value in settings.items() if key in config.known_keys}
+        found.append({**common, **own, "model": config["model"], "dataset": config["dataset"]})
+        _check_metrics(Config(config_dict=found[-1]))
+    return found
+
+
 def _check_metrics(config: Config) -> None:
     known = {f"{metric.lower()}@{k}" for metric in config["metrics"] for k in config["topk"]}
     if absent := sorted(set(NEEDED) - known):
         raise ConfigError(f"the tables need {', '.join(absent)}: leave metrics and topk as they are, or add to them")
+    if config["metric_decimal_place"] < DECIMALS:
+        raise ConfigError(f"metric_decimal_place is {config['metric_decimal_place']}, but the tables need {DECIMALS}")
+    if not config["valid_metric_bigger"] or metric_of(config["valid_metric"]).sign != 1:
+        raise ConfigError(
+            f"valid_metric is {config['valid_metric']}, but the search needs a metric of which higher values are better"
+        )
+
+
+def _make_folder(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output: the folder {output} can't be made ({error})") from error
+    if not os.access(output, os.W_OK):
+        raise ConfigError(f"--output: the folder {output} can't be written to")
 
 
 def _run(entry: Entry, seed: int) -> None:
     try:
         runs.run_on_test(entry.tuned | {"seed": seed}, entry.run_folder(seed))
-    except TrainingError as error:
+    except (TrainingError, ConfigError) as error:
         entry.failures[seed] = str(error)
 
 

@@ -10,9 +10,11 @@ from typing import Any
 from recbole_symcere.comparison import runs
 from recbole_symcere.comparison.search import Search
 from recbole_symcere.config import Config
+from recbole_symcere.data.loaders import create_dataset
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.registry import get_model
-from recbole_symcere.model.symcere import SymCERE
+from recbole_symcere.model.symcere import SymCERE, SymCERESettings
+from recbole_symcere.model.text.loading import find_encoder
 from recbole_symcere.properties import load_yaml, properties_folder, tuned_settings
 
 NOT_TUNED = {"model", "dataset", "protocol", "seed", "tuned"}
@@ -24,11 +26,11 @@ class Entry:
 
     Attributes:
         name: what the table calls the row.
-        settings: all settings that are given or fixed; those that are searched are laid over them.
-        search: the search for the best settings; an ablation shares that of its model.
+        settings: all settings that are given or fixed; the searched settings take precedence.
+        search: the search for the best settings; an ablation shares the search of its model.
         folder: the folder of the runs.
-        changes: what an ablation changes in the best settings of its model.
-        failures: for each seed whose run can't be trained, the reason.
+        changes: the settings that an ablation changes after the search.
+        failures: the reason for each seed whose run can't be trained.
     """
 
     dataset: str
@@ -63,10 +65,15 @@ class Entry:
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """What ``--tuned`` reads: all settings that were searched or given and that bear on the result."""
+        """The settings that were searched or given and that can change a result; ``--tuned`` reads them."""
         given = {key: value for key, value in self.settings.items() if key not in runs.NOT_COMPARED | NOT_TUNED}
         tuned = tuned_settings(self.model, self.dataset) if self.settings.get("tuned") else {}
         return tuned | given | self.search.best()
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a trial or a run of the row is done."""
+        return bool(self.search.scores) or len(self.seeds_left) < len(self.seeds)
 
     def run_folder(self, seed: int) -> Path:
         """Returns the folder of the run of a seed."""
@@ -88,24 +95,52 @@ class Entry:
 
     @property
     def n_tasks_left(self) -> int:
-        """The number of them that are still to be done."""
+        """The number of trials and runs that are still to be done."""
         trials_left = 0 if self.is_ablation else max(0, self.search.n_trials - len(self.search.scores))
         return trials_left + len(self.seeds_left)
 
 
+def check_inputs(entries: Sequence[Entry]) -> None:
+    """Checks datasets and encoders that no finished work has read, so that a fault is not found after hours of work.
+
+    Raises:
+        ConfigError, DatasetError: a dataset can't be used.
+        EncoderError: an encoder can't be found.
+    """
+    begun = {entry.dataset for entry in entries if entry.is_begun}
+    new = [entry for entry in entries if not (entry.is_ablation or entry.is_begun)]
+    configs = [Config(config_dict=dict(entry.settings)) for entry in new]
+    datasets = {config["dataset"]: config for config in configs if config["dataset"] not in begun}
+    for config in datasets.values():
+        create_dataset(config)
+    for encoder in {name for config in configs if (name := _encoder_of(config))}:
+        find_encoder(encoder)
+
+
+def _encoder_of(config: Config) -> str | None:
+    """The encoder that a model loads; None if its settings let it read no text."""
+    if "text_encoder" not in config.known_keys or config.settings.get("text_source") == "random":
+        return None
+    if config.model_class is SymCERE and not config.view(SymCERESettings).reads_reviews:
+        return None
+    return str(config["text_encoder"])
+
+
 def is_ours(model: str) -> bool:
-    """Whether a model is SymCERE or made of it."""
+    """Whether a model is SymCERE or inherits from it."""
     return issubclass(get_model(model), SymCERE)
 
 
 def ablations_of(model: str) -> dict[str, dict[str, Any]]:
-    """Returns the changes in ``properties/ablation/MODEL.yaml`` by their names, none if there is no such file.
+    """Returns the changes in ``properties/ablation/MODEL.yaml`` by their names; none if there is no such file.
 
     Raises:
-        ConfigError: a name can't be that of a folder.
+        ConfigError: a name can't be the name of a folder, or a change is not a block of settings.
     """
     path = properties_folder() / "ablation" / f"{model}.yaml"
     changes = load_yaml(path) if path.is_file() else {}
     if odd := next((name for name in changes if "/" in name), None):
         raise ConfigError(f"{path}: {odd!r} would name a folder, and must have no '/'")
+    if odd := next((name for name, change in changes.items() if not isinstance(change, dict)), None):
+        raise ConfigError(f"{path}: {odd!r} must be a block of settings, such as {{normalize: false}}")
     return changes

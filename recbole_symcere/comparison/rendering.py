@@ -1,4 +1,4 @@
-"""The tables of a comparison as text: Markdown for GitHub, LaTeX for a paper, CSV for programs."""
+"""The text of a comparison's tables: Markdown for GitHub, LaTeX for papers, CSV for programs."""
 
 import math
 from collections.abc import Mapping
@@ -21,7 +21,10 @@ LATEX = str.maketrans(
 
 
 def to_csv(table: Table) -> str:
-    """Returns a row for each dataset, metric and model, in full precision; a contrast is in the row of its model."""
+    """Returns the table as CSV in full precision, with a row for each dataset, metric and model.
+
+    A contrast is in the row of its model.
+    """
     rows = []
     for (dataset, metric), cells in table.columns.items():
         of_column = table.contrasts.get((dataset, metric))
@@ -42,7 +45,7 @@ def _csv_cells(contrast: Contrast, p: float) -> list[str | float]:
 
 
 def to_markdown(table: Table) -> str:
-    """Returns a table for GitHub and the notes below it; datasets are in the column heads if there are several."""
+    """Returns the table in GitHub's Markdown, with its notes below; several datasets are named in the column heads."""
     models, contrasts = _rows(table, ("**{}**", "<u>{}</u>"), MARKDOWN)
     several = len(table.datasets) > 1
     heads = [f"{dataset}: {column}" if several else column for dataset in table.datasets for column in _columns(table)]
@@ -53,7 +56,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    r"""Returns a ``tabular`` that needs only booktabs; the notes are comments, for the caption."""
+    r"""Returns the table as a LaTeX ``tabular``, which needs only booktabs; its notes are comments above it."""
     models, contrasts = _rows(table, (r"\textbf{{{}}}", r"\underline{{{}}}"), LATEX)
     columns = [column.translate(LATEX) for column in _columns(table)]
     starts = range(2, 2 + len(columns) * len(table.datasets), len(columns))
@@ -69,16 +72,16 @@ def to_latex(table: Table) -> str:
 
 
 def _columns(table: Table) -> list[str]:
-    """The heads of the columns of one dataset."""
+    """The column heads of one dataset."""
     return [*map(label_of, table.metrics), *["seconds"] * bool(table.seconds)]
 
 
 def _rows(table: Table, places: tuple[str, str], escape: Mapping[int, str]) -> tuple[list[list[str]], list[list[str]]]:
-    """A row for each model, and the rows of the contrasts below them; each row begins with its name.
+    """The rows of the models and the rows of the contrasts; each row begins with its name.
 
     Args:
-        places: formats of the best and the second.
-        escape: what characters become.
+        places: the formats of the best and of the second value of a column.
+        escape: the replacements of characters that have a meaning in the language of the table.
     """
     models = []
     for model in table.models:
@@ -102,7 +105,7 @@ def _rows(table: Table, places: tuple[str, str], escape: Mapping[int, str]) -> t
 
 
 def contrast_texts(table: Table, key: tuple[str, str]) -> tuple[str, ...]:
-    """Returns what a column has in each of the rows ``CONTRAST_ROWS``."""
+    """Returns the texts of one column in the rows ``CONTRAST_ROWS``."""
     if key not in table.contrasts:
         return ("",) * len(CONTRAST_ROWS)
     contrast, p = table.contrasts[key], table.p_holm[key]
@@ -115,7 +118,7 @@ def contrast_texts(table: Table, key: tuple[str, str]) -> tuple[str, ...]:
 
 
 def change_text(table: Table, key: tuple[str, str, str]) -> str:
-    """Returns by how much an ablation changes the whole, in percent; an empty text for other rows."""
+    """Returns the difference between an ablation and the whole model in percent; an empty text for other rows."""
     return _improvement(table.changes[key], table.p_holm[key]) if key in table.changes else ""
 
 
@@ -125,7 +128,7 @@ def _improvement(contrast: Contrast, p: float) -> str:
 
 
 def table_notes(table: Table) -> list[str]:
-    """Returns what one must know to read the table, in sentences."""
+    """Returns the sentences that explain the table to its reader."""
     seeds = ", ".join(map(str, table.seeds))
     notes = [
         f"Mean ± standard deviation over the seeds {seeds}." if len(table.seeds) > 1 else f"One seed, {seeds}.",

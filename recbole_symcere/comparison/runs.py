@@ -1,4 +1,4 @@
-"""What a comparison trains: trials on validation, and the best settings on test, once for every seed."""
+"""The trainings of a comparison: trials, which are scored on validation, and runs with each seed, scored on test."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ QUIET = {"show_progress": False, "state": "ERROR"}
 def validation_score(
     settings: Mapping[str, Any], checkpoint: Path, is_hopeless: Callable[[int, float], bool]
 ) -> tuple[float, dict[str, Any]]:
-    """Trains, and never ranks for a test user.
+    """Trains a model and returns its score on validation; never ranks for a test user.
 
     Args:
-        settings: of the model, the dataset and the training.
-        checkpoint: where an interrupted training goes on from.
-        is_hopeless: asked after every validation, with its epoch and score; true ends the training.
+        settings: the settings of the model, the dataset and the training.
+        checkpoint: the checkpoint that an interrupted training goes on from.
+        is_hopeless: called with the epoch and the score of every validation; if it returns true, the training ends.
 
     Returns:
-        The best validation score, and seconds and epochs for the record.
+        The best validation score, and the seconds and epochs of the training.
     """
     fitted = _fit(settings, checkpoint, is_hopeless)
     trainer = fitted.trainer
@@ -45,10 +45,10 @@ def validation_score(
 
 
 def run_on_test(settings: Mapping[str, Any], folder: Path) -> None:
-    """Trains with one seed, ranks for the test users once, and writes ``run.json`` and ``users.parquet``.
+    """Trains a model with one seed, ranks once for the test users, and writes ``users.parquet`` and ``run.json``.
 
-    ``users.parquet`` has each test user's metrics, for tests of anyone's own. ``run.json`` comes last: where it is, the
-    run is complete.
+    ``users.parquet`` has the metrics of each test user. ``run.json`` is written last, so a folder that has it is the
+    folder of a complete run.
     """
     fitted = _fit(settings, folder / "model.pth")
     trainer = fitted.trainer
@@ -71,7 +71,14 @@ def run_on_test(settings: Mapping[str, Any], folder: Path) -> None:
 
 
 def read_run(model: str, folder: Path) -> Run:
-    """A complete run of ``run_on_test``, under the name that it has in the table."""
+    """Reads a complete run that ``run_on_test`` wrote.
+
+    Args:
+        model: the name of the row that the run has in tables.
+
+    Raises:
+        RunsError: the files can't be read.
+    """
     with _run_errors(folder):
         record = read_record(folder)
         metrics = {name: math.nan if value is None else value for name, value in record["metrics"].items()}
@@ -88,10 +95,10 @@ def read_run(model: str, folder: Path) -> Run:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """All that a complete run's ``run.json`` says.
+    """Returns the content of the ``run.json`` of a complete run.
 
     Raises:
-        RunsError: it can't be read.
+        RunsError: the file can't be read.
     """
     with _run_errors(folder):
         record: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -111,7 +118,7 @@ def _run_errors(folder: Path) -> Iterator[None]:
 
 
 def is_complete(folder: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether ``run_on_test`` came to its end there, with these settings."""
+    """Returns whether a folder has a complete run with these settings."""
     path = folder / "run.json"
     if not path.is_file():
         return False
@@ -129,7 +136,7 @@ def _fit(
 
 
 def _finite(value: float) -> float | None:
-    """None for the NaN of a group of items of which nobody has one held out: JSON has no NaN."""
+    """None for NaN, which JSON does not have; a metric is NaN if no user has a held-out item of its group."""
     return float(value) if math.isfinite(value) else None
 
 
@@ -147,7 +154,7 @@ def _write_last(path: Path, text: str) -> None:
 
 
 def remove(checkpoint: Path) -> None:
-    """A checkpoint and what stands beside it."""
+    """Deletes a checkpoint and its adapter, resume state and lock."""
     shutil.rmtree(checkpoint.with_suffix(".adapter"), ignore_errors=True)
     for path in (checkpoint, resume_path(checkpoint), lock_path(checkpoint)):
         path.unlink(missing_ok=True)

@@ -1,11 +1,12 @@
-"""Hyper-parameters by Optuna on validation: as many trials for every model, on disk, shared between processes.
+"""The search for the best settings of a model on validation, by Optuna; several processes can share one search.
 
-A trial that was killed is run again with its settings; as each draw depends on the finished trials alone, a search by
-one process ends where an unbroken one would.
+Every model gets the same number of trials, and each trial is kept on disk. A trial that was killed is run again with
+the same settings. Each draw of settings depends only on the finished trials, so a search by one process ends with the
+same result whether or not it was interrupted.
 
-The median rule of Vizier and Optuna ends a trial early, for every model alike: one whose best score so far is below the
-median of what the finished trials had reached by that epoch, those that ended earlier among them, which Optuna's own
-leaves out. It counts as a trial, with that score.
+The median rule of Vizier and Optuna ends hopeless trials early, for every model alike. A trial ends if its best score
+so far is below the median of the best scores that the finished trials had by the same epoch. Trials that had ended by
+then are included, unlike in Optuna's own rule. A trial that ends early counts as a trial, with its best score.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from optuna.trial import TrialState
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.properties import load_yaml, properties_folder
 
-RANDOM_TRIALS = 10  # before the sampler learns from results
-UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 4, 50  # validation curves dip before they rise
-ORIGIN, REPORTED = "origin", "reported"
+RANDOM_TRIALS = 10  # drawn at random before the sampler learns from results
+UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 4, 50  # the median rule starts later, because validation curves dip before they rise
+ORIGIN, REPORTED = "origin", "reported"  # attributes of a trial that goes on with a killed one
 LIVING = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
 
 
 def search_space(model: str) -> dict[str, BaseDistribution]:
-    """What is searched for a model, from ``properties/search/MODEL.yaml``: nothing, if there is no such file.
+    """Returns the settings to search for a model, from ``properties/search/MODEL.yaml``; none if it does not exist.
 
     Raises:
         ConfigError: an entry is neither a list of choices nor a range.
@@ -51,7 +52,10 @@ def _distribution(where: str, values: Any) -> BaseDistribution:
         return CategoricalDistribution(values)
     if not isinstance(values, dict) or not {"low", "high"} <= values.keys() <= {"low", "high", "log"}:
         raise ConfigError(f"{where}: expected a list of choices, or low, high and log")
-    kind = IntDistribution if isinstance(values["low"], int) else FloatDistribution
+    kinds = {type(values[end]) for end in ("low", "high")}
+    if not kinds <= {int, float}:
+        raise ConfigError(f"{where}: low and high must be numbers")
+    kind = IntDistribution if kinds == {int} else FloatDistribution
     try:
         return kind(values["low"], values["high"], log=values.get("log", False))
     except ValueError as error:
@@ -66,18 +70,19 @@ def _holds(space: BaseDistribution, value: Any) -> bool:
 
 
 class Search:
-    """The trials of one model on one dataset.
+    """The search for the best settings of one model on one dataset.
 
     Args:
-        folder: where trials are kept; one for a whole comparison.
-        name: of the search, one in the folder.
-        space: what is searched.
-        defaults: the first trial, so that no model ends below its defaults.
-        n_trials: finished trials that end the search. A model without a space has one, unless there are to be none.
-        fixed: all other settings that decide a result; another comparison may not go on with these trials.
+        folder: the folder of all trials of a comparison.
+        name: the name of the search, unique in the folder.
+        space: the values to search, by setting.
+        defaults: the settings of the first trial, so that no model ends below its defaults.
+        n_trials: the number of finished trials that ends the search. A model without a space has at most one trial.
+        fixed: all other settings that can change a result; they must stay as they are while trials are added.
 
     Raises:
-        ConfigError: a default lies outside the space, or the folder holds trials of other settings.
+        ConfigError: a setting to search is unknown, its default lies outside the space, or the folder has trials of
+            other settings.
     """
 
     def __init__(
@@ -95,6 +100,8 @@ class Search:
         self._locks = folder / "locks"
         self._locks.mkdir(exist_ok=True)
         self._lock = FileLock(self._locks / f"{_file_name(name)}.lock")
+        if unknown := sorted(space.keys() - defaults.keys()):
+            raise ConfigError(f"{name}: the search space has {unknown[0]}, which the model does not read")
         first = {key: defaults[key] for key in space}
         for key, value in first.items():
             if not _holds(space[key], value):
@@ -125,20 +132,21 @@ class Search:
 
     @property
     def scores(self) -> list[float]:
-        """Validation scores of the finished trials."""
+        """The validation scores of the finished trials."""
         return [trial.value for trial in self._finished() if trial.value is not None]
 
     @property
     def seconds(self) -> list[float]:
-        """Of the finished trials that say."""
+        """The training times of the finished trials that have one."""
         return [trial.user_attrs["seconds"] for trial in self._finished() if "seconds" in trial.user_attrs]
 
     @property
     def done(self) -> bool:
+        """Whether enough trials are finished."""
         return len(self._finished()) >= self.n_trials
 
     def best(self) -> dict[str, Any]:
-        """The settings with the highest validation score; of several, the earliest. Nothing, if nothing was tried."""
+        """Returns the settings with the highest validation score, the earliest of equals; none without a trial."""
         best = max(self._finished()[: self.n_trials], key=lambda trial: (trial.value, -trial.number), default=None)
         return dict(best.params) if best else {}
 
@@ -147,9 +155,10 @@ class Search:
 
     @contextmanager
     def claim(self) -> Iterator[optuna.Trial | None]:
-        """A trial that no other process gets while the context lasts; None if there is none to be had now.
+        """Gives a trial that no other process gets while the context lasts; None if no trial is available now.
 
-        Its ``params`` are the settings to try. Without ``finish`` in the context it is to be had again.
+        The ``params`` of the trial are the settings to try. A trial that is not passed to ``finish`` within the
+        context becomes available again.
         """
         with self._lock:
             self._return_trials_of_the_dead()
@@ -173,16 +182,16 @@ class Search:
             held.release()
 
     def is_hopeless(self, trial: optuna.Trial, epoch: int, score: float) -> bool:
-        """Whether the median rule ends the trial; keeps its best validation score up to ``epoch`` for the others."""
+        """Returns whether the median rule ends the trial, and keeps its best score up to ``epoch`` for other trials."""
         so_far = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
         best = max(score, *so_far.values()) if so_far else score
-        if epoch not in so_far:  # a killed trial goes on from an epoch before its last
+        if epoch not in so_far:  # a killed trial can go on from an epoch that it has already reported
             trial.report(best, epoch)
         reached = [_reached(other, epoch) for other in self._finished()]
         return epoch >= UNPRUNED_EPOCHS and len(reached) >= UNPRUNED_TRIALS and best < statistics.median(reached)
 
     def finish(self, trial: optuna.Trial, score: float, **details: Any) -> None:
-        """Keeps a trial's validation score, and details as its user attributes."""
+        """Stores the validation score of a trial, and ``details`` as its user attributes."""
         for key, value in details.items():
             trial.set_user_attr(key, value)
         self._study.tell(trial, score)
@@ -207,12 +216,12 @@ class Search:
 
 
 def origin(trial: optuna.Trial | optuna.trial.FrozenTrial) -> int:
-    """The number of the trial that was first made with these settings, if this one goes on with a killed one."""
+    """Returns the number of the killed trial that this trial goes on with, or else its own number."""
     return int(trial.user_attrs.get(ORIGIN, trial.number))
 
 
 def _reached(trial: optuna.trial.FrozenTrial, epoch: int) -> float:
-    """A finished trial's best score up to an epoch; 0 if it had none."""
+    """The best score of a finished trial up to an epoch; 0 if it has no score by then."""
     return max((score for at, score in trial.intermediate_values.items() if at <= epoch), default=0.0)
 
 

@@ -1,4 +1,7 @@
-"""Statistics of a comparison: over seeds, over users, over the comparisons of one table. Pure functions of numbers."""
+"""The statistics of a comparison: over seeds, over users, and over all tests of one table.
+
+Each function takes numbers and returns numbers.
+"""
 
 import math
 import statistics
@@ -8,17 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import bootstrap
 
-CHUNK = 2**18  # resampled values held at once: 2 MB
+CHUNK = 2**18  # how many resampled values are held in memory at once: 2 MB
 
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """One model's metric minus another's over the same users.
+    """The difference between two models in one metric, over the same users.
 
     Attributes:
-        difference: mean over users.
+        difference: the mean over users of the first model's value minus the second's.
         low, high: the 95% interval of ``difference``.
-        p_value: two-sided, of the hypothesis that the two models are exchangeable for every user.
+        p_value: the two-sided p-value of the hypothesis that the two models are exchangeable for every user.
     """
 
     difference: float
@@ -28,15 +31,16 @@ class PairedComparison:
 
 
 def compare_users(first: np.ndarray, second: np.ndarray, n_draws: int = 10_000, seed: int = 0) -> PairedComparison:
-    """Is ``first`` better than ``second`` for users like these? Users are resampled, seeds are not.
+    """Compares two models over the same users, by a bootstrap interval and a paired randomisation test.
 
-    The interval and the test are those that Smucker, Allan and Carterette (CIKM 2007) recommend for rankings.
-    The order of users changes nothing, and exchanging the models only flips signs.
+    Users are resampled, seeds are not. Smucker, Allan and Carterette (CIKM 2007) recommend this interval and this test
+    for rankings. The order of users changes no result, and exchanging the two models only changes signs.
 
     Args:
-        first, second: [n_users] float, a metric of each user averaged over seeds, the same users in the same order.
-        n_draws: resamples of the bootstrap, and random sign patterns of the test.
-        seed: of both.
+        first, second: [n_users] float, the metric of each user averaged over seeds, for the same users in the same
+            order.
+        n_draws: the number of resamples of the bootstrap, and of random sign patterns of the test.
+        seed: the seed of the bootstrap and of the test.
 
     Raises:
         ValueError: the shapes differ, there are fewer than two users, or a value is not finite.
@@ -48,7 +52,7 @@ def compare_users(first: np.ndarray, second: np.ndarray, n_draws: int = 10_000, 
     differences = np.subtract(first, second, dtype=np.float64)
     if not np.isfinite(differences).all():
         raise ValueError(f"user number {np.flatnonzero(~np.isfinite(differences))[0]} has a value that is not finite")
-    difference = math.fsum(differences) / len(differences)  # exact, so the same in any order
+    difference = math.fsum(differences) / len(differences)  # the sum is exact, so it is the same in any order
     sign = math.copysign(1.0, difference)
     ordered = np.sort(sign * differences)
     generator = np.random.default_rng(seed)
@@ -57,33 +61,35 @@ def compare_users(first: np.ndarray, second: np.ndarray, n_draws: int = 10_000, 
 
 
 def bootstrap_interval(values: np.ndarray, n_draws: int, generator: np.random.Generator) -> tuple[float, float]:
-    """95% percentile bootstrap interval of the mean (Efron and Tibshirani 1993, ch. 13).
+    """Returns the 95% percentile bootstrap interval of the mean (Efron and Tibshirani 1993, ch. 13).
 
-    SciPy's bias-corrected interval (BCa) takes n_users² values, and differs from this one where users are few.
+    SciPy's bias-corrected interval (BCa) holds n_users² values in memory, and differs from this one only if there are
+    few users.
 
     Args:
         values: [n_users] float.
     """
     batch = max(1, CHUNK // len(values))
-    # SciPy calls the argument rng from 1.15 on, and takes both names
+    # SciPy 1.15 renamed the argument random_state to rng, and still takes the old name.
     found = bootstrap((values,), np.mean, n_resamples=n_draws, batch=batch, method="percentile", random_state=generator)
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def sign_flip_p(differences: np.ndarray, n_draws: int, generator: np.random.Generator) -> float:
-    """Two-sided p-value of the paired randomisation test of the mean (Fisher 1935): signs are exchangeable.
+    """Returns the two-sided p-value of the paired randomisation test of the mean (Fisher 1935).
 
-    Every pattern of signs is tried if there are at most ``n_draws``. Else p = (1 + hits) / (1 + draws) of random ones,
-    which is never 0 (Phipson and Smyth 2010). For 60,000 users ``scipy.stats.permutation_test`` takes minutes.
+    The hypothesis is that the sign of each difference is random. If there are at most ``n_draws`` patterns of signs,
+    all of them are tried. Otherwise ``n_draws`` random patterns give p = (1 + hits) / (1 + draws), which is never 0
+    (Phipson and Smyth 2010). ``scipy.stats.permutation_test`` takes minutes for 60,000 users.
 
     Args:
-        differences: [n_users] float; users without a difference change no sum and are left out.
+        differences: [n_users] float; differences of 0 change no sum and are left out.
     """
     sizes = np.abs(differences[differences != 0])
     total, observed = math.fsum(sizes), abs(math.fsum(differences))
 
     def hits(positive: np.ndarray) -> int:
-        """Patterns, [n, n_different] of 0 and 1, whose sum is as far from 0 as the observed one or further."""
+        """Counts the patterns, [n, n_different] of 0 and 1, whose sum is at least as far from 0 as the observed sum."""
         return int((np.abs(2 * (positive @ sizes) - total) >= observed - 1e-9 * total).sum())  # equal up to rounding
 
     if 2 ** len(sizes) <= n_draws:
@@ -97,10 +103,13 @@ def sign_flip_p(differences: np.ndarray, n_draws: int, generator: np.random.Gene
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (1979): the chance of any false discovery among all of them stays below p.
+    """Corrects p-values for their number by Holm's step-down method (1979).
+
+    If everything below a level counts as a discovery, the chance of any false discovery is at most that level.
 
     Returns:
-        Corrected p-values in the order given: the smallest of n times n, the next times n - 1, ..., rising, at most 1.
+        The corrected p-values in the given order. The smallest of n p-values is multiplied by n, the next by n - 1,
+        and so on; none is below a smaller one, and none is above 1.
     """
     order = np.argsort(p_values, kind="stable")
     factors = np.arange(len(p_values), 0, -1)
@@ -110,5 +119,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation (n - 1); no deviation of one value. Exact, so the same in any order."""
+    """Returns the mean and the sample standard deviation (n - 1), which is None for a single value.
+
+    Both are exact, so they are the same in any order.
+    """
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None

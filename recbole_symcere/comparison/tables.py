@@ -13,19 +13,19 @@ from recbole_symcere.errors import RunsError
 from recbole_symcere.metrics import Direction, metric_of
 
 SIGNIFICANT = 0.05
-ROUNDING = 1e-4  # RecBole rounds a metric to four decimals
+ROUNDING = 1e-4  # RecBole rounds metrics to four decimals
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One model that was trained with one seed, and what it scored on test.
+    """The test results of one model that was trained with one seed.
 
     Attributes:
-        metrics: by RecBole's names, such as ``ndcg@10``.
-        per_user: ``user_id`` (text, each user once) and a column for each metric that is a mean over users. The value
-            is NaN or null for a user who is not in the mean.
+        metrics: the value of each metric by RecBole's name, such as ``ndcg@10``.
+        per_user: the column ``user_id`` (text, each user once), and a column for each metric that is a mean over
+            users. A value is NaN or null if the user is not in the mean.
         valid_score: the best score on validation.
-        seconds: the time of training.
+        seconds: the training time.
     """
 
     dataset: str
@@ -39,7 +39,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Cell:
-    """A metric over seeds; ``place`` is 1 for the best models of the column, 2 for the second ones, else None."""
+    """A metric of one model over seeds; ``place`` is 1 for the best models of a column, 2 for the second, or None."""
 
     mean: float
     sd: float | None
@@ -48,11 +48,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Contrast:
-    """One model against another, both by their means over seeds.
+    """The comparison of a model with a baseline in one metric, both averaged over seeds.
 
     Attributes:
-        improvement: in percent of the baseline, positive if the model is better; NaN if the baseline's mean is 0.
-        users: the model minus the baseline over users, each user's seeds averaged, without users who lack a value.
+        improvement: the difference in percent of the baseline, positive if the model is better; NaN if the baseline's
+            mean is 0.
+        users: the comparison over users, with each user's values averaged over seeds; users who lack a value are left
+            out.
     """
 
     model: str
@@ -63,18 +65,18 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Table:
-    """What ``rendering`` prints.
+    """The numbers of one table, which ``rendering`` turns into text.
 
     Attributes:
-        columns: the cells by model, for each dataset and metric.
-        contrasts: for each dataset and metric, our model that was best on validation against the baseline that is best
-            on test. So no model of ours is chosen on test, and the baseline is the one that is hardest to beat. There
-            is no contrast where neither direction is better, where values are not per user or of fewer than two users,
-            or where all models are ours or all are baselines.
-        changes: for each dataset, metric and model, an ablation against the whole.
-        p_holm: the p-value of each contrast or change, corrected for all of them.
-        seconds: the time of training, mean over seeds, by dataset and model; empty where no time is to be shown.
-        n_users: the number of test users by dataset.
+        columns: for each dataset and metric, the cell of each model.
+        contrasts: for each dataset and metric, our model that was best on validation compared with the baseline that
+            is best on test. So no model of ours is chosen on test, and the baseline is the one that is hardest to
+            beat. There is no contrast for a metric without a direction, for a metric that is not per user, for fewer
+            than two users, or if all models are ours or all are baselines.
+        changes: for each dataset, metric and ablation, its comparison with the whole model.
+        p_holm: the p-value of each contrast or change, corrected for the number of all of them.
+        seconds: for each dataset and model, the mean training time over seeds; empty if the table shows no times.
+        n_users: the number of test users of each dataset.
     """
 
     datasets: tuple[str, ...]
@@ -96,14 +98,14 @@ def make_table(
     directions: Mapping[str, Direction] | None = None,
     n_draws: int = 10_000,
 ) -> Table:
-    """Compares models over the same datasets, seeds and test users.
+    """Makes the table that compares models over the same datasets, seeds and test users.
 
-    Baselines come first; otherwise models keep the order of the runs.
+    Baselines come first; apart from that, models keep the order of the runs.
 
     Args:
         metrics: the columns, by RecBole's names.
         ours: the models that are not baselines.
-        directions: which values of a metric are better, if not those of its record; such as ``{"giniindex": "lower"}``.
+        directions: directions that replace those of the metrics' records, such as ``{"giniindex": "lower"}``.
         n_draws: the number of draws of each bootstrap and each randomisation test.
 
     Raises:
@@ -131,11 +133,11 @@ def make_table(
 
 
 def make_ablation(runs: Sequence[Run], metrics: Sequence[str], whole: str, n_draws: int = 10_000) -> Table:
-    """Compares the ablations of a model with the whole model; rows keep their order.
+    """Makes the table that compares the ablations of a model with the whole model; rows keep their order.
 
     Args:
-        metrics: the columns, by RecBole's names; each is a mean over users.
-        whole: the model that nothing is taken from.
+        metrics: the columns, by RecBole's names. Only metrics per user with a direction are compared.
+        whole: the name of the whole model.
 
     Raises:
         RunsError: as for ``make_table``.
@@ -155,7 +157,7 @@ def _corrected(contrasts: Mapping[Any, Contrast]) -> dict[tuple[str, ...], float
 
 
 def _runs_of(dataset: str, model: str, seeds: Sequence[int], runs: Sequence[Run]) -> list[Run]:
-    """One of each seed, in their order; users in the order of their ids."""
+    """The runs of a model, one for each seed in the order of ``seeds``, with users in the order of their ids."""
     found = sorted((run for run in runs if (run.dataset, run.model) == (dataset, model)), key=lambda run: run.seed)
     if (own := [run.seed for run in found]) != list(seeds):
         raise RunsError(f"{dataset}: {model} has runs of seeds {own}, the table is of {list(seeds)}")
@@ -163,10 +165,10 @@ def _runs_of(dataset: str, model: str, seeds: Sequence[int], runs: Sequence[Run]
 
 
 def _check(runs: Sequence[Run], metrics: Sequence[str]) -> int:
-    """The runs of one dataset have the same users, and metrics that are the means of their users' values.
+    """Checks that runs of one dataset have the same users, and that metrics are the means of the users' values.
 
     Returns:
-        How many users.
+        The number of users.
     """
     first = runs[0].per_user
     for run in runs:
@@ -211,7 +213,7 @@ def _contrast(
 ) -> Contrast | None:
     candidates = [model for model in cells if model in ours]
     baselines = [model for model in cells if model not in ours]
-    if not sign or not candidates or not baselines or metric not in runs[baselines[0]][0].per_user.columns:
+    if not candidates or not baselines:
         return None
     best = max(candidates, key=lambda model: mean_and_sd([run.valid_score for run in runs[model]])[0])
     baseline = max(baselines, key=lambda model: sign * cells[model].mean)
@@ -227,7 +229,9 @@ def _paired(
     sign: int,
     n_draws: int,
 ) -> Contrast | None:
-    """None where fewer than two users have both values."""
+    """None if the metric is not per user or has no direction, or if fewer than two users have both values."""
+    if not sign or metric not in runs[baseline][0].per_user.columns:
+        return None
     base = cells[baseline].mean
     improvement = 100 * sign * (cells[model].mean - base) / base if base else math.nan
     first, second = (_user_means(runs[each], metric) for each in (model, baseline))
@@ -238,5 +242,5 @@ def _paired(
 
 
 def _user_means(runs: Sequence[Run], metric: str) -> np.ndarray:
-    """[n_users], a metric averaged over seeds; NaN for a user who lacks it with a seed."""
+    """A metric of each user averaged over seeds, [n_users]; NaN for a user who lacks a value with some seed."""
     return np.stack([run.per_user[metric].to_numpy() for run in runs]).mean(axis=0, dtype=np.float64)

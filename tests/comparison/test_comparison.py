@@ -21,7 +21,7 @@ from recbole_symcere.comparison.entry import ablations_of, is_ours
 from recbole_symcere.comparison.search import search_space
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
-from recbole_symcere.errors import ConfigError, TrainingError
+from recbole_symcere.errors import ConfigError, TrainingError, UserError
 from recbole_symcere.properties import load_yaml, parse_value, properties_folder
 from recbole_symcere.ranking import RankingDataLoader
 from recbole_symcere.trainer import Trainer
@@ -206,12 +206,16 @@ def test_the_display_says_what_runs_and_what_is_left(
     assert re.match(r"5/8 tiny, SymCERE: trial 3 of 3, best so far 0\.\d{4}; about .* left", while_working[5][1])
 
 
+@pytest.mark.parametrize("kind", [TrainingError, ConfigError])
 def test_a_run_that_cannot_be_trained_is_told_when_all_else_is_done(
-    arguments: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kind: type[UserError],
+    arguments: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def diverging(settings: dict[str, Any], folder: Path) -> None:
         if (settings["model"], settings["seed"]) == ("LightGCN", 2020):
-            raise TrainingError("the loss is not finite in epoch 1.")
+            raise kind("the loss is not finite in epoch 1.")
         run_on_test(settings, folder)
 
     run_on_test = runs.run_on_test
@@ -364,3 +368,67 @@ def test_a_name_given_twice_is_refused_before_any_work(
     assert main(given) == 2
     assert f"error: {option} names {names[option][0]} twice: name it once" in capsys.readouterr().err
     assert not Path("comparison").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--metric_decimal_place=2"], "metric_decimal_place is 2, but the tables need 4"),
+        (
+            ["--valid_metric=GiniIndex@10"],
+            "valid_metric is GiniIndex@10, but the search needs a metric of which higher",
+        ),
+        (["--model=BPR"], "model can't be set here: the comparison gives each run its own"),
+        (["--result_file=a.json"], "result_file can't be set here"),
+        (["--ablation"], "--ablation: no model of ours has changes"),
+    ],
+)
+def test_what_would_fail_at_the_table_or_be_ignored_is_refused_before_any_work(
+    changes: list[str], message: str, arguments: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [argument for argument in arguments(models=["Pop"]) if not argument.startswith("--text")]
+    assert main([*given, *changes]) == 2
+    assert f"error: {message}" in capsys.readouterr().err
+    assert not Path("comparison").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(
+    arguments: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").touch()
+    assert main(arguments("--output=file/folder")) == 2
+    assert "error: --output: the folder file/folder can't be made" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--datasets", "tiny", "absent"], "absent.inter: no such file"),
+        (["--text_encoder=no/such/encoder"], "text_encoder 'no/such/encoder'"),  # whether or not the hub answers
+    ],
+)
+def test_a_missing_dataset_or_encoder_is_told_before_any_training(
+    changes: list[str],
+    message: str,
+    arguments: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [argument for argument in arguments() if not argument.startswith("--text_encoder=")]
+    monkeypatch.setattr(runs, "validation_score", lambda *_: pytest.fail("a trial began"))
+    assert main([*given, *changes]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_encoder_is_not_looked_for_where_no_model_reads_text(arguments: Callable[..., list[str]]) -> None:
+    given = [argument for argument in arguments(models=["SymCERE"]) if not argument.startswith("--text_encoder")]
+    without_text = ["--text_encoder=no/such/encoder", "--cross_weight=0.0", "--alpha_text=0.0"]
+    assert main([*given, *without_text, "--trials=1", "--seeds=1"]) == 0
+
+
+def test_a_change_of_an_ablation_is_a_block_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(properties, "FOLDER", tmp_path)
+    (tmp_path / "ablation").mkdir()
+    (tmp_path / "ablation" / "SymCERE.yaml").write_text("normalize: false\n")
+    with pytest.raises(ConfigError, match=r"SymCERE\.yaml: 'normalize' must be a block of settings"):
+        ablations_of("SymCERE")

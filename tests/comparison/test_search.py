@@ -209,18 +209,27 @@ def test_each_model_reads_what_is_searched_and_starts_from_its_defaults(model: s
     make(tmp_path, space=space, defaults=config.settings)
 
 
+def test_a_space_of_a_setting_that_the_model_does_not_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the search space has depth, which the model does not read"):
+        Search(tmp_path, "strict/toys/Model", {"depth": SPACE["layers"]}, {"layers": 2}, 3, {})
+
+
 def test_a_space_is_read_from_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(properties, "FOLDER", tmp_path)
     (tmp_path / "search").mkdir()
     file = tmp_path / "search" / "Model.yaml"
-    file.write_text("a: [1, ~, x]\nb: {low: 1, high: 3}\nc: {low: 1.0e-3, high: 1.0, log: True}\n")
+    file.write_text(
+        "a: [1, ~, x]\nb: {low: 1, high: 3}\nc: {low: 1.0e-3, high: 1.0, log: True}\nd: {low: 1, high: 1.5}\n"
+    )
     assert search_space("Model") == {
         "a": CategoricalDistribution([1, None, "x"]),
         "b": IntDistribution(1, 3),
         "c": FloatDistribution(1e-3, 1.0, log=True),
+        "d": FloatDistribution(1, 1.5),
     }
     assert search_space("Another") == {}
-    for broken in ("a: 3", "a: []", "a: {low: 1}", "a: {low: 1, high: 2, step: 1}", "a: {low: 2, high: 1}"):
-        file.write_text(broken)
+    ends = ("{low: 1}", "{low: 1, high: 2, step: 1}", "{low: 2, high: 1}", "{low: x, high: 2}", "{low: ~, high: 2}")
+    for broken in ("3", "[]", *ends):
+        file.write_text(f"a: {broken}")
         with pytest.raises(ConfigError, match=r"Model\.yaml: a: "):
             search_space("Model")

@@ -410,3 +410,12 @@ def test_any_name_stays_in_its_cell(model: str) -> None:
     assert row.count("&") == 2 and row.count("{") == row.count("}")
     assert not set(row.replace(r"\_", "").replace("$\\pm$", "")) & set("$#%_~")
     assert next(csv.DictReader(io.StringIO(to_csv(table))))["model"] == model
+
+
+@pytest.mark.parametrize("name", ["itemcoverage", "averagepopularity"])
+def test_an_ablation_is_not_tested_on_what_is_not_per_user_or_has_no_direction(name: str) -> None:
+    values = {"itemcoverage": 0.5, "averagepopularity": [1.0, 2.0]}
+    runs = [make_run(model, hit=[0.5, 0.25], **{name: values[name]}) for model in ("SymCERE", "SymCERE, no text")]
+    table = make_ablation(runs, ["hit@10", f"{name}@10"], "SymCERE")
+    assert set(table.changes) == {("toy", "hit@10", "SymCERE, no text")}
+    assert to_markdown(table)
