@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_symcere.analysis.shared import as_table, at_least_one
+from recbole_symcere.analysis.shared import at_least_one
+from recbole_symcere.analysis.tables import as_table
 from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.analysis.words import Occurrences, languages_of, lexicons, occurrences
 from recbole_symcere.errors import AnalysisError
@@ -46,7 +47,7 @@ def nearest_items(vectors: Tensor, item: int, candidates: Tensor, k: int) -> lis
     return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
 
-def item_profiles(aligned: TrainedModel) -> Tensor:
+def item_profiles(trained: TrainedModel) -> Tensor:
     """The direction from the mean of all training reviews, each of unit length, to the mean of each item's.
 
     Returns:
@@ -55,8 +56,8 @@ def item_profiles(aligned: TrainedModel) -> Tensor:
     Raises:
         AnalysisError: the model was trained without reviews.
     """
-    _, items = aligned.pairs()
-    return profiles_by_group(F.normalize(aligned.review_vectors(), dim=1), items, aligned.dataset.item_num)
+    _, items = trained.pairs()
+    return profiles_by_group(F.normalize(trained.review_vectors(), dim=1), items, trained.dataset.item_num)
 
 
 class TellingWords:
@@ -129,53 +130,53 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
 
 def describe(given: argparse.Namespace, settings: Mapping[str, Any]) -> str:
     """Returns what the command prints."""
-    aligned = TrainedModel(given.checkpoint, {"show_progress": True, **settings})
-    item = aligned.number_of("item", given.item)
-    trained = torch.from_numpy(aligned.popularity > 0)
-    untrained = int((~trained).sum()) - 1  # but for the padding
-    by_graph = nearest_items(aligned.nodes[1], item, trained, given.k)
+    trained = TrainedModel(given.checkpoint, {"show_progress": True, **settings})
+    item = trained.number_of("item", given.item)
+    met = torch.from_numpy(trained.popularity > 0)
+    untrained = int((~met).sum()) - 1  # but for the padding
+    by_graph = nearest_items(trained.nodes[1], item, met, given.k)
     text = [
-        f"{aligned.label}: the items nearest to {given.item}, of {int(trained.sum()) - 1:,} others that were seen in "
+        f"{trained.label}: the items nearest to {given.item}, of {int(met.sum()) - 1:,} others that were seen in "
         f"training ({untrained:,} were not).",
         "",
         "By the graph: cosine of the item vectors. Scores weigh an item by its vector's length to the power of "
-        f"score_norm, {aligned.model.score_norm:g}.",
+        f"score_norm, {trained.model.score_norm:g}.",
     ]
     try:
-        by_text = nearest_items(item_profiles(aligned), item, trained, given.k)
+        by_text = nearest_items(item_profiles(trained), item, met, given.k)
     except AnalysisError as error:
-        return "\n".join([*text, _table(aligned, by_graph, None), "", f"By the text: none. {error}"])
-    telling = telling_words(aligned)
+        return "\n".join([*text, _table(trained, by_graph, None), "", f"By the text: none. {error}"])
+    telling = telling_words(trained)
     return "\n".join(
         [
             *text,
-            _table(aligned, by_graph, telling),
+            _table(trained, by_graph, telling),
             "",
             "By the text: cosine of the items' mean training review vectors, seen from the mean over all reviews.",
-            _table(aligned, by_text, telling),
+            _table(trained, by_text, telling),
             "",
             f"Words that tell {given.item}: {', '.join(telling.of_item(item)) or 'none'}",
         ]
     )
 
 
-def telling_words(aligned: TrainedModel) -> TellingWords:
+def telling_words(trained: TrainedModel) -> TellingWords:
     """Those of the training reviews of a model with text."""
-    users, items = aligned.pairs()
-    reviews = aligned.train.tokenised_reviews(aligned.encoder)
-    words = occurrences(reviews, aligned.encoder.fast_tokenizer)
-    languages = Counter(languages_of(aligned.train.review_texts()[:LANGUAGE_SAMPLE]))
+    users, items = trained.pairs()
+    reviews = trained.train.tokenised_reviews(trained.encoder)
+    words = occurrences(reviews, trained.encoder.fast_tokenizer)
+    languages = Counter(languages_of(trained.train.review_texts()[:LANGUAGE_SAMPLE]))
     _, stop_words = lexicons(languages.most_common(1)[0][0])
     return TellingWords(words, users.numpy(), items.numpy(), stop_words)
 
 
-def _table(aligned: TrainedModel, found: Sequence[tuple[int, float]], telling: TellingWords | None) -> str:
+def _table(trained: TrainedModel, found: Sequence[tuple[int, float]], telling: TellingWords | None) -> str:
     items = [item for item, _ in found]
     columns: dict[str, Any] = {
         "": range(1, len(found) + 1),
-        "item": aligned.item_tokens()[items],
+        "item": trained.item_tokens()[items],
         "cosine": [f"{cosine:+.3f}" for _, cosine in found],
-        "interactions": aligned.popularity[items],
+        "interactions": trained.popularity[items],
     }
     if telling is not None:
         columns["telling words"] = [", ".join(telling.of_item(item)) for item in items]

@@ -15,8 +15,9 @@ from tqdm import tqdm
 from recbole_symcere import __version__
 from recbole_symcere.analysis.report import plots
 from recbole_symcere.analysis.report.analyses import anchoring, geometry
-from recbole_symcere.analysis.report.page import DASH, Cell, Figures, Grid, Plot, Row, minus, rendered
+from recbole_symcere.analysis.report.page import Figures, Plot, rendered
 from recbole_symcere.analysis.report.results import Results, SavedRun
+from recbole_symcere.analysis.tables import Cell, Grid, Row, minus, number_cell, scores_cell
 from recbole_symcere.comparison.comparison import make_tables as make_comparison_tables
 from recbole_symcere.comparison.rendering import CONTRAST_ROWS, change_text, contrast_texts, table_notes
 from recbole_symcere.comparison.statistics import mean_and_sd
@@ -212,8 +213,7 @@ def summary_grid(table: Table, ours: Sequence[str]) -> Grid:
 
 def _score_cell(table: Table, dataset: str, metric: str, model: str) -> Cell:
     cell = table.columns[dataset, metric][model]
-    details = ["" if cell.sd is None else f"± {cell.sd:.4f}", minus(change_text(table, (dataset, metric, model)))]
-    return Cell(f"{cell.mean:.4f}", cell.mean, " ".join(filter(None, details)), PLACES[cell.place])
+    return scores_cell(cell.mean, cell.sd, change_text(table, (dataset, metric, model)), PLACES[cell.place])
 
 
 def _foot(table: Table, keys: Sequence[tuple[str, str]]) -> list[Row]:
@@ -285,15 +285,10 @@ def _dots(
 ) -> Plot:
     """Models from the highest mean in ``order`` down."""
     models = sorted(order, key=lambda model: -order[model][0])
-    rows = [Row(model, [_spread_cell(panel.values[model]) for panel in panels], model in ours) for model in models]
+    rows = [Row(model, [scores_cell(*panel.values[model]) for panel in panels], model in ours) for model in models]
     data = Grid(title, ["model", *(panel.title for panel in panels)], rows)
     with plots.dots(panels, models, ours) as drawn:
         return figures.add(drawn, name, title, caption, data)
-
-
-def _spread_cell(spread: plots.Spread) -> Cell:
-    mean, sd = spread
-    return Cell(f"{mean:.4f}", mean, "" if sd is None else f"± {sd:.4f}")
 
 
 def curve_plots(results: Results, figures: Figures) -> list[tuple[bool, Plot]]:
@@ -325,7 +320,7 @@ def _curves_grid(title: str, seeds: Sequence[Sequence[Mapping[str, float]]], sco
     for number in plots.thinned(range(max(map(len, seeds))), EPOCHS_SHOWN):
         there = [epochs[number] for epochs in seeds if number < len(epochs)]
         values = [[epoch[term] for epoch in there if term in epoch] for term in terms]
-        means = [Cell(minus(f"{(mean := statistics.fmean(of)):.4g}"), mean) if of else DASH for of in values]
+        means = [number_cell(statistics.fmean(of) if of else None) for of in values]
         rows.append(Row(str(number + 1), [Cell(str(len(there)), len(there)), *means]))
     names = [score if term == "valid_score" else plots.name_of(term) for term in terms]
     return Grid(f"{title}: means over seeds", ["epoch", "seeds", *names], rows)
@@ -365,7 +360,7 @@ def settings_grid(results: Results, dataset: str) -> Grid:
             statistics.fmean(saved.run.seconds for saved in of),
         ]
         cells = [Cell(f"{number:.1f}".removesuffix(".0"), number) for number in numbers]
-        cells.append(_spread_cell(mean_and_sd([saved.run.valid_score for saved in of])))
+        cells.append(scores_cell(*mean_and_sd([saved.run.valid_score for saved in of])))
         own = dict(item for item in changes[model].items() if item not in common)
         rows.append(Row(model, [*cells, Cell(listed(own) or "none")], model in results.ours))
     score = f"validation {runs[results.models[0]][0].record['settings']['valid_metric']}"

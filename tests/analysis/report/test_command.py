@@ -247,7 +247,11 @@ def test_only_a_significant_difference_is_coloured(difference: float, p: float, 
 def test_curves_of_each_term_are_drawn_and_in_a_table(toy: Parsed) -> None:
     rows = toy.tables["Learning curves of SymCERE on toy: means over seeds"]
     assert rows[0] == ["epoch", "seeds", "cross modal loss", "BPR loss", "validation NDCG@10"]
-    assert rows[1:] == [["1", "2", "2", "1", "0.125"], ["2", "2", "1", "0.5", "–"], ["3", "2", "0.5", "0.25", "0.375"]]
+    assert rows[1:] == [
+        ["1", "2", "2", "1", "0.125"],
+        ["2", "2", "1", "0.5", "n/a"],
+        ["3", "2", "0.5", "0.25", "0.375"],
+    ]
     assert "No curves on toy: LightGCN, Pop trained for one epoch or none." in toy.text
 
 
@@ -298,7 +302,7 @@ def test_anchoring_is_shown_and_reviews_are_called_by_their_items(toy: Parsed) -
         "0.50 [−0.25, 0.75]",
         "0.12 [0.00, 0.25]",
         "0.5000 [−0.2500, 0.7500]",
-        "–",
+        "n/a",
     ]
     assert [row[0] for row in rows] == ["SymCERE", "pre-trained encoder"]
     assert toy.tables["Words by type: SymCERE"][1][1:3] == ["tuner", "strong"]
