@@ -22,6 +22,7 @@ from pypdf import PdfReader
 
 from recbole_symcere.analysis.__main__ import main
 from recbole_symcere.analysis.report import analyses, page, plots, sections
+from recbole_symcere.analysis.report import settings as report_settings
 from recbole_symcere.analysis.report.results import read_results
 from recbole_symcere.comparison.comparison import NEEDED
 from recbole_symcere.comparison.tables import make_table
@@ -390,7 +391,7 @@ def test_neither_users_nor_paths_of_this_machine_are_on_the_page(comparison: Pat
     ],
 )
 def test_of_a_path_the_last_part_is_shown(value: Any, expected: str) -> None:
-    assert sections.shown(value) == expected
+    assert report_settings.shown(value) == expected
 
 
 def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
