@@ -28,9 +28,10 @@ TEXT_WIDTH = 300  # characters of a review that --show-text prints
 
 @dataclass(frozen=True)
 class Pull:
-    """Training reviews around a pair (u, v), each list nearest first; rows are of ``TrainedModel.pairs("train")``.
+    """Holds the training reviews around a pair (u, v), each list nearest first.
 
-    A similarity in the space that training trained, not a cause: without a near review the score could be the same.
+    Rows are those of ``TrainedModel.pairs("train")``. A near review is similar in the space that training aligned; it
+    is not a cause: without it the score could be the same.
 
     Attributes:
         cosine: float32 [n], of each training review t with the pair's g_uv, eq. (2) of both.
@@ -48,12 +49,12 @@ class Pull:
 
     @property
     def above_mean(self) -> np.ndarray:
-        """float32 [n], the cosines less their mean over all training reviews: a vector near all says nothing."""
+        """The cosines less their mean over all training reviews, [n]; a pair near to all reviews says little."""
         return self.cosine - self.cosine.mean()
 
 
 def pull(pair: Tensor, reviews: Tensor, users: Tensor, items: Tensor, user: int, item: int) -> Pull:
-    """The training reviews of a user and of an item, by their cosine with the pair's vector.
+    """Returns the training reviews of a user and of an item, by their cosine with the pair's vector.
 
     Args:
         pair: [d], g_uv of section 3.1.1, of any length.
@@ -79,7 +80,10 @@ def pull(pair: Tensor, reviews: Tensor, users: Tensor, items: Tensor, user: int,
 
 @torch.no_grad()
 def rank(trained: TrainedModel, user: int, item: int) -> tuple[float, int, int]:
-    """The pair's score, its rank (1 is best), and among how many: the item and all that the user has not met."""
+    """Returns the pair's score, its rank (1 is best) and the number of ranked items.
+
+    Ranked are the item and all items that the user has not met in training.
+    """
     model = trained.model
     one = Interaction({model.USER_ID: torch.tensor([user])}).to(model.device)
     scores = model.full_sort_predict(one).cpu()
@@ -151,7 +155,7 @@ def describe(given: argparse.Namespace, settings: Mapping[str, Any]) -> str:
 def _columns(
     trained: TrainedModel, found: Pull, rows: np.ndarray, user: int, item: int, given: argparse.Namespace
 ) -> dict[str, Any]:
-    """What is printed of reviews ``rows``: nothing that names a user or quotes a review, unless it was asked for."""
+    """Returns the columns of reviews ``rows``; none names a user or quotes a review, unless it was asked for."""
     users, items = (numbers[rows] for numbers in trained.pairs())
     user_nodes, item_nodes = trained.nodes
     columns: dict[str, Any] = {"": range(1, len(rows) + 1)}

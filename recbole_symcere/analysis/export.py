@@ -38,7 +38,7 @@ FORMATS = ("safetensors", "parquet")
 
 @dataclass(frozen=True)
 class Table:
-    """Vectors of one kind.
+    """Holds the vectors of one kind, such as items, and their tokens.
 
     Attributes:
         tokens: column name -> [n] text, row by row.
@@ -50,13 +50,13 @@ class Table:
 
 
 def tables(trained: TrainedModel, with_users: bool = True) -> dict[str, Table]:
-    """All that is exported, without the padding's rows.
+    """Returns all that is exported, without the rows of the padding.
 
     - ``users`` and ``items``: ``ranking_vectors``, whose dot products are the model's scores. SymCEREPlus's have its
       text profiles behind the graph's columns.
-    - ``reviews``: the training reviews in the graph's space, of unit length where the model normalises; none of a
-      model without text. Review ids may be made of user tokens, so without users they are left out, and the rows lie
-      by item and not in the order of the interactions, which would tell whose are together.
+    - ``reviews``: the training reviews in the graph's space, of unit length where the model normalises; a model
+      without text has none. Review ids may be made of user tokens, so without users they are left out. The rows are
+      then sorted by item, because the order of the interactions would tell which reviews have the same writer.
 
     Returns:
         Tables by name.
@@ -80,21 +80,21 @@ def tables(trained: TrainedModel, with_users: bool = True) -> dict[str, Table]:
 
 
 def write_safetensors(folder: Path, found: Mapping[str, Table]) -> None:
-    """``vectors.safetensors``, a tensor a table, and ``tokens.json``: table -> column -> tokens of its rows."""
+    """Writes ``vectors.safetensors``, a tensor for each table, and ``tokens.json``: table -> column -> tokens."""
     save_file({name: table.vectors for name, table in found.items()}, folder / "vectors.safetensors")
     tokens = {name: {key: column.tolist() for key, column in table.tokens.items()} for name, table in found.items()}
     (folder / "tokens.json").write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
 
 
 def write_parquet(folder: Path, found: Mapping[str, Table]) -> None:
-    """A file ``NAME.parquet`` a table: its columns of tokens, and ``vector``, of fixed length."""
+    """Writes a file ``NAME.parquet`` for each table, with its columns of tokens and ``vector``, of fixed length."""
     for name, table in found.items():
         vector = pl.Series(table.vectors, dtype=pl.Array(pl.Float32, table.vectors.shape[1]))
         pl.DataFrame({**table.tokens, "vector": vector}).write_parquet(folder / f"{name}.parquet")
 
 
 def describe(trained: TrainedModel, found: Mapping[str, Table]) -> dict[str, Any]:
-    """What made the vectors, without a folder or a date: what ``export.json`` holds."""
+    """Returns what ``export.json`` holds: how the vectors were made, without a folder or a date."""
     settings = {key: value for key, value in trained.config.settings.items() if key not in FREE_SETTINGS}
     return {
         "model": trained.config["model"],

@@ -31,7 +31,7 @@ LANGUAGE_SAMPLE = 200  # reviews
 
 
 def nearest_items(vectors: Tensor, item: int, candidates: Tensor, k: int) -> list[tuple[int, float]]:
-    """The ``k`` items with the highest cosines to ``item``, best first.
+    """Returns the ``k`` items with the highest cosines to ``item``, best first.
 
     Args:
         vectors: [n_items, d], of any lengths.
@@ -48,7 +48,9 @@ def nearest_items(vectors: Tensor, item: int, candidates: Tensor, k: int) -> lis
 
 
 def item_profiles(trained: TrainedModel) -> Tensor:
-    """The direction from the mean of all training reviews, each of unit length, to the mean of each item's.
+    """Returns how the training reviews of each item differ from all: the mean of theirs less the mean of all.
+
+    Each review's vector has unit length, and so has each difference.
 
     Returns:
         [n_items, d], in the graph's space; zeros for items without a training review.
@@ -61,7 +63,7 @@ def item_profiles(trained: TrainedModel) -> Tensor:
 
 
 class TellingWords:
-    """What training reviews of an item say more often than those of other items.
+    """Finds the words that the training reviews of an item say more often than those of other items.
 
     A review counts a word once; words without a letter and stop words are left out.
 
@@ -82,7 +84,7 @@ class TellingWords:
         self._corpus = self._said.group_by("word").agg(corpus=pl.len())
 
     def of_item(self, item: int, n: int = TELLING_WORDS) -> list[str]:
-        """Up to ``n`` words by :func:`log_odds`, most telling first; each is of two users or more."""
+        """Returns up to ``n`` words by :func:`log_odds`, most telling first; two users or more wrote each."""
         of_item = self._said.filter(pl.col("item") == item).group_by("word")
         counted = of_item.agg(of_item=pl.len(), writers=pl.col("user").n_unique())
         words = self._corpus.join(counted, on="word", how="left").fill_null(0)
@@ -93,7 +95,7 @@ class TellingWords:
 
 
 def log_odds(part: np.ndarray, corpus: np.ndarray) -> np.ndarray:
-    """How much more often each word stands in a part of a corpus than in the rest of it, in standard deviations.
+    """Returns how much more often each word stands in a part of a corpus than in the rest, in standard deviations.
 
     The z-score of the log-odds ratio with an informative Dirichlet prior, here the counts of the whole corpus: Monroe,
     Colaresi and Quinn, "Fightin' Words", Political Analysis 16 (2008).
@@ -161,7 +163,7 @@ def describe(given: argparse.Namespace, settings: Mapping[str, Any]) -> str:
 
 
 def telling_words(trained: TrainedModel) -> TellingWords:
-    """Those of the training reviews of a model with text."""
+    """Returns the telling words of the training reviews; the model must have text."""
     users, items = trained.pairs()
     reviews = trained.train.tokenised_reviews(trained.encoder)
     words = occurrences(reviews, trained.encoder.fast_tokenizer)

@@ -92,7 +92,7 @@ class Explained:
 
 @dataclass(frozen=True)
 class Found:
-    """What was measured of one model on its corpus.
+    """Holds what was measured of one model on its corpus.
 
     Attributes:
         cosine: mean of the reviews.
@@ -111,7 +111,7 @@ class Found:
 def load_corpora(
     checkpoints: Sequence[str], part: str, reviews: int, seed: int, settings: Mapping[str, Any]
 ) -> list[Corpus]:
-    """All checkpoints are loaded before any is looked into: what can't be used shows at once."""
+    """Loads all checkpoints, so that one that can't be used is told before any is looked into."""
     loaded = [TrainedModel(checkpoint, {"show_progress": True, **settings}) for checkpoint in checkpoints]
     labels = [trained.label for trained in loaded]
     if PRETRAINED in labels or len(set(labels)) < len(labels):
@@ -133,7 +133,7 @@ def load_corpora(
 
 
 def explained_rows(corpus: Corpus, named: Sequence[str] | None, drawn: int) -> np.ndarray:
-    """Those of the reviews that were named, else some drawn."""
+    """Returns the rows of the reviews that were named; if none was, of some that are drawn."""
     if named is not None:
         return np.flatnonzero(np.isin(corpus.review_ids(), named))
     n = min(drawn, len(corpus.rows))
@@ -148,7 +148,7 @@ class _Model:
 
 
 def look_into(corpus: Corpus, explained: np.ndarray, perturbations: int) -> list[Found]:
-    """Of each checkpoint, then of the pre-trained encoder."""
+    """Returns what was measured of each checkpoint, and last of the pre-trained encoder."""
     words = corpus.words.lettered().of(corpus.rows)
     group_of = {text: GROUPS.index(corpus.groups.of(text)) for text in np.unique(words.texts).tolist()}
     group = np.array([group_of[text] for text in words.texts.tolist()], int)

@@ -98,7 +98,7 @@ def measure_checkpoints(
 
 
 def _load(checkpoints: Sequence[str], part: str, settings: Mapping[str, Any]) -> list[TrainedModel]:
-    """All of them before any is measured: what can't be used shows at once."""
+    """Loads all checkpoints, so that one that can't be used is told before any is measured."""
     loaded: dict[str, TrainedModel] = {}
     for checkpoint in tqdm(checkpoints, desc="reading", unit="checkpoint", leave=False):
         trained = TrainedModel(checkpoint, settings)
@@ -122,14 +122,14 @@ def reads_reviews(trained: TrainedModel) -> bool:
 
 
 def views_after(trained: TrainedModel, part: str) -> Views:
-    """A part's interactions as the trained model sees them."""
+    """Returns a part's interactions as the trained model sees them."""
     text = trained.review_vectors(part) if reads_reviews(trained) else None
     return _views(trained.interaction_vectors(part), text)
 
 
 @torch.no_grad()
 def views_before(trained: TrainedModel, part: str) -> Views:
-    """The same as the model saw them before its first step."""
+    """Returns a part's interactions as the model saw them before its first step."""
     model = trained.untrained()
     graph = model.interaction_vectors(graph_nodes(model), *trained.pairs(part))
     return _views(graph, _untrained_reviews(trained, model, part) if reads_reviews(trained) else None)
@@ -147,7 +147,7 @@ def _views(graph: Tensor, text: Tensor | None) -> Views:
 
 
 def measure(trained: TrainedModel, part: str, before: Views, after: Views) -> Geometry:
-    """All that the table shows of a checkpoint.
+    """Measures all that the table shows of a checkpoint.
 
     Args:
         before, after: as ``views_before`` and ``views_after`` return them, of ``part``.
@@ -214,7 +214,7 @@ def _across_modalities(before: Views, after: Views) -> dict[str, float]:
 
 
 def _draw(trained: TrainedModel, part: str, moments: Mapping[str, Views], points: int, folder: Path) -> None:
-    """Figure 1 of a checkpoint: of a sample, if the part has more than ``points`` interactions."""
+    """Draws Figure 1 of a checkpoint, from a sample if the part has more than ``points`` interactions."""
     items = trained.pairs(part)[1].numpy()
     rows = np.sort(np.random.default_rng(SEED).permutation(len(items))[:points])
     vectors = {
