@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_symcere.analysis.shared import as_table, at_least_one
+from recbole_symcere.analysis.shared import at_least_one
+from recbole_symcere.analysis.tables import as_table
 from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.properties import parse_assignments
 
@@ -27,9 +28,10 @@ TEXT_WIDTH = 300  # characters of a review that --show-text prints
 
 @dataclass(frozen=True)
 class Pull:
-    """Training reviews around a pair (u, v), each list nearest first; rows are of ``TrainedModel.pairs("train")``.
+    """Holds the training reviews around a pair (u, v), each list nearest first.
 
-    A similarity in the space that training aligned, not a cause: without a near review the score could be the same.
+    Rows are those of ``TrainedModel.pairs("train")``. A near review is similar in the space that training aligned; it
+    is not a cause: without it the score could be the same.
 
     Attributes:
         cosine: float32 [n], of each training review t with the pair's g_uv, eq. (2) of both.
@@ -47,12 +49,12 @@ class Pull:
 
     @property
     def above_mean(self) -> np.ndarray:
-        """float32 [n], the cosines less their mean over all training reviews: a vector near all says nothing."""
+        """The cosines less their mean over all training reviews, [n]; a pair near to all reviews says little."""
         return self.cosine - self.cosine.mean()
 
 
 def pull(pair: Tensor, reviews: Tensor, users: Tensor, items: Tensor, user: int, item: int) -> Pull:
-    """The training reviews of a user and of an item, by their cosine with the pair's vector.
+    """Returns the training reviews of a user and of an item, by their cosine with the pair's vector.
 
     Args:
         pair: [d], g_uv of section 3.1.1, of any length.
@@ -77,12 +79,15 @@ def pull(pair: Tensor, reviews: Tensor, users: Tensor, items: Tensor, user: int,
 
 
 @torch.no_grad()
-def rank(aligned: TrainedModel, user: int, item: int) -> tuple[float, int, int]:
-    """The pair's score, its rank (1 is best), and among how many: the item and all that the user has not met."""
-    model = aligned.model
+def rank(trained: TrainedModel, user: int, item: int) -> tuple[float, int, int]:
+    """Returns the pair's score, its rank (1 is best) and the number of ranked items.
+
+    Ranked are the item and all items that the user has not met in training.
+    """
+    model = trained.model
     one = Interaction({model.USER_ID: torch.tensor([user])}).to(model.device)
     scores = model.full_sort_predict(one).cpu()
-    users, items = aligned.pairs()
+    users, items = trained.pairs()
     candidate = torch.ones(len(scores), dtype=torch.bool)
     candidate[0] = False  # padding
     candidate[items[users == user]] = False
@@ -116,16 +121,16 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
 
 def describe(given: argparse.Namespace, settings: Mapping[str, Any]) -> str:
     """Returns what the command prints."""
-    aligned = TrainedModel(given.checkpoint, {"show_progress": True, **settings})
-    user = aligned.number_of("user", given.user, suggest=given.show_users)
-    item = aligned.number_of("item", given.item)
-    users, items = aligned.pairs()
-    pair = aligned.model.interaction_vectors(aligned.nodes, torch.tensor([user]), torch.tensor([item]))[0]
-    found = pull(pair, aligned.review_vectors(), users, items, user, item)
+    trained = TrainedModel(given.checkpoint, {"show_progress": True, **settings})
+    user = trained.number_of("user", given.user, suggest=given.show_users)
+    item = trained.number_of("item", given.item)
+    users, items = trained.pairs()
+    pair = trained.model.interaction_vectors(trained.nodes, torch.tensor([user]), torch.tensor([item]))[0]
+    found = pull(pair, trained.review_vectors(), users, items, user, item)
     who = f"user {given.user}" if given.show_users else "the user"
-    score, place, among = rank(aligned, user, item)
+    score, place, among = rank(trained, user, item)
     text = [
-        f"{aligned.label}: {who} and item {given.item}",
+        f"{trained.label}: {who} and item {given.item}",
         f"Score {score:.4f}: number {place:,} of {among:,} items, those that the user met in training left out.",
     ]
     if len(found.itself):
@@ -143,20 +148,20 @@ def describe(given: argparse.Namespace, settings: Mapping[str, Any]) -> str:
     ):
         text += ["", f"{title}: {min(given.k, len(rows))} of {len(rows):,}"]
         if len(rows):
-            text.append(as_table(_columns(aligned, found, rows[: given.k], user, item, given)))
+            text.append(as_table(_columns(trained, found, rows[: given.k], user, item, given)))
     return "\n".join(text)
 
 
 def _columns(
-    aligned: TrainedModel, found: Pull, rows: np.ndarray, user: int, item: int, given: argparse.Namespace
+    trained: TrainedModel, found: Pull, rows: np.ndarray, user: int, item: int, given: argparse.Namespace
 ) -> dict[str, Any]:
-    """What is printed of reviews ``rows``: nothing that names a user or quotes a review, unless it was asked for."""
-    users, items = (numbers[rows] for numbers in aligned.pairs())
-    user_nodes, item_nodes = aligned.nodes
+    """Returns the columns of reviews ``rows``; none names a user or quotes a review, unless it was asked for."""
+    users, items = (numbers[rows] for numbers in trained.pairs())
+    user_nodes, item_nodes = trained.nodes
     columns: dict[str, Any] = {"": range(1, len(rows) + 1)}
     # The graph's other end: how near a review's item is to this one, or its writer to this user
     if users[0] == user:
-        columns["item"] = aligned.item_tokens()[items.numpy()]
+        columns["item"] = trained.item_tokens()[items.numpy()]
         graph = F.cosine_similarity(item_nodes[items], item_nodes[item], dim=-1)
     else:
         columns["training row"] = rows
@@ -168,10 +173,10 @@ def _columns(
         "item's cosine" if users[0] == user else "user's cosine": _signed(graph.numpy()),
     }
     if given.show_users:
-        columns |= {} if users[0] == user else {"user": aligned.user_tokens()[users.numpy()]}
-        columns["review id"] = aligned.review_ids("train")[rows]
+        columns |= {} if users[0] == user else {"user": trained.user_tokens()[users.numpy()]}
+        columns["review id"] = trained.review_ids("train")[rows]
     if given.show_text:
-        texts = aligned.train.review_texts()
+        texts = trained.train.review_texts()
         columns["text"] = [_opening(texts[row]) for row in rows]
     return columns
 

@@ -1,23 +1,6 @@
 """A trained model's vectors with their tokens, for vector stores, and its LoRA adapter.
 
-The nearest items to an item and the best for a user, from the files alone::
-
-    import json
-
-    import numpy as np
-    from safetensors.numpy import load_file
-
-    vectors = load_file("vectors/vectors.safetensors")
-    tokens = json.load(open("vectors/tokens.json", encoding="utf-8"))
-    users, items = vectors["users"], vectors["items"]
-    user_names, item_names = tokens["users"]["user"], tokens["items"]["item"]
-
-    item = items[item_names.index("i7")]
-    cosines = items @ item / np.linalg.norm(items, axis=1) / np.linalg.norm(item)
-    print("near i7:", [item_names[row] for row in np.argsort(-cosines)[1:11]])
-
-    scores = items @ users[user_names.index("u0")]  # faiss.IndexFlatIP(items.shape[1]) finds the same
-    print("for u0:", [item_names[row] for row in np.argsort(-scores)[:10]])
+The README has a program that finds the nearest items and the best for a user from the files alone.
 """
 
 from __future__ import annotations
@@ -55,7 +38,7 @@ FORMATS = ("safetensors", "parquet")
 
 @dataclass(frozen=True)
 class Table:
-    """Vectors of one kind.
+    """Holds the vectors of one kind, such as items, and their tokens.
 
     Attributes:
         tokens: column name -> [n] text, row by row.
@@ -66,30 +49,30 @@ class Table:
     vectors: np.ndarray
 
 
-def tables(aligned: TrainedModel, with_users: bool = True) -> dict[str, Table]:
-    """All that is exported, without the padding's rows.
+def tables(trained: TrainedModel, with_users: bool = True) -> dict[str, Table]:
+    """Returns all that is exported, without the rows of the padding.
 
     - ``users`` and ``items``: ``ranking_vectors``, whose dot products are the model's scores. SymCEREPlus's have its
       text profiles behind the graph's columns.
-    - ``reviews``: the training reviews in the graph's space, of unit length where the model normalises; none of a
-      model without text. Review ids may be made of user tokens, so without users they are left out, and the rows lie
-      by item and not in the order of the interactions, which would tell whose are together.
+    - ``reviews``: the training reviews in the graph's space, of unit length where the model normalises; a model
+      without text has none. Review ids may be made of user tokens, so without users they are left out. The rows are
+      then sorted by item, because the order of the interactions would tell which reviews have the same writer.
 
     Returns:
         Tables by name.
     """
     with torch.no_grad():
-        users, items = (_array(vectors[1:]) for vectors in aligned.model.ranking_vectors())
-    found = {"items": Table({"item": aligned.item_tokens()[1:]}, items)}
+        users, items = (_array(vectors[1:]) for vectors in trained.model.ranking_vectors())
+    found = {"items": Table({"item": trained.item_tokens()[1:]}, items)}
     if with_users:
-        found["users"] = Table({"user": aligned.user_tokens()[1:]}, users)
+        found["users"] = Table({"user": trained.user_tokens()[1:]}, users)
     try:
-        vectors = _array(aligned.review_vectors())
+        vectors = _array(trained.review_vectors())
     except AnalysisError:  # trained without
         return found
-    of_items = aligned.item_tokens()[aligned.pairs()[1].numpy()]
+    of_items = trained.item_tokens()[trained.pairs()[1].numpy()]
     if with_users:
-        found["reviews"] = Table({"review_id": aligned.review_ids("train"), "item": of_items}, vectors)
+        found["reviews"] = Table({"review_id": trained.review_ids("train"), "item": of_items}, vectors)
     else:
         order = np.lexsort((vectors[:, 0], of_items))
         found["reviews"] = Table({"item": of_items[order]}, vectors[order])
@@ -97,31 +80,31 @@ def tables(aligned: TrainedModel, with_users: bool = True) -> dict[str, Table]:
 
 
 def write_safetensors(folder: Path, found: Mapping[str, Table]) -> None:
-    """``vectors.safetensors``, a tensor a table, and ``tokens.json``: table -> column -> tokens of its rows."""
+    """Writes ``vectors.safetensors``, a tensor for each table, and ``tokens.json``: table -> column -> tokens."""
     save_file({name: table.vectors for name, table in found.items()}, folder / "vectors.safetensors")
     tokens = {name: {key: column.tolist() for key, column in table.tokens.items()} for name, table in found.items()}
     (folder / "tokens.json").write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
 
 
 def write_parquet(folder: Path, found: Mapping[str, Table]) -> None:
-    """A file ``NAME.parquet`` a table: its columns of tokens, and ``vector``, of fixed length."""
+    """Writes a file ``NAME.parquet`` for each table, with its columns of tokens and ``vector``, of fixed length."""
     for name, table in found.items():
         vector = pl.Series(table.vectors, dtype=pl.Array(pl.Float32, table.vectors.shape[1]))
         pl.DataFrame({**table.tokens, "vector": vector}).write_parquet(folder / f"{name}.parquet")
 
 
-def describe(aligned: TrainedModel, found: Mapping[str, Table]) -> dict[str, Any]:
-    """What made the vectors, without a folder or a date: what ``export.json`` holds."""
-    settings = {key: value for key, value in aligned.config.settings.items() if key not in FREE_SETTINGS}
+def describe(trained: TrainedModel, found: Mapping[str, Table]) -> dict[str, Any]:
+    """Returns what ``export.json`` holds: how the vectors were made, without a folder or a date."""
+    settings = {key: value for key, value in trained.config.settings.items() if key not in FREE_SETTINGS}
     return {
-        "model": aligned.config["model"],
-        "dataset": aligned.config["dataset"],
+        "model": trained.config["model"],
+        "dataset": trained.config["dataset"],
         "scores": "dot products of users and items",
         "shapes": {name: list(table.vectors.shape) for name, table in found.items()},
         "settings": {key: _portable(value) for key, value in settings.items()},
         "fingerprints": {
-            "data": source_fingerprint(aligned.config),
-            "checkpoint": hashlib.sha256(aligned.path.read_bytes()).hexdigest(),
+            "data": source_fingerprint(trained.config),
+            "checkpoint": hashlib.sha256(trained.path.read_bytes()).hexdigest(),
         },
         "versions": versions(),
     }
@@ -189,14 +172,14 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     settings = parse_assignments(rest)
     output = given.output.resolve()
     check_output(output)
-    aligned = TrainedModel(given.checkpoint, {"show_progress": True, **settings})
-    found = tables(aligned, with_users=not given.without_users)
+    trained = TrainedModel(given.checkpoint, {"show_progress": True, **settings})
+    found = tables(trained, with_users=not given.without_users)
     with new_folder(output) as folder:
         (write_safetensors if given.format == "safetensors" else write_parquet)(folder, found)
-        aligned.model.save_adapter(folder / "adapter")
-        description = json.dumps(describe(aligned, found), indent=2, ensure_ascii=False)
+        trained.model.save_adapter(folder / "adapter")
+        description = json.dumps(describe(trained, found), indent=2, ensure_ascii=False)
         (folder / "export.json").write_text(description + "\n", encoding="utf-8")
         files = sorted(path.name for path in folder.iterdir())
     shapes = [f"{name} {table.vectors.shape[0]:,} x {table.vectors.shape[1]}" for name, table in found.items()]
     missing = "" if "reviews" in found else " (no reviews: the model was trained without)"
-    print(f"{given.output}: {', '.join(files)}\n{aligned.label}: {', '.join(shapes)}{missing}")
+    print(f"{given.output}: {', '.join(files)}\n{trained.label}: {', '.join(shapes)}{missing}")

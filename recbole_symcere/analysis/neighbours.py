@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_symcere.analysis.shared import as_table, at_least_one
+from recbole_symcere.analysis.shared import at_least_one
+from recbole_symcere.analysis.tables import as_table
 from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.analysis.words import Occurrences, languages_of, lexicons, occurrences
 from recbole_symcere.errors import AnalysisError
@@ -30,7 +31,7 @@ LANGUAGE_SAMPLE = 200  # reviews
 
 
 def nearest_items(vectors: Tensor, item: int, candidates: Tensor, k: int) -> list[tuple[int, float]]:
-    """The ``k`` items with the highest cosines to ``item``, best first.
+    """Returns the ``k`` items with the highest cosines to ``item``, best first.
 
     Args:
         vectors: [n_items, d], of any lengths.
@@ -46,8 +47,10 @@ def nearest_items(vectors: Tensor, item: int, candidates: Tensor, k: int) -> lis
     return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
 
-def item_profiles(aligned: TrainedModel) -> Tensor:
-    """The direction from the mean of all training reviews, each of unit length, to the mean of each item's.
+def item_profiles(trained: TrainedModel) -> Tensor:
+    """Returns how the training reviews of each item differ from all: the mean of theirs less the mean of all.
+
+    Each review's vector has unit length, and so has each difference.
 
     Returns:
         [n_items, d], in the graph's space; zeros for items without a training review.
@@ -55,12 +58,12 @@ def item_profiles(aligned: TrainedModel) -> Tensor:
     Raises:
         AnalysisError: the model was trained without reviews.
     """
-    _, items = aligned.pairs()
-    return profiles_by_group(F.normalize(aligned.review_vectors(), dim=1), items, aligned.dataset.item_num)
+    _, items = trained.pairs()
+    return profiles_by_group(F.normalize(trained.review_vectors(), dim=1), items, trained.dataset.item_num)
 
 
 class TellingWords:
-    """What training reviews of an item say more often than those of other items.
+    """Finds the words that the training reviews of an item say more often than those of other items.
 
     A review counts a word once; words without a letter and stop words are left out.
 
@@ -81,7 +84,7 @@ class TellingWords:
         self._corpus = self._said.group_by("word").agg(corpus=pl.len())
 
     def of_item(self, item: int, n: int = TELLING_WORDS) -> list[str]:
-        """Up to ``n`` words by :func:`log_odds`, most telling first; each is of two users or more."""
+        """Returns up to ``n`` words by :func:`log_odds`, most telling first; two users or more wrote each."""
         of_item = self._said.filter(pl.col("item") == item).group_by("word")
         counted = of_item.agg(of_item=pl.len(), writers=pl.col("user").n_unique())
         words = self._corpus.join(counted, on="word", how="left").fill_null(0)
@@ -92,7 +95,7 @@ class TellingWords:
 
 
 def log_odds(part: np.ndarray, corpus: np.ndarray) -> np.ndarray:
-    """How much more often each word stands in a part of a corpus than in the rest of it, in standard deviations.
+    """Returns how much more often each word stands in a part of a corpus than in the rest, in standard deviations.
 
     The z-score of the log-odds ratio with an informative Dirichlet prior, here the counts of the whole corpus: Monroe,
     Colaresi and Quinn, "Fightin' Words", Political Analysis 16 (2008).
@@ -129,53 +132,53 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
 
 def describe(given: argparse.Namespace, settings: Mapping[str, Any]) -> str:
     """Returns what the command prints."""
-    aligned = TrainedModel(given.checkpoint, {"show_progress": True, **settings})
-    item = aligned.number_of("item", given.item)
-    trained = torch.from_numpy(aligned.popularity > 0)
-    untrained = int((~trained).sum()) - 1  # but for the padding
-    by_graph = nearest_items(aligned.nodes[1], item, trained, given.k)
+    trained = TrainedModel(given.checkpoint, {"show_progress": True, **settings})
+    item = trained.number_of("item", given.item)
+    met = torch.from_numpy(trained.popularity > 0)
+    untrained = int((~met).sum()) - 1  # but for the padding
+    by_graph = nearest_items(trained.nodes[1], item, met, given.k)
     text = [
-        f"{aligned.label}: the items nearest to {given.item}, of {int(trained.sum()) - 1:,} others that were seen in "
+        f"{trained.label}: the items nearest to {given.item}, of {int(met.sum()) - 1:,} others that were seen in "
         f"training ({untrained:,} were not).",
         "",
         "By the graph: cosine of the item vectors. Scores weigh an item by its vector's length to the power of "
-        f"score_norm, {aligned.model.score_norm:g}.",
+        f"score_norm, {trained.model.score_norm:g}.",
     ]
     try:
-        by_text = nearest_items(item_profiles(aligned), item, trained, given.k)
+        by_text = nearest_items(item_profiles(trained), item, met, given.k)
     except AnalysisError as error:
-        return "\n".join([*text, _table(aligned, by_graph, None), "", f"By the text: none. {error}"])
-    telling = telling_words(aligned)
+        return "\n".join([*text, _table(trained, by_graph, None), "", f"By the text: none. {error}"])
+    telling = telling_words(trained)
     return "\n".join(
         [
             *text,
-            _table(aligned, by_graph, telling),
+            _table(trained, by_graph, telling),
             "",
             "By the text: cosine of the items' mean training review vectors, seen from the mean over all reviews.",
-            _table(aligned, by_text, telling),
+            _table(trained, by_text, telling),
             "",
             f"Words that tell {given.item}: {', '.join(telling.of_item(item)) or 'none'}",
         ]
     )
 
 
-def telling_words(aligned: TrainedModel) -> TellingWords:
-    """Those of the training reviews of a model with text."""
-    users, items = aligned.pairs()
-    reviews = aligned.train.tokenised_reviews(aligned.encoder)
-    words = occurrences(reviews, aligned.encoder.fast_tokenizer)
-    languages = Counter(languages_of(aligned.train.review_texts()[:LANGUAGE_SAMPLE]))
+def telling_words(trained: TrainedModel) -> TellingWords:
+    """Returns the telling words of the training reviews; the model must have text."""
+    users, items = trained.pairs()
+    reviews = trained.train.tokenised_reviews(trained.encoder)
+    words = occurrences(reviews, trained.encoder.fast_tokenizer)
+    languages = Counter(languages_of(trained.train.review_texts()[:LANGUAGE_SAMPLE]))
     _, stop_words = lexicons(languages.most_common(1)[0][0])
     return TellingWords(words, users.numpy(), items.numpy(), stop_words)
 
 
-def _table(aligned: TrainedModel, found: Sequence[tuple[int, float]], telling: TellingWords | None) -> str:
+def _table(trained: TrainedModel, found: Sequence[tuple[int, float]], telling: TellingWords | None) -> str:
     items = [item for item, _ in found]
     columns: dict[str, Any] = {
         "": range(1, len(found) + 1),
-        "item": aligned.item_tokens()[items],
+        "item": trained.item_tokens()[items],
         "cosine": [f"{cosine:+.3f}" for _, cosine in found],
-        "interactions": aligned.popularity[items],
+        "interactions": trained.popularity[items],
     }
     if telling is not None:
         columns["telling words"] = [", ".join(telling.of_item(item)) for item in items]

@@ -6,10 +6,9 @@ import argparse
 import json
 import re
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
-
-import polars as pl
 
 from recbole_symcere.errors import AnalysisError
 
@@ -60,6 +59,20 @@ def write_text(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8", newline="\n")
 
 
+def without_nan(value: Any) -> Any:
+    """Returns JSON in which None stands for numbers that are not defined."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [without_nan(part) for part in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Writes JSON for people and programs; null stands for numbers that are not defined."""
+    write_text(file, json.dumps(without_nan(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
 def read_json(file: Path) -> Any:
     """Reads a JSON file that another command has written.
 
@@ -70,17 +83,3 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise AnalysisError(f"{file}: can't be read as JSON ({error}); make it again") from error
-
-
-def as_table(columns: Mapping[str, Any]) -> str:
-    """Returns a Markdown table of equally long columns."""
-    with pl.Config(
-        tbl_formatting="MARKDOWN",
-        tbl_hide_column_data_types=True,
-        tbl_hide_dataframe_shape=True,
-        tbl_rows=-1,
-        tbl_cols=-1,
-        tbl_width_chars=-1,
-        fmt_str_lengths=1_000_000,
-    ):
-        return str(pl.DataFrame(columns))

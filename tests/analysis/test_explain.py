@@ -25,13 +25,13 @@ def checkpoint(settings: dict[str, Any], tmp_path: Path) -> Path:
     return tmp_path / "tiny.pth"
 
 
-def pairs_of(aligned: TrainedModel, trained: bool) -> tuple[str, str]:
+def pairs_of(trained: TrainedModel, together: bool) -> tuple[str, str]:
     """Tokens of a user and an item that were a training interaction, or that were none."""
-    users, items = (numbers.tolist() for numbers in aligned.pairs())
+    users, items = (numbers.tolist() for numbers in trained.pairs())
     met = set(zip(users, items, strict=True))
     user = users[0]
-    item = next(item for item in sorted(set(items)) if ((user, item) in met) == trained)
-    return str(aligned.user_tokens()[user]), str(aligned.item_tokens()[item])
+    item = next(item for item in sorted(set(items)) if ((user, item) in met) == together)
+    return str(trained.user_tokens()[user]), str(trained.item_tokens()[item])
 
 
 @given(st.integers(1, 15), st.integers(0, 2**32 - 1), st.floats(0.1, 10))
@@ -60,16 +60,16 @@ def test_the_percentile_is_the_share_of_reviews_as_near_or_farther() -> None:
 
 
 def test_a_pairs_rank_is_among_the_items_that_the_user_has_not_met(checkpoint: Path) -> None:
-    aligned = TrainedModel(checkpoint)
+    trained = TrainedModel(checkpoint)
     with torch.no_grad():
-        users, items = (vectors.numpy() for vectors in aligned.model.ranking_vectors())
-    trained_users, trained_items = (numbers.numpy() for numbers in aligned.pairs())
+        users, items = (vectors.numpy() for vectors in trained.model.ranking_vectors())
+    trained_users, trained_items = (numbers.numpy() for numbers in trained.pairs())
     for user in (1, 5):
         met = set(trained_items[trained_users == user].tolist())
         for item in range(1, len(items)):
             candidates = [other for other in range(1, len(items)) if other not in met or other == item]
             scores = {other: float(users[user] @ items[other]) for other in candidates}
-            score, place, among = rank(aligned, user, item)
+            score, place, among = rank(trained, user, item)
             assert score == pytest.approx(scores[item], abs=1e-5)
             assert place == 1 + sum(other > scores[item] + 1e-6 for other in scores.values())
             assert among == len(candidates)
@@ -78,14 +78,14 @@ def test_a_pairs_rank_is_among_the_items_that_the_user_has_not_met(checkpoint: P
 def test_the_vectors_compared_are_those_that_training_aligned(
     checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    aligned = TrainedModel(checkpoint)
-    user, item = pairs_of(aligned, trained=False)
+    trained = TrainedModel(checkpoint)
+    user, item = pairs_of(trained, together=False)
     assert command.main(["explain", "--checkpoint", str(checkpoint), "--user", user, "--item", item, "--k", "99"]) == 0
     printed = capsys.readouterr().out
-    numbers = aligned.train.field2token_id["user_id"][user], aligned.train.field2token_id["item_id"][item]
-    graph = (aligned.nodes[0][numbers[0]] + aligned.nodes[1][numbers[1]]) / 2
-    cosines = torch.cosine_similarity(aligned.review_vectors(), graph[None]).numpy()
-    of_user, of_item = ((part == number).numpy() for part, number in zip(aligned.pairs(), numbers, strict=True))
+    numbers = trained.train.field2token_id["user_id"][user], trained.train.field2token_id["item_id"][item]
+    graph = (trained.nodes[0][numbers[0]] + trained.nodes[1][numbers[1]]) / 2
+    cosines = torch.cosine_similarity(trained.review_vectors(), graph[None]).numpy()
+    of_user, of_item = ((part == number).numpy() for part, number in zip(trained.pairs(), numbers, strict=True))
     for title, which in (("The user's", of_user & ~of_item), ("Other users'", of_item & ~of_user)):
         table = re.search(rf"{title}.*?: (\d+) of (\d+)\n((?:\|.*\n?)+)", printed)
         assert table is not None
@@ -96,7 +96,7 @@ def test_the_vectors_compared_are_those_that_training_aligned(
             np.sort(cosines[which])[::-1] - cosines.mean(), abs=6e-4
         )
         if title == "The user's":
-            assert {row[1] for row in rows} == set(aligned.item_tokens()[aligned.pairs()[1][which]])
+            assert {row[1] for row in rows} == set(trained.item_tokens()[trained.pairs()[1][which]])
         else:
             assert {int(row[1]) for row in rows} == set(np.flatnonzero(which))
 
@@ -104,7 +104,7 @@ def test_the_vectors_compared_are_those_that_training_aligned(
 def test_neither_texts_nor_users_are_printed_unless_asked_for(
     checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    user, item = pairs_of(TrainedModel(checkpoint), trained=True)
+    user, item = pairs_of(TrainedModel(checkpoint), together=True)
     texts = {review_id: text for *_, review_id, text in tiny_rows()}
     arguments = ["explain", "--checkpoint", str(checkpoint), "--user", user, "--item", item, "--k", "99"]
 
@@ -136,23 +136,23 @@ def test_a_review_is_printed_by_its_opening() -> None:
     assert _opening("春" * 999) == "春" * TEXT_WIDTH + "…"
 
 
-@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("together", [True, False])
 def test_a_pair_that_trained_is_told_and_its_own_review_left_out(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str], trained: bool
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], together: bool
 ) -> None:
-    user, item = pairs_of(TrainedModel(checkpoint), trained)
-    own = next(review_id for u, i, *_, review_id, _ in tiny_rows() if (u, i) == (user, item)) if trained else "none"
+    user, item = pairs_of(TrainedModel(checkpoint), together)
+    own = next(review_id for u, i, *_, review_id, _ in tiny_rows() if (u, i) == (user, item)) if together else "none"
     options = ["--show-users", "--k", "99"]
     assert command.main(["explain", "--checkpoint", str(checkpoint), "--user", user, "--item", item, *options]) == 0
     printed = capsys.readouterr().out
-    assert ("The pair itself was a training interaction" in printed) == trained
+    assert ("The pair itself was a training interaction" in printed) == together
     assert not re.search(rf"\b{own}\b", printed)
 
 
 def test_review_ids_belong_to_their_interactions(checkpoint: Path) -> None:
-    aligned = TrainedModel(checkpoint)
-    users, items = aligned.pairs()
-    names = zip(aligned.review_ids("train"), aligned.user_tokens()[users], aligned.item_tokens()[items], strict=True)
+    trained = TrainedModel(checkpoint)
+    users, items = trained.pairs()
+    names = zip(trained.review_ids("train"), trained.user_tokens()[users], trained.item_tokens()[items], strict=True)
     assert set(names) < {(review_id, user, item) for user, item, *_, review_id, _ in tiny_rows()}
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +57,13 @@ def test_dot_products_of_exported_vectors_are_the_models_scores(
     checkpoint = train(settings, **changes)
     folder = exported(checkpoint, "--format", file_format)
     vectors, tokens = read(folder, file_format)
-    aligned = TrainedModel(checkpoint)
-    model = aligned.model
+    trained = TrainedModel(checkpoint)
+    model = trained.model
     with torch.no_grad():
-        scores = model.full_sort_predict({model.USER_ID: torch.arange(aligned.dataset.user_num)})
-    scores = scores.view(aligned.dataset.user_num, -1).numpy()
-    assert tokens["users"]["user"] == aligned.user_tokens()[1:].tolist()
-    assert tokens["items"]["item"] == aligned.item_tokens()[1:].tolist()
+        scores = model.full_sort_predict({model.USER_ID: torch.arange(trained.dataset.user_num)})
+    scores = scores.view(trained.dataset.user_num, -1).numpy()
+    assert tokens["users"]["user"] == trained.user_tokens()[1:].tolist()
+    assert tokens["items"]["item"] == trained.item_tokens()[1:].tolist()
     assert all(part.dtype == np.float32 for part in vectors.values())
     np.testing.assert_allclose(vectors["users"] @ vectors["items"].T, scores[1:, 1:], atol=1e-5)
     lengths = np.linalg.norm(vectors["items"], axis=1)
@@ -77,13 +76,13 @@ def test_review_vectors_are_the_training_reviews_beside_their_tokens(
 ) -> None:
     checkpoint = train(settings)
     vectors, tokens = read(exported(checkpoint, "--format", file_format), file_format)
-    aligned = TrainedModel(checkpoint)
+    trained = TrainedModel(checkpoint)
     ids, items = tokens["reviews"]["review_id"], tokens["reviews"]["item"]
     assert [ITEM_OF_REVIEW[review_id] for review_id in ids] == items
-    assert len(ids) == len(aligned.train) < len(ITEM_OF_REVIEW)
-    number = aligned.train.field2token_id["review_id"]
-    rows = aligned.train.review_rows()[[number[review_id] for review_id in ids]]
-    np.testing.assert_allclose(vectors["reviews"], aligned.review_vectors().numpy()[rows], atol=1e-6)
+    assert len(ids) == len(trained.train) < len(ITEM_OF_REVIEW)
+    number = trained.train.field2token_id["review_id"]
+    rows = trained.train.review_rows()[[number[review_id] for review_id in ids]]
+    np.testing.assert_allclose(vectors["reviews"], trained.review_vectors().numpy()[rows], atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(vectors["reviews"], axis=1), 1, atol=1e-5)
 
 
@@ -180,9 +179,10 @@ def test_an_export_that_fails_leaves_nothing(settings: dict[str, Any], monkeypat
 
 
 def example() -> str:
-    """The program in the module's docstring."""
-    assert export.__doc__ is not None
-    return cleandoc(export.__doc__.split("::\n", 1)[1])
+    """The program in the README."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (program,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "vectors.safetensors" in block]
+    return program
 
 
 def test_the_documented_program_finds_the_models_neighbours_and_recommendations(
@@ -193,19 +193,13 @@ def test_the_documented_program_finds_the_models_neighbours_and_recommendations(
     capsys.readouterr()
     exec(compile(example(), "example", "exec"), {})
     near, best = capsys.readouterr().out.splitlines()
-    aligned = TrainedModel(checkpoint)
-    item, user = aligned.train.field2token_id["item_id"]["i7"], aligned.train.field2token_id["user_id"]["u0"]
-    items, tokens = aligned.nodes[1], aligned.item_tokens()
+    trained = TrainedModel(checkpoint)
+    item, user = trained.train.field2token_id["item_id"]["i7"], trained.train.field2token_id["user_id"]["u0"]
+    items, tokens = trained.nodes[1], trained.item_tokens()
     cosines = torch.cosine_similarity(items, items[item][None])
     nearest = [tokens[row] for row in (-cosines).argsort() if row not in (0, item)]
     assert near == f"near i7: {[str(token) for token in nearest[:10]]}"
     with torch.no_grad():
-        scores = aligned.model.full_sort_predict({aligned.model.USER_ID: torch.tensor([user])})
+        scores = trained.model.full_sort_predict({trained.model.USER_ID: torch.tensor([user])})
     ranked = [str(tokens[row]) for row in (-scores).argsort() if row]
     assert best == f"for u0: {ranked[:10]}"
-
-
-def test_the_readme_has_the_same_program() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    programs = [block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "vectors.safetensors" in block]
-    assert [cleandoc(program).strip() for program in programs] == [example().strip()]

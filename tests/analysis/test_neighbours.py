@@ -92,9 +92,9 @@ def test_planted_neighbours_and_words_are_found_on_both_sides(
     assert command.main(["neighbours", "--checkpoint", planted["checkpoint_file"], "--item", "i3", "--k", "5"]) == 0
     printed = capsys.readouterr().out
     by_graph, by_text = tables(printed)
-    aligned = TrainedModel(planted["checkpoint_file"])
-    trained, item = torch.from_numpy(aligned.popularity > 0), aligned.train.field2token_id["item_id"]["i3"]
-    for found, vectors in ((by_graph, aligned.nodes[1]), (by_text, item_profiles(aligned))):
+    trained = TrainedModel(planted["checkpoint_file"])
+    trained, item = torch.from_numpy(trained.popularity > 0), trained.train.field2token_id["item_id"]["i3"]
+    for found, vectors in ((by_graph, trained.nodes[1]), (by_text, item_profiles(trained))):
         cosines = [cosine for _, cosine in nearest_items(vectors, item, trained, 5)]
         assert [float(cosine) for _, _, cosine, *_ in found] == pytest.approx(cosines, abs=6e-4)
         assert all(int(item[1:]) % 2 for _, item, *_ in found), "an item of the other kind"
@@ -143,12 +143,12 @@ def test_a_model_without_text_has_the_graphs_neighbours(
 
 
 def test_text_profiles_are_means_of_unit_vectors_seen_from_their_mean(planted: dict[str, Any]) -> None:
-    aligned = TrainedModel(planted["checkpoint_file"], {"normalize": False})  # raw vectors: of other lengths
-    reviews = aligned.review_vectors()
+    trained = TrainedModel(planted["checkpoint_file"], {"normalize": False})  # raw vectors: of other lengths
+    reviews = trained.review_vectors()
     assert not torch.allclose(reviews.norm(dim=1), torch.ones(len(reviews)))
     reviews = reviews / reviews.norm(dim=1, keepdim=True)
-    _, items = aligned.pairs()
-    profiles = item_profiles(aligned)
+    _, items = trained.pairs()
+    profiles = item_profiles(trained)
     for item in items.unique():
         centred = reviews[items == item].mean(0) - reviews.mean(0)
         torch.testing.assert_close(profiles[item], centred / centred.norm(), atol=1e-3, rtol=0)
@@ -226,7 +226,7 @@ def test_stop_words_are_of_the_language_of_most_reviews(
 ) -> None:
     monkeypatch.setattr(neighbours, "languages_of", lambda texts: ["en", *["de"] * (len(texts) - 1)])
     monkeypatch.setattr(neighbours, "lexicons", lambda language: (frozenset(), frozenset({"de": ["pedal"]}[language])))
-    aligned = TrainedModel(planted["checkpoint_file"])
-    item = aligned.train.field2token_id["item_id"]["i3"]
-    found = neighbours.telling_words(aligned).of_item(item)
+    trained = TrainedModel(planted["checkpoint_file"])
+    item = trained.train.field2token_id["item_id"]["i3"]
+    found = neighbours.telling_words(trained).of_item(item)
     assert "strap" in found and "pedal" not in found

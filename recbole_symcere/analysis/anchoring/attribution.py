@@ -28,7 +28,7 @@ RIDGE = 1.0  # of LIME's linear model, as in the original
 
 @dataclass(frozen=True)
 class Similarity:
-    """Of reviews' vectors with those of their interactions.
+    """Compares the vectors of reviews with those of their interactions.
 
     Attributes:
         project: vectors [B, hidden] of the language model to the space of the references [B, d], on any device.
@@ -39,14 +39,14 @@ class Similarity:
     references: Tensor
 
     def cosine(self, vectors: Tensor, rows: np.ndarray) -> Tensor:
-        """Of vectors [B, hidden] with the references of reviews ``rows`` [B]: [B], on the CPU."""
+        """Returns the cosines of vectors [B, hidden] with the references of reviews ``rows`` [B]: [B], on the CPU."""
         return (self._unit(vectors) * self.references[rows]).sum(1)
 
     def lift(self, vectors: Tensor, rows: np.ndarray) -> Tensor:
-        """``cosine`` less the mean cosine with all n references: [B].
+        """Returns ``cosine`` less the mean cosine with all n references: [B].
 
-        What pulls a review to every interaction alike does not count. So where reviews say nothing of their
-        interactions, as after training with shuffled texts, no word is expected to pull either way.
+        So a pull to all interactions alike does not count, and where reviews say nothing of their interactions, as
+        after training with shuffled texts, no word is expected to pull either way.
         """
         return self.cosine(vectors, rows) - self._unit(vectors) @ self.references.mean(0)
 
@@ -55,9 +55,10 @@ class Similarity:
 
 
 def text_references(vectors: Tensor, groups: Sequence[tuple[Tensor, Tensor]], own: Tensor | None = None) -> Tensor:
-    """What stands for g_uv = (g_u + g_v) / 2 before any training: the mean of two directions, of unit length.
+    """Returns what stands for g_uv = (g_u + g_v) / 2 before any training: the mean of two directions, of unit length.
 
-    They lead from the mean of all training reviews to that of the user's, and to that of the item's.
+    One direction leads from the mean of all training reviews to the mean of the user's reviews, the other to the mean
+    of the item's.
 
     Args:
         vectors: [n, hidden], of the training reviews.
@@ -78,7 +79,7 @@ def text_references(vectors: Tensor, groups: Sequence[tuple[Tensor, Tensor]], ow
 
 
 def without_words(token_ids: np.ndarray, word_index: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Variants of a review that lack some of its words; special tokens stay.
+    """Returns variants of a review that lack some of its words; special tokens stay.
 
     Args:
         token_ids, word_index: int [T], as in ``TokenisedReviews``.
@@ -91,29 +92,6 @@ def without_words(token_ids: np.ndarray, word_index: np.ndarray, present: np.nda
     return np.broadcast_to(token_ids, kept.shape)[kept], kept.sum(1)
 
 
-class _Variants:
-    """The vectors of one review without some of its words."""
-
-    def __init__(self, encoder: ReviewEncoder, reviews: TokenisedReviews, row: int) -> None:
-        self.encoder, self.row = encoder, row
-        self.token_ids, self.word_index, _ = reviews.gather(np.array([row]))
-        self.n_words = int(self.word_index.max(initial=-1)) + 1
-        self._encoded: dict[bytes, Tensor] = {}
-
-    def vectors(self, present: np.ndarray) -> Tensor:
-        """[B, hidden]; what was encoded is kept, since several models ask for the same variants."""
-        key = present.tobytes()
-        if key not in self._encoded:
-            token_ids, lengths = without_words(self.token_ids, self.word_index, present)
-            self._encoded[key] = self.encoder.vectors(torch.from_numpy(token_ids).long(), lengths)
-        return self._encoded[key]
-
-    def score(self, similarity: Similarity, present: Tensor) -> Tensor:
-        """Cosines [B] by which words are there, [B, n_words] of 0 and 1: what LIME explains."""
-        vectors = self.vectors(present.bool().numpy())
-        return similarity.cosine(vectors, np.full(len(vectors), self.row))
-
-
 def occlusion(
     encoder: ReviewEncoder,
     reviews: TokenisedReviews,
@@ -121,10 +99,10 @@ def occlusion(
     similarities: Sequence[Similarity],
     show_progress: bool = True,
 ) -> np.ndarray:
-    """How far ``Similarity.lift`` falls without each word, for several models of one encoder.
+    """Returns how far ``Similarity.lift`` falls without each word, for several models of one encoder.
 
-    It is captum's FeatureAblation of :meth:`Similarity.lift`, but each variant is encoded once for all the models, and
-    those of several reviews together.
+    This is captum's FeatureAblation of :meth:`Similarity.lift`, but each variant is encoded once for all the models,
+    and the variants of several reviews are encoded together.
 
     Args:
         words: to hide, one at a time.
@@ -169,18 +147,27 @@ def lime(
     samples: int,
     seed: int,
 ) -> np.ndarray:
-    """:func:`lime_weights` of a review's words on ``Similarity.cosine``, as the paper's section 6.2 has it.
+    """Explains ``Similarity.cosine`` of a review by :func:`lime_weights` of its words, as in section 6.2 of the paper.
 
     Returns:
         float64 [n_similarities, n_words]
     """
-    variants = _Variants(encoder, reviews, row)
-    scores = [partial(variants.score, similarity) for similarity in similarities]
-    return np.stack([lime_weights(score, variants.n_words, samples, seed) for score in scores])
+    token_ids, word_index, _ = reviews.gather(np.array([row]))
+    n_words = int(word_index.max(initial=-1)) + 1
+    encoded: dict[bytes, Tensor] = {}  # several models ask for the same variants
+
+    def score(similarity: Similarity, words: Tensor) -> Tensor:
+        present = words.bool().numpy()
+        if (key := present.tobytes()) not in encoded:
+            variants, lengths = without_words(token_ids, word_index, present)
+            encoded[key] = encoder.vectors(torch.from_numpy(variants).long(), lengths)
+        return similarity.cosine(encoded[key], np.full(len(present), row))
+
+    return np.stack([lime_weights(partial(score, each), n_words, samples, seed) for each in similarities])
 
 
 def lime_weights(score: Callable[[Tensor], Tensor], n_words: int, samples: int, seed: int) -> np.ndarray:
-    """LIME (Ribeiro et al. 2016) by captum: a linear model of a score of which words are there.
+    """Explains a score by LIME (Ribeiro et al. 2016) with captum: a linear model of which words are present.
 
     Args:
         score: from [B, n_words] of 0 and 1 to [B].
@@ -188,7 +175,7 @@ def lime_weights(score: Callable[[Tensor], Tensor], n_words: int, samples: int, 
         seed: of the choices.
 
     Returns:
-        float64 [n_words], what each word adds to the score; of no words, none.
+        float64 [n_words], what each word adds to the score.
     """
     from captum._utils.models.linear_model import SkLearnRidge
     from captum.attr import Lime

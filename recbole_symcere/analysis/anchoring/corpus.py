@@ -92,7 +92,7 @@ class Explained:
 
 @dataclass(frozen=True)
 class Found:
-    """What was measured of one model on its corpus.
+    """Holds what was measured of one model on its corpus.
 
     Attributes:
         cosine: mean of the reviews.
@@ -111,19 +111,19 @@ class Found:
 def load_corpora(
     checkpoints: Sequence[str], part: str, reviews: int, seed: int, settings: Mapping[str, Any]
 ) -> list[Corpus]:
-    """All checkpoints are loaded before any is looked into: what can't be used shows at once."""
+    """Loads all checkpoints, so that one that can't be used is told before any is looked into."""
     loaded = [TrainedModel(checkpoint, {"show_progress": True, **settings}) for checkpoint in checkpoints]
-    labels = [aligned.label for aligned in loaded]
+    labels = [trained.label for trained in loaded]
     if PRETRAINED in labels or len(set(labels)) < len(labels):
         raise AnalysisError(
             f"--checkpoint: labels must be distinct and not {PRETRAINED!r}, but are {', '.join(labels)}; A=PATH B=PATH"
         )
     alike: dict[tuple[Any, ...], list[TrainedModel]] = {}
-    for aligned in loaded:
-        encoder = aligned.encoder  # refuses a model that reads no reviews
-        key = aligned.config["dataset"], encoder.fast_tokenizer.to_str(), encoder.max_length
-        ids = tuple(aligned.review_ids(part).tobytes() for part in ("train", part))
-        alike.setdefault((*key, *ids), []).append(aligned)
+    for trained in loaded:
+        encoder = trained.encoder  # refuses a model that reads no reviews
+        key = trained.config["dataset"], encoder.fast_tokenizer.to_str(), encoder.max_length
+        ids = tuple(trained.review_ids(part).tobytes() for part in ("train", part))
+        alike.setdefault((*key, *ids), []).append(trained)
     corpora = []
     for same in alike.values():
         n = len(same[0].parts[part])
@@ -133,7 +133,7 @@ def load_corpora(
 
 
 def explained_rows(corpus: Corpus, named: Sequence[str] | None, drawn: int) -> np.ndarray:
-    """Those of the reviews that were named, else some drawn."""
+    """Returns the rows of the reviews that were named; if none was, of some that are drawn."""
     if named is not None:
         return np.flatnonzero(np.isin(corpus.review_ids(), named))
     n = min(drawn, len(corpus.rows))
@@ -148,12 +148,12 @@ class _Model:
 
 
 def look_into(corpus: Corpus, explained: np.ndarray, perturbations: int) -> list[Found]:
-    """Of each checkpoint, then of the pre-trained encoder."""
+    """Returns what was measured of each checkpoint, and last of the pre-trained encoder."""
     words = corpus.words.lettered().of(corpus.rows)
     group_of = {text: GROUPS.index(corpus.groups.of(text)) for text in np.unique(words.texts).tolist()}
     group = np.array([group_of[text] for text in words.texts.tolist()], int)
     rows = np.union1d(corpus.rows, explained)
-    labels = [*(aligned.label for aligned in corpus.checkpoints), PRETRAINED]
+    labels = [*(trained.label for trained in corpus.checkpoints), PRETRAINED]
     hidden: dict[str, np.ndarray] = {}
     found: dict[str, Found] = {}
     for models in _by_encoder([*_trained(corpus), _pretrained(corpus)]):
@@ -193,21 +193,21 @@ def _by_encoder(models: Sequence[_Model]) -> list[list[_Model]]:
 def _trained(corpus: Corpus) -> list[_Model]:
     return [
         _Model(
-            aligned.label,
-            aligned.encoder,
-            Similarity(aligned.projected, F.normalize(aligned.interaction_vectors(corpus.part), dim=1)),
+            trained.label,
+            trained.encoder,
+            Similarity(trained.projected, F.normalize(trained.interaction_vectors(corpus.part), dim=1)),
         )
-        for aligned in corpus.checkpoints
+        for trained in corpus.checkpoints
     ]
 
 
 def _pretrained(corpus: Corpus) -> _Model:
     """The language model before training, its vectors seen from their mean over the training reviews."""
-    aligned = corpus.checkpoints[0]
-    encoder = ReviewEncoder.frozen_from_config(aligned.config).to(aligned.config["device"])
-    vectors = torch.from_numpy(np.array(aligned.train.embedded_reviews(encoder, 0, 0.0)[0]))
+    trained = corpus.checkpoints[0]
+    encoder = ReviewEncoder.frozen_from_config(trained.config).to(trained.config["device"])
+    vectors = torch.from_numpy(np.array(trained.train.embedded_reviews(encoder, 0, 0.0)[0]))
     own = vectors if corpus.part == "train" else None
-    groups = list(zip(aligned.pairs("train"), aligned.pairs(corpus.part), strict=True))
+    groups = list(zip(trained.pairs("train"), trained.pairs(corpus.part), strict=True))
     centre = vectors.mean(0)
     return _Model(
         PRETRAINED, encoder, Similarity(lambda found: found.cpu() - centre, text_references(vectors, groups, own))

@@ -26,7 +26,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class GroupAttribution:
-    """What a group of words does.
+    """Says how much a group of words pulls.
 
     Attributes:
         words: how many distinct ones.
@@ -45,7 +45,7 @@ class GroupAttribution:
 
 @dataclass(frozen=True)
 class Anchoring:
-    """Attributions of all words of some reviews.
+    """Sums up the attributions of all words of some reviews.
 
     Attributes:
         index: the mean attribution of objective words, less that of sentiment words, in units of ``mean_absolute``.
@@ -61,10 +61,10 @@ class Anchoring:
 def anchoring(
     attribution: np.ndarray, group: np.ndarray, word: np.ndarray, review: np.ndarray, draws: int = DRAWS, seed: int = 0
 ) -> Anchoring:
-    """The anchoring index and what it is made of.
+    """Returns the anchoring index and what it is made of.
 
-    Signed attributions, since the share of their sizes would not vanish for shuffled texts: a rare word moves a vector
-    further than a common one, whichever way. 0 is no anchoring.
+    An index of 0 is no anchoring. Attributions keep their signs: a rare word moves a vector further than a common one,
+    whichever way, so an index of their sizes would not vanish for shuffled texts.
 
     Args:
         attribution: float [W], of each occurrence.
@@ -98,9 +98,9 @@ def index_difference(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Estimate:
-    """The index of one model less that of another on the same words, whose chance is drawn for both at once.
+    """Returns the index of one model less that of another on the same words, both from the same resamples.
 
-    Intervals of two indices may overlap although one model leans on objective words more in every resample.
+    The intervals of two indices may overlap although one model has the higher index in every resample.
 
     Args:
         attribution, other: float [W], the two models' of the same occurrences; the rest as for :func:`anchoring`.
@@ -141,10 +141,10 @@ def _estimates(values: np.ndarray, drawn: np.ndarray) -> list[Estimate]:
 
 
 def resampled_sums(values: np.ndarray, word: np.ndarray, review: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """Sums of [W, k] values under the pigeonhole bootstrap (Owen 2007): reviews and words are drawn, each on its own.
+    """Returns sums of [W, k] values under the pigeonhole bootstrap (Owen 2007), which draws reviews and words apart.
 
-    Reviews alone would take the words for the only ones there are. But a model moves a word's every occurrence much the
-    same way, so a group of few words has a mean by chance, which no number of reviews averages out.
+    To draw reviews alone would treat the words as the only ones there are. But a model moves all occurrences of a word
+    much the same way, so the mean of a group of few words depends on chance, however many reviews there are.
 
     Returns:
         float64 [draws, k]
@@ -165,7 +165,7 @@ def resampled_sums(values: np.ndarray, word: np.ndarray, review: np.ndarray, dra
 
 
 def contribution(mean: Estimate, mean_absolute: float) -> str:
-    """The paper's words for a group (Tables 5 to 7), by its mean attribution."""
+    """Returns what the paper calls a group's contribution (Tables 5 to 7), by its mean attribution."""
     if np.isnan(mean.value):
         return "none"
     if mean.low <= 0:
@@ -177,7 +177,7 @@ def contribution(mean: Estimate, mean_absolute: float) -> str:
 
 @dataclass(frozen=True)
 class WordAttributions:
-    """Of n words that are in ``LEAST_REVIEWS`` of the reviews or more.
+    """Holds the attributions of n words, each of which is in ``LEAST_REVIEWS`` of the reviews or more.
 
     Attributes:
         word: int [n], their numbers, ascending.
@@ -196,7 +196,7 @@ class WordAttributions:
 def by_word(
     attribution: np.ndarray, word: np.ndarray, review: np.ndarray, draws: int = DRAWS, seed: int = 0
 ) -> WordAttributions:
-    """The mean attribution of each word; intervals by drawing reviews, with all their words.
+    """Returns the mean attribution of each word, with intervals from drawing whole reviews.
 
     Args:
         attribution, word, review: as for :func:`anchoring`.

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +16,14 @@ from recbole_symcere.analysis import words as word_rules
 from recbole_symcere.analysis.anchoring.attribution import KERNEL_WIDTH, RIDGE
 from recbole_symcere.analysis.anchoring.corpus import PRETRAINED, Corpus, Explained, Found
 from recbole_symcere.analysis.anchoring.figures import draw_index, draw_words
-from recbole_symcere.analysis.anchoring.index import DRAWS, Estimate
-from recbole_symcere.analysis.shared import as_table, write_text
+from recbole_symcere.analysis.anchoring.index import DRAWS
+from recbole_symcere.analysis.anchoring.tables import group_grid, index_grid, lime_grid
+from recbole_symcere.analysis.shared import without_nan, write_json, write_text
 from recbole_symcere.analysis.words import LEAST_BITS, LEAST_REVIEWS, LEAST_VALENCE
 from recbole_symcere.provenance import versions
 
 EXAMPLES = 5  # words of a group
 TOP, BOTTOM = 6, 3  # words of a review: those that pull most to its interaction, and away from it
-TEXT_WIDTH = 300  # characters of a review that a table with --show-text holds
 RULES = ("LEAST_REVIEWS", "LEAST_BITS", "PERMUTATIONS", "LEAST_VALENCE", "MOST_IN_MAIN")
 LIBRARIES = ("captum", "py3langid", "scikit-learn", "stopwordsiso", "vaderSentiment")
 CSV_COLUMNS = ("dataset", "model", "word", "group", "reviews", "occurrences", "mean", "low", "high")
@@ -55,6 +52,7 @@ cosine is at least the median of the reviews above, else weak.
 def write(found: Sequence[Found], given: argparse.Namespace) -> str:
     folder: Path = given.output
     folder.mkdir(parents=True, exist_ok=True)
+    records = without_nan([_record(result, given) for result in found])
     content = {
         "part": given.part,
         "reviews": given.reviews,
@@ -63,24 +61,15 @@ def write(found: Sequence[Found], given: argparse.Namespace) -> str:
         "lime": {"perturbations": given.perturbations, "kernel_width": KERNEL_WIDTH, "ridge": RIDGE},
         "word_groups": {name.lower(): getattr(word_rules, name) for name in RULES},
         "versions": versions() | {name: metadata.version(name) for name in LIBRARIES},
-        "models": [_record(result, given) for result in found],
+        "models": records,
     }
-    write_text(folder / "anchoring.json", json.dumps(_plain(content), indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / "anchoring.json", content)
     with (folder / "anchoring-words.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([CSV_COLUMNS, *_csv_rows(found)])
-    markdown = "\n".join(_sections(found, given))
+    markdown = "\n".join(_sections(found, records, given))
     write_text(folder / "anchoring.md", markdown)
     _draw(found, folder)
     return markdown
-
-
-def _plain(value: Any) -> Any:
-    """For JSON: what is not defined is null."""
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_plain(part) for part in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _record(result: Found, given: argparse.Namespace) -> dict[str, Any]:
@@ -147,80 +136,18 @@ def _csv_rows(found: Sequence[Found]) -> Iterator[list[Any]]:
             yield [result.corpus.name, result.label, text, result.corpus.groups.of(text), *numbers]
 
 
-def _sections(found: Sequence[Found], given: argparse.Namespace) -> Iterator[str]:
+def _sections(found: Sequence[Found], records: Sequence[Mapping[str, Any]], given: argparse.Namespace) -> Iterator[str]:
     corpora = {id(result.corpus): result.corpus for result in found}.values()
     languages = ", ".join(f"{corpus.name}: {corpus.groups.language}" for corpus in corpora)
+    names = [f"{record['dataset']}, {record['label']}" for record in records]
     yield ABOUT.format(pretrained=PRETRAINED)
     yield GROUPING.format(valence=LEAST_VALENCE, bits=LEAST_BITS, least=LEAST_REVIEWS, languages=languages)
-    yield _index_table(found, given.part) + "\n"
-    for result in found:
-        yield f"{result.corpus.name}, {result.label}\n\n{_group_table(result)}\n"
+    yield index_grid(records, names, given.part).to_markdown() + "\n"
+    for record, name in zip(records, names, strict=True):
+        yield f"{name}\n\n{group_grid(record, name).to_markdown()}\n"
     if any(result.explained for result in found):
         yield LIME.format(samples=given.perturbations)
-        yield _lime_table(found, given) + "\n"
-
-
-def _index_table(found: Sequence[Found], part: str) -> str:
-    means = {
-        f"{name} words' pull": [_shown(result.anchoring.groups[name].mean, 4) for result in found]
-        for name in ("objective", "sentiment")
-    }
-    return as_table(
-        {
-            "dataset": [_cell(result.corpus.name) for result in found],
-            "model": [_cell(result.label) for result in found],
-            f"{part} reviews": [f"{len(result.corpus.rows):,}" for result in found],
-            "mean cosine": [f"{result.cosine:.3f}" for result in found],
-            "anchoring index": [_shown(result.anchoring.index, 2) for result in found],
-            "less the first's": [_shown(result.less_first, 2) for result in found],
-            **means,
-        }
-    )
-
-
-def _group_table(result: Found) -> str:
-    groups = result.anchoring.groups
-    return as_table(
-        {
-            "keyword type": list(groups),
-            "example words": [_cell(", ".join(_examples(result, name))) for name in groups],
-            "contribution": [group.contribution for group in groups.values()],
-            "mean pull": [_shown(group.mean, 4) for group in groups.values()],
-            "share of words": [f"{group.share_of_words:.1%}" for group in groups.values()],
-            "share of pull": [f"{group.share_of_mass:.1%}" for group in groups.values()],
-        }
-    )
-
-
-def _lime_table(found: Sequence[Found], given: argparse.Namespace) -> str:
-    pairs = [(result, _lime_record(result, one, given)) for result in found for one in result.explained]
-    records = [record for _, record in pairs]
-    columns = {
-        "model": [_cell(result.label) for result, _ in pairs],
-        "item": [_cell(record["item"]) for record in records],
-        "signal": [f"{record['signal']} ({record['cosine']:.2f})" for record in records],
-        "words towards the interaction": [_words(record["towards"]) for record in records],
-        "words away from it": [_words(record["away"]) for record in records],
-    }
-    if "review" in records[0]:
-        columns["review"] = [_cell(record["review"]) for record in records]
-    if "text" in records[0]:
-        columns["text"] = [_cell(textwrap.shorten(record["text"], TEXT_WIDTH, placeholder="…")) for record in records]
-    return as_table(columns)
-
-
-def _words(weighed: Sequence[Mapping[str, Any]]) -> str:
-    return _cell(", ".join(f"{word['word']} {word['weight']:+.2f} ({word['group']})" for word in weighed))
-
-
-def _shown(estimate: Estimate, digits: int) -> str:
-    if np.isnan(estimate.value):
-        return "n/a"
-    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "&#124;")
+        yield lime_grid(records, names, quoted=True).to_markdown() + "\n"
 
 
 def _draw(found: Sequence[Found], folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from tqdm import tqdm
 
 from recbole_symcere.analysis.geometry import measures
 from recbole_symcere.analysis.geometry.figures import draw_cosines, draw_maps, draw_variances
-from recbole_symcere.analysis.shared import LEAST_POINTS, file_name, write_text
+from recbole_symcere.analysis.geometry.tables import geometry_grid
+from recbole_symcere.analysis.shared import LEAST_POINTS, file_name, without_nan, write_json, write_text
 from recbole_symcere.analysis.trained import TrainedModel, graph_nodes
 from recbole_symcere.errors import AnalysisError
 from recbole_symcere.model.symcere import SymCERE
@@ -85,74 +85,74 @@ def measure_checkpoints(
     loaded = _load(checkpoints, part, settings)
     found = []
     with tqdm(total=2 * len(loaded), unit="step") as bar:
-        for aligned in loaded:
-            bar.set_description(f"{aligned.label}: measures")
-            before, after = views_before(aligned, part), views_after(aligned, part)
-            found.append(measure(aligned, part, before, after))
+        for trained in loaded:
+            bar.set_description(f"{trained.label}: measures")
+            before, after = views_before(trained, part), views_after(trained, part)
+            found.append(measure(trained, part, before, after))
             bar.update()
-            bar.set_description(f"{aligned.label}: maps")
+            bar.set_description(f"{trained.label}: maps")
             moments = {"before training": before, "after training": after}
-            _draw(aligned, part, moments, points, folder)
+            _draw(trained, part, moments, points, folder)
             bar.update()
     return _write(found, part, points, folder)
 
 
 def _load(checkpoints: Sequence[str], part: str, settings: Mapping[str, Any]) -> list[TrainedModel]:
-    """All of them before any is measured: what can't be used shows at once."""
+    """Loads all checkpoints, so that one that can't be used is told before any is measured."""
     loaded: dict[str, TrainedModel] = {}
     for checkpoint in tqdm(checkpoints, desc="reading", unit="checkpoint", leave=False):
-        aligned = TrainedModel(checkpoint, settings)
-        if other := loaded.get(file_name(aligned.label)):
+        trained = TrainedModel(checkpoint, settings)
+        if other := loaded.get(file_name(trained.label)):
             raise AnalysisError(
-                f"--checkpoint {other.path} and {aligned.path} are called {other.label!r} and {aligned.label!r}; "
+                f"--checkpoint {other.path} and {trained.path} are called {other.label!r} and {trained.label!r}; "
                 "name them apart, in letters and digits: A=PATH B=PATH"
             )
-        if (n := len(aligned.parts[part])) < LEAST_POINTS:
-            raise AnalysisError(f"{aligned.path}: its part {part} has {n} interactions; take another --part")
-        loaded[file_name(aligned.label)] = aligned
+        if (n := len(trained.parts[part])) < LEAST_POINTS:
+            raise AnalysisError(f"{trained.path}: its part {part} has {n} interactions; take another --part")
+        loaded[file_name(trained.label)] = trained
     return list(loaded.values())
 
 
-def reads_reviews(aligned: TrainedModel) -> bool:
+def reads_reviews(trained: TrainedModel) -> bool:
     """Whether the model has vectors of reviews, in a space that it learned."""
     try:
-        return aligned.encoder is not None
+        return trained.encoder is not None
     except AnalysisError:
         return False
 
 
-def views_after(aligned: TrainedModel, part: str) -> Views:
-    """A part's interactions as the trained model sees them."""
-    text = aligned.review_vectors(part) if reads_reviews(aligned) else None
-    return _views(aligned.interaction_vectors(part), text)
+def views_after(trained: TrainedModel, part: str) -> Views:
+    """Returns a part's interactions as the trained model sees them."""
+    text = trained.review_vectors(part) if reads_reviews(trained) else None
+    return _views(trained.interaction_vectors(part), text)
 
 
 @torch.no_grad()
-def views_before(aligned: TrainedModel, part: str) -> Views:
-    """The same as the model saw them before its first step."""
-    model = aligned.untrained()
-    graph = model.interaction_vectors(graph_nodes(model), *aligned.pairs(part))
-    return _views(graph, _untrained_reviews(aligned, model, part) if reads_reviews(aligned) else None)
+def views_before(trained: TrainedModel, part: str) -> Views:
+    """Returns a part's interactions as the model saw them before its first step."""
+    model = trained.untrained()
+    graph = model.interaction_vectors(graph_nodes(model), *trained.pairs(part))
+    return _views(graph, _untrained_reviews(trained, model, part) if reads_reviews(trained) else None)
 
 
-def _untrained_reviews(aligned: TrainedModel, model: SymCERE, part: str) -> Tensor:
+def _untrained_reviews(trained: TrainedModel, model: SymCERE, part: str) -> Tensor:
     text = model.text_encoder
-    encoder = text.encoder if isinstance(text, TrainedEncoder) else aligned.encoder
-    (vectors,) = aligned.parts[part].embedded_reviews(encoder, 0, 0.0)
-    return model.projection(torch.from_numpy(np.array(vectors)).to(aligned.config["device"])).cpu()
+    encoder = text.encoder if isinstance(text, TrainedEncoder) else trained.encoder
+    (vectors,) = trained.parts[part].embedded_reviews(encoder, 0, 0.0)
+    return model.projection(torch.from_numpy(np.array(vectors)).to(trained.config["device"])).cpu()
 
 
 def _views(graph: Tensor, text: Tensor | None) -> Views:
     return Views(measures.directions(graph), None if text is None else measures.directions(text))
 
 
-def measure(aligned: TrainedModel, part: str, before: Views, after: Views) -> Geometry:
-    """All that the table shows of a checkpoint.
+def measure(trained: TrainedModel, part: str, before: Views, after: Views) -> Geometry:
+    """Measures all that the table shows of a checkpoint.
 
     Args:
         before, after: as ``views_before`` and ``views_after`` return them, of ``part``.
     """
-    nodes = {name: vectors[1:] for name, vectors in zip(("users", "items"), aligned.nodes, strict=True)}
+    nodes = {name: vectors[1:] for name, vectors in zip(("users", "items"), trained.nodes, strict=True)}
     spread = {name: measures.directions(vectors[vectors.any(1)]) for name, vectors in nodes.items()}
     sets = spread | {"graph vectors of interactions": after.graph, "reviews": after.text}
     cosines = measures.cosines(spread["users"], spread["items"])
@@ -161,14 +161,14 @@ def measure(aligned: TrainedModel, part: str, before: Views, after: Views) -> Ge
     values |= {"interactions": len(after.graph)} | _cosine_values(cosines)
     for name, variance in variances.items():
         values |= {f"variance by dimension, {name}, {of.__name__}": float(of(variance)) for of in (np.mean, min, max)}
-    values |= _alignments(aligned, part, after)
+    values |= _alignments(trained, part, after)
     for name, vectors in sets.items():
         values[f"uniformity, {name}"] = NAN if vectors is None else measures.uniformity(vectors, seed=SEED)
     for name, vectors in sets.items():
         values[f"effective rank, {name}"] = NAN if vectors is None else measures.effective_rank(vectors)
-    values |= _norm_values(aligned) | _across_modalities(before, after)
-    settings = {key: aligned.config[key] for key in SETTINGS}
-    return Geometry(aligned.label, settings, values, variances, cosines)
+    values |= _norm_values(trained) | _across_modalities(before, after)
+    settings = {key: trained.config[key] for key in SETTINGS}
+    return Geometry(trained.label, settings, values, variances, cosines)
 
 
 def _cosine_values(found: measures.Cosines) -> dict[str, float]:
@@ -178,21 +178,21 @@ def _cosine_values(found: measures.Cosines) -> dict[str, float]:
     return {f"cosine of user and item, {name}": value for name, value in values.items()}
 
 
-def _alignments(aligned: TrainedModel, part: str, after: Views) -> dict[str, float]:
-    users, items = (measures.directions(x[of]) for x, of in zip(aligned.nodes, aligned.pairs(part), strict=True))
+def _alignments(trained: TrainedModel, part: str, after: Views) -> dict[str, float]:
+    users, items = (measures.directions(x[of]) for x, of in zip(trained.nodes, trained.pairs(part), strict=True))
     return {
         "alignment, user and item": measures.alignment(users, items),
         "alignment, graph and review": NAN if after.text is None else measures.alignment(after.graph, after.text),
     }
 
 
-def _norm_values(aligned: TrainedModel) -> dict[str, float]:
-    activity = np.bincount(aligned.pairs("train")[0].numpy(), minlength=len(aligned.nodes[0]))
+def _norm_values(trained: TrainedModel) -> dict[str, float]:
+    activity = np.bincount(trained.pairs("train")[0].numpy(), minlength=len(trained.nodes[0]))
     values: dict[str, float] = {}
     for name, vectors, counts in zip(
         ("user norm and activity", "item norm and popularity"),
-        aligned.nodes,
-        (activity, aligned.popularity),
+        trained.nodes,
+        (activity, trained.popularity),
         strict=True,
     ):
         found = measures.correlations(vectors[1:].double().norm(dim=1).numpy(), counts[1:])
@@ -213,20 +213,20 @@ def _across_modalities(before: Views, after: Views) -> dict[str, float]:
     return {f"{name}, {when} training": rows[when][place] for place, name in enumerate(names) for when in rows}
 
 
-def _draw(aligned: TrainedModel, part: str, moments: Mapping[str, Views], points: int, folder: Path) -> None:
-    """Figure 1 of a checkpoint: of a sample, if the part has more than ``points`` interactions."""
-    items = aligned.pairs(part)[1].numpy()
+def _draw(trained: TrainedModel, part: str, moments: Mapping[str, Views], points: int, folder: Path) -> None:
+    """Draws Figure 1 of a checkpoint, from a sample if the part has more than ``points`` interactions."""
+    items = trained.pairs(part)[1].numpy()
     rows = np.sort(np.random.default_rng(SEED).permutation(len(items))[:points])
     vectors = {
         moment: [side[rows].numpy() for side in (views.graph, views.text) if side is not None]
         for moment, views in moments.items()
     }
-    name = f"figure-1-{file_name(aligned.label)}"
-    draw_maps(vectors, items[rows], aligned.popularity, aligned.item_tokens(), SEED, folder, name)
+    name = f"figure-1-{file_name(trained.label)}"
+    draw_maps(vectors, items[rows], trained.popularity, trained.item_tokens(), SEED, folder, name)
 
 
 def _write(found: Sequence[Geometry], part: str, points: int, folder: Path) -> str:
-    """All files but Figure 1; returns the table."""
+    """Writes all files but Figure 1; returns the table."""
     edges, heights = measures.densities([each.cosines for each in found])
     draw_cosines(edges, {each.label: density for each, density in zip(found, heights, strict=True)}, folder)
     draw_variances({name: {each.label: each.variances[name] for each in found} for name in ("users", "items")}, folder)
@@ -236,28 +236,20 @@ def _write(found: Sequence[Geometry], part: str, points: int, folder: Path) -> s
         {
             "label": each.label,
             "settings": each.settings,
-            "values": {name: None if np.isnan(value) else value for name, value in each.values.items()},
+            "values": each.values,
             "variance_by_dimension": {name: variance.tolist() for name, variance in each.variances.items()},
             "cosine_density": density.tolist(),
         }
         for each, density in zip(found, heights, strict=True)
     ]
     exact = pd.DataFrame({each.label: {**each.settings, **each.values} for each in found}, dtype=object)
-    shown = exact.map(_shown)
-    table = _markdown(shown) + "\n" + NOTES.format(part=part, vectors=measures.UNIFORMITY_VECTORS)
-    write_text(folder / "geometry.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    grid = geometry_grid(without_nan(content["checkpoints"]))
+    shown = pd.DataFrame(grid.texts(), columns=pd.Index(grid.heads)).set_index("measure")
+    table = grid.to_markdown() + "\n\n" + NOTES.format(part=part, vectors=measures.UNIFORMITY_VECTORS)
+    write_json(folder / "geometry.json", content)
     write_text(folder / "geometry.csv", exact.to_csv(index_label="measure", lineterminator="\n"))
-    write_text(folder / "geometry.tex", shown.to_latex(escape=True, column_format="l" + "r" * len(found)))
+    write_text(
+        folder / "geometry.tex", shown.to_latex(escape=True, index_names=False, column_format="l" + "r" * len(found))
+    )
     write_text(folder / "geometry.md", table + "\n")
     return table
-
-
-def _shown(value: Any) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    return "n/a" if np.isnan(value) else f"{value:.4g}"
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    rows = [["measure", *table.columns], ["---"] + ["---:"] * table.shape[1], *table.reset_index().to_numpy().tolist()]
-    return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |\n" for row in rows)

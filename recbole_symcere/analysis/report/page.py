@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,56 +17,11 @@ from matplotlib.figure import Figure
 from recbole_symcere.analysis.figures import save
 from recbole_symcere.analysis.report import plots
 from recbole_symcere.analysis.shared import file_name
+from recbole_symcere.analysis.tables import Grid
 from recbole_symcere.errors import AnalysisError
 
 MAX_BYTES = 5_000_000
 FOLDER = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What stands in a table, and the number it is sorted by, where that is not the text.
-
-    Attributes:
-        detail: stands smaller, after the text.
-        kind: ``best``, ``second``, ``ahead`` or ``behind``, for the looks.
-    """
-
-    text: str
-    value: float | None = None
-    detail: str = ""
-    kind: str = ""
-
-
-DASH = Cell("–")
-
-
-@dataclass(frozen=True)
-class Row:
-    head: str
-    cells: Sequence[Cell]
-    ours: bool = False
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table.
-
-    Attributes:
-        heads: of the columns, that of the rows' heads first.
-        foot: rows that stay where they are when the others are sorted.
-    """
-
-    caption: str
-    heads: Sequence[str]
-    rows: Sequence[Row]
-    foot: Sequence[Row] = ()
-
-    @property
-    def words(self) -> list[bool]:
-        """Of each column after the first whether it holds words, which begin at the left, and no number."""
-        columns = zip(*(row.cells for row in self.rows), strict=True)
-        return [all(cell.value is None for cell in column) for column in columns]
 
 
 @dataclass(frozen=True)
@@ -119,11 +74,6 @@ class Figures:
         element = plots.inlined(svg, name, f"{title}. {caption}")
         self.sizes[name] = len(element.encode())
         return Plot(name, title, caption, Markup(element), data)
-
-
-def minus(text: str) -> str:
-    """Numbers with a minus that is as wide as a plus."""
-    return text.replace("-", "−")
 
 
 def rendered(content: Mapping[str, Any]) -> str:

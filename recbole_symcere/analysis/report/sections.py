@@ -6,8 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -15,14 +14,13 @@ from tqdm import tqdm
 from recbole_symcere import __version__
 from recbole_symcere.analysis.report import plots
 from recbole_symcere.analysis.report.analyses import anchoring, geometry
-from recbole_symcere.analysis.report.page import DASH, Cell, Figures, Grid, Plot, Row, minus, rendered
-from recbole_symcere.analysis.report.results import Results, SavedRun
+from recbole_symcere.analysis.report.page import Figures, Plot, rendered
+from recbole_symcere.analysis.report.results import Results
+from recbole_symcere.analysis.report.settings import settings_grid, versions_grid
+from recbole_symcere.analysis.tables import Cell, Grid, Row, minus, number_cell, scores_cell
 from recbole_symcere.comparison.comparison import make_tables as make_comparison_tables
 from recbole_symcere.comparison.rendering import CONTRAST_ROWS, change_text, contrast_texts, table_notes
-from recbole_symcere.comparison.statistics import mean_and_sd
 from recbole_symcere.comparison.tables import SIGNIFICANT, Contrast, Table, make_ablation
-from recbole_symcere.config import Config
-from recbole_symcere.errors import ConfigError
 from recbole_symcere.metrics import PRIMARY, columns, label_of, metric_of
 
 PLACES = {1: "best", 2: "second", None: ""}
@@ -212,8 +210,7 @@ def summary_grid(table: Table, ours: Sequence[str]) -> Grid:
 
 def _score_cell(table: Table, dataset: str, metric: str, model: str) -> Cell:
     cell = table.columns[dataset, metric][model]
-    details = ["" if cell.sd is None else f"± {cell.sd:.4f}", minus(change_text(table, (dataset, metric, model)))]
-    return Cell(f"{cell.mean:.4f}", cell.mean, " ".join(filter(None, details)), PLACES[cell.place])
+    return scores_cell(cell.mean, cell.sd, change_text(table, (dataset, metric, model)), PLACES[cell.place])
 
 
 def _foot(table: Table, keys: Sequence[tuple[str, str]]) -> list[Row]:
@@ -285,15 +282,10 @@ def _dots(
 ) -> Plot:
     """Models from the highest mean in ``order`` down."""
     models = sorted(order, key=lambda model: -order[model][0])
-    rows = [Row(model, [_spread_cell(panel.values[model]) for panel in panels], model in ours) for model in models]
+    rows = [Row(model, [scores_cell(*panel.values[model]) for panel in panels], model in ours) for model in models]
     data = Grid(title, ["model", *(panel.title for panel in panels)], rows)
     with plots.dots(panels, models, ours) as drawn:
         return figures.add(drawn, name, title, caption, data)
-
-
-def _spread_cell(spread: plots.Spread) -> Cell:
-    mean, sd = spread
-    return Cell(f"{mean:.4f}", mean, "" if sd is None else f"± {sd:.4f}")
 
 
 def curve_plots(results: Results, figures: Figures) -> list[tuple[bool, Plot]]:
@@ -325,7 +317,7 @@ def _curves_grid(title: str, seeds: Sequence[Sequence[Mapping[str, float]]], sco
     for number in plots.thinned(range(max(map(len, seeds))), EPOCHS_SHOWN):
         there = [epochs[number] for epochs in seeds if number < len(epochs)]
         values = [[epoch[term] for epoch in there if term in epoch] for term in terms]
-        means = [Cell(minus(f"{(mean := statistics.fmean(of)):.4g}"), mean) if of else DASH for of in values]
+        means = [number_cell(statistics.fmean(of) if of else None) for of in values]
         rows.append(Row(str(number + 1), [Cell(str(len(there)), len(there)), *means]))
     names = [score if term == "valid_score" else plots.name_of(term) for term in terms]
     return Grid(f"{title}: means over seeds", ["epoch", "seeds", *names], rows)
@@ -347,77 +339,6 @@ def without_curves(results: Results) -> list[str]:
         if short:
             notes.append(f"No curves on {dataset}: {', '.join(short)} trained for one epoch or none.")
     return notes
-
-
-# Settings and versions
-
-
-def settings_grid(results: Results, dataset: str) -> Grid:
-    """How each model was trained: what differs from its defaults, and how long it took."""
-    runs = {model: results.runs[dataset, model] for model in results.models}
-    changes = {model: changed(of[0]) for model, of in runs.items()}
-    common = set.intersection(*(set(of.items()) for of in changes.values()))
-    rows = []
-    for model, of in runs.items():
-        numbers = [
-            statistics.fmean(saved.record["epochs"] for saved in of),
-            statistics.fmean(saved.record["best_epoch"] + 1 for saved in of),
-            statistics.fmean(saved.run.seconds for saved in of),
-        ]
-        cells = [Cell(f"{number:.1f}".removesuffix(".0"), number) for number in numbers]
-        cells.append(_spread_cell(mean_and_sd([saved.run.valid_score for saved in of])))
-        own = dict(item for item in changes[model].items() if item not in common)
-        rows.append(Row(model, [*cells, Cell(listed(own) or "none")], model in results.ours))
-    score = f"validation {runs[results.models[0]][0].record['settings']['valid_metric']}"
-    heads = ["model", "epochs", "epoch kept", "seconds", score, "settings that differ from the defaults"]
-    said = f"; all with {listed(dict(common))}" if common else ""
-    return Grid(f"Training on {dataset}, means over seeds{said}", heads, rows)
-
-
-def listed(settings: Mapping[str, str]) -> str:
-    return ", ".join(f"{key} {value}".rstrip() for key, value in sorted(settings.items()))
-
-
-def changed(saved: SavedRun) -> dict[str, str]:
-    """A run's settings that are not the model's defaults under the run's protocol, as text."""
-    of = saved.record["settings"]
-    try:
-        defaults = _defaults(of["model"], of["dataset"], of["protocol"])
-    except ConfigError:
-        return {"defaults not known in this version": ""}
-    return {key: shown(value) for key, value in saved.settings.items() if key not in defaults or defaults[key] != value}
-
-
-@cache
-def _defaults(model: str, dataset: str, protocol: str) -> dict[str, Any]:
-    return Config(model, dataset, config_dict={"protocol": protocol, "state": "ERROR"}).settings
-
-
-def shown(value: Any) -> str:
-    """A setting as text; of a path on this machine the last part."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, str):
-        for path in (PurePosixPath(value), PureWindowsPath(value)):
-            if path.is_absolute() or value.startswith(("~", ".")):
-                return path.name
-        return value
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {shown(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, Sequence):
-        return "[" + ", ".join(map(shown, value)) + "]"
-    return str(value)
-
-
-def versions_grid(results: Results) -> Grid:
-    """Of the code and of packages; several, where runs differ."""
-    records = [saved.record for runs in results.runs.values() for saved in runs]
-    found: dict[str, set[str]] = {"commit": {record.get("commit") or "not known" for record in records}}
-    for record in records:
-        for name, version in record.get("versions", {}).items():
-            found.setdefault(name, set()).add(version)
-    rows = [Row(name, [Cell(", ".join(sorted(versions)))]) for name, versions in found.items()]
-    return Grid("Versions", ["of", "version"], rows)
 
 
 def percent(value: float) -> str:

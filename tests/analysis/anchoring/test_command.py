@@ -295,10 +295,10 @@ def test_parts_and_encoders_may_differ_and_every_dataset_has_its_pre_trained_row
     assert {"anchoring-words-1.svg", "anchoring-words-2.svg"} <= {file.name for file in (tmp_path / "out").iterdir()}
 
 
-def pretrained_cosine(aligned: TrainedModel, n: int) -> float:
+def pretrained_cosine(trained: TrainedModel, n: int) -> float:
     """The mean over n training reviews: each with what the others of its user and its item say."""
-    vectors = aligned.encoder_vectors("train")
-    references = text_references(vectors, list(zip(aligned.pairs(), aligned.pairs(), strict=True)), vectors)
+    vectors = trained.encoder_vectors("train")
+    references = text_references(vectors, list(zip(trained.pairs(), trained.pairs(), strict=True)), vectors)
     rows = np.random.default_rng(0).choice(len(vectors), n, replace=False)
     return float(F.cosine_similarity(vectors - vectors.mean(0), references)[rows].mean())
 

@@ -22,6 +22,7 @@ from pypdf import PdfReader
 
 from recbole_symcere.analysis.__main__ import main
 from recbole_symcere.analysis.report import analyses, page, plots, sections
+from recbole_symcere.analysis.report import settings as report_settings
 from recbole_symcere.analysis.report.results import read_results
 from recbole_symcere.comparison.comparison import NEEDED
 from recbole_symcere.comparison.tables import make_table
@@ -247,7 +248,11 @@ def test_only_a_significant_difference_is_coloured(difference: float, p: float, 
 def test_curves_of_each_term_are_drawn_and_in_a_table(toy: Parsed) -> None:
     rows = toy.tables["Learning curves of SymCERE on toy: means over seeds"]
     assert rows[0] == ["epoch", "seeds", "cross modal loss", "BPR loss", "validation NDCG@10"]
-    assert rows[1:] == [["1", "2", "2", "1", "0.125"], ["2", "2", "1", "0.5", "–"], ["3", "2", "0.5", "0.25", "0.375"]]
+    assert rows[1:] == [
+        ["1", "2", "2", "1", "0.125"],
+        ["2", "2", "1", "0.5", "n/a"],
+        ["3", "2", "0.5", "0.25", "0.375"],
+    ]
     assert "No curves on toy: LightGCN, Pop trained for one epoch or none." in toy.text
 
 
@@ -298,7 +303,7 @@ def test_anchoring_is_shown_and_reviews_are_called_by_their_items(toy: Parsed) -
         "0.50 [−0.25, 0.75]",
         "0.12 [0.00, 0.25]",
         "0.5000 [−0.2500, 0.7500]",
-        "–",
+        "n/a",
     ]
     assert [row[0] for row in rows] == ["SymCERE", "pre-trained encoder"]
     assert toy.tables["Words by type: SymCERE"][1][1:3] == ["tuner", "strong"]
@@ -386,7 +391,7 @@ def test_neither_users_nor_paths_of_this_machine_are_on_the_page(comparison: Pat
     ],
 )
 def test_of_a_path_the_last_part_is_shown(value: Any, expected: str) -> None:
-    assert sections.shown(value) == expected
+    assert report_settings.shown(value) == expected
 
 
 def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
