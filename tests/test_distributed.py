@@ -221,6 +221,7 @@ class _Counting:
 
     max_length = 8
     fast_tokenizer = wordpiece()
+    prompt = ""
 
     def __init__(self, dies_at: int | None = None) -> None:
         self.starts: list[int] = []

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from dataset_prep.conversion import prepare
 from dataset_prep.errors import PreparationError
 from dataset_prep.sources import amazon
-from recbole_symcere import cli, quick_start
+from recbole_symcere import cli
 from recbole_symcere.checkpoint import lock_path
 from recbole_symcere.comparison.comparison import Comparison
 from recbole_symcere.data import embeddings as embeddings_module
@@ -33,6 +33,7 @@ from recbole_symcere.data.embeddings import cached_embeddings
 from recbole_symcere.errors import CheckpointError, ReviewFileError
 from recbole_symcere.model.text.encoder import ReviewEncoder
 from recbole_symcere.quick_start import run_recbole_symcere
+from recbole_symcere.trainer import Trainer
 from tests.conftest import for_model
 from tests.dataset_prep.rows import amazon_line
 from tests.processes import CONTEXT
@@ -200,7 +201,7 @@ def test_a_second_run_on_the_checkpoint_of_one_that_trains_is_refused(settings: 
 def test_a_run_holds_the_lock_of_its_checkpoint_while_it_trains(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    validate, refused = quick_start.Trainer._valid_epoch, []
+    validate, refused = Trainer._valid_epoch, []
 
     def meanwhile(trainer: Any, *arguments: Any, **options: Any) -> Any:
         with pytest.raises(Timeout), FileLock(lock_path(tmp_path / "run.pth"), timeout=0):
@@ -208,7 +209,7 @@ def test_a_run_holds_the_lock_of_its_checkpoint_while_it_trains(
         refused.append(True)
         return validate(trainer, *arguments, **options)
 
-    monkeypatch.setattr(quick_start.Trainer, "_valid_epoch", meanwhile)
+    monkeypatch.setattr(Trainer, "_valid_epoch", meanwhile)
     train(settings, tmp_path)
     assert refused
 
@@ -226,7 +227,7 @@ def test_a_clock_that_goes_back_changes_nothing(
 
 def test_long_training_keeps_memory_and_files_as_they_are(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[tuple[int, int]] = []
-    validate = quick_start.Trainer._valid_epoch
+    validate = Trainer._valid_epoch
 
     def observed(trainer: Any, *arguments: Any, **options: Any) -> Any:
         result = validate(trainer, *arguments, **options)
@@ -236,7 +237,7 @@ def test_long_training_keeps_memory_and_files_as_they_are(settings: Settings, mo
         used.append((pages * resource.getpagesize(), len(list(Path("/proc/self/fd").iterdir()))))
         return result
 
-    monkeypatch.setattr(quick_start.Trainer, "_valid_epoch", observed)
+    monkeypatch.setattr(Trainer, "_valid_epoch", observed)
     run_recbole_symcere(
         config_dict=settings | {"epochs": SOAK_EPOCHS, "stopping_step": SOAK_EPOCHS, "text_train": "lora"}
     )
