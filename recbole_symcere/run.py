@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.data.loaders import create_dataset, data_preparation
 from recbole_symcere.errors import CheckpointError, ConfigError
 from recbole_symcere.model.recommender import Recommender
+from recbole_symcere.outputs import make_output_folder
 from recbole_symcere.provenance import commit, versions
 from recbole_symcere.trainer import Trainer, get_trainer
 
@@ -118,12 +118,7 @@ def _check_outputs(config: Config) -> None:
         path = Path(config[key])
         if path.is_dir():
             raise ConfigError(f"{key} is {str(path)!r}, which is a folder: name a file in it")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"{key}: the folder {path.parent} can't be made ({error})") from error
-        if not os.access(path.parent, os.W_OK):
-            raise ConfigError(f"{key}: the folder {path.parent} can't be written to")
+        make_output_folder(path.parent, key)
 
 
 @contextmanager

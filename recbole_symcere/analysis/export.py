@@ -25,6 +25,7 @@ from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.checkpoint import FREE_SETTINGS
 from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.errors import AnalysisError
+from recbole_symcere.outputs import make_output_folder
 from recbole_symcere.properties import parse_assignments
 from recbole_symcere.provenance import versions
 
@@ -138,16 +139,12 @@ def check_output(folder: Path) -> None:
     """Makes the folder that ``folder`` is to stand in.
 
     Raises:
-        AnalysisError: ``folder`` holds something already, or can't be made.
+        AnalysisError: ``folder`` holds something already.
+        ConfigError: the folder above ``folder`` can't be made or written to.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise AnalysisError(f"--output: {folder} exists and is not empty; name a new folder, or move it")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AnalysisError(f"--output: the folder {folder.parent} can't be made ({error})") from error
-    if not os.access(folder.parent, os.W_OK):
-        raise AnalysisError(f"--output: the folder {folder.parent} can't be written to")
+    make_output_folder(folder.parent, "--output")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

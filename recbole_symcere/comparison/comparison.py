@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -26,6 +25,7 @@ from recbole_symcere.comparison.tables import Run, Table, make_ablation, make_ta
 from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError, TrainingError
 from recbole_symcere.metrics import PRIMARY, columns, metric_of
+from recbole_symcere.outputs import make_output_folder
 
 Task = tuple[str, Callable[[], None]]  # the name of a task, and the function that does it
 SECONDS_BETWEEN_LOOKS = 5.0  # how long to wait before looking again at what other processes have finished
@@ -68,7 +68,7 @@ class Comparison:
         if ablations and not any(changes.values()):
             raise ConfigError("--ablation: no model of ours has changes in properties/ablation/MODEL.yaml")
         given = _settings_of_each(models, datasets, {"protocol": protocol, "seed": FIRST_SEED}, settings)
-        _make_folder(output)
+        make_output_folder(output, "--output")
         seeds = range(FIRST_SEED, FIRST_SEED + n_seeds)
         self.entries: list[Entry] = []
         for own in given:
@@ -231,15 +231,6 @@ def _check_metrics(config: Config) -> None:
         raise ConfigError(
             f"valid_metric is {config['valid_metric']}, but the search needs a metric of which higher values are better"
         )
-
-
-def _make_folder(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output: the folder {output} can't be made ({error})") from error
-    if not os.access(output, os.W_OK):
-        raise ConfigError(f"--output: the folder {output} can't be written to")
 
 
 def _run(entry: Entry, seed: int) -> None:

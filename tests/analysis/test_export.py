@@ -179,9 +179,9 @@ def test_an_export_that_fails_leaves_nothing(settings: dict[str, Any], monkeypat
 
 
 def example() -> str:
-    """The program in the README."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (program,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "vectors.safetensors" in block]
+    """The program in the page of everyday commands."""
+    page = (Path(__file__).parents[2] / "docs" / "everyday.md").read_text(encoding="utf-8")
+    (program,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "vectors.safetensors" in block]
     return program
 
 
