@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recbole.utils.case_study import full_sort_topk
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
@@ -21,6 +22,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from recbole_symcere.commands import train
 from recbole_symcere.config import Config
+from recbole_symcere.quick_start import load_data_and_model
 
 # Small tensors lose more than they gain by a second thread; child processes must compute as this one does.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -162,3 +164,14 @@ def parse_settings(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     train.add_arguments(parser)
     return train.settings_of(*parser.parse_known_args(arguments))
+
+
+def ranked_by_recbole(file: Path, users: list[str], k: int) -> dict[str, list[tuple[str, Any]]]:
+    """The k best items of each user and their scores, nearly, as RecBole's own function ranks a checkpoint's model."""
+    config, model, dataset, _, _, test_data = load_data_and_model(file)
+    scores, items = full_sort_topk(dataset.token2id("user_id", users), model, test_data, k, config["device"])
+    tokens = dataset.id2token("item_id", items).tolist()
+    return {
+        user: [(token, pytest.approx(score)) for token, score in zip(*ranked, strict=True)]
+        for user, *ranked in zip(users, tokens, scores.tolist(), strict=True)
+    }

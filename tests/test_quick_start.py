@@ -36,7 +36,7 @@ from recbole_symcere.quick_start import (
     run_recbole_symcere,
 )
 from recbole_symcere.trainer import Trainer
-from tests.conftest import for_model, tiny_rows, write_atomic_files
+from tests.conftest import for_model, ranked_by_recbole, tiny_rows, write_atomic_files
 
 MODELS = (
     "SymCERE", "SymCEREPlus", "XSimGCL", "SMORE", "NeuMF", "NGCF", "LightGCN", "SGL", "BPR", "Pop", "ItemKNN", "EASE",
@@ -385,12 +385,7 @@ def test_recommendations_of_smore_are_those_of_the_whole_model(
 ) -> None:
     file = tmp_path / "run.pth"
     run(settings, model="SMORE", checkpoint_file=str(file), epochs=2, learning_rate=0.1, **changes)
-    config, model, dataset, _, _, test_data = load_data_and_model(file)
-    scores, items = full_sort_topk(dataset.token2id("user_id", ["u3", "u11"]), model, test_data, 5, config["device"])
-    for found, score, item in zip(recommend(file, ["u3", "u11"], k=5).values(), scores, items, strict=True):
-        tokens, values = zip(*found, strict=True)
-        assert list(tokens) == dataset.id2token("item_id", item).tolist()
-        assert values == pytest.approx(score.tolist())
+    assert recommend(file, ["u3", "u11"], k=5) == ranked_by_recbole(file, ["u3", "u11"], k=5)
 
 
 @pytest.mark.parametrize("model", ["SymCERE", "SymCEREPlus", "SMORE", "NeuMF"])

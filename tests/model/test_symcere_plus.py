@@ -13,7 +13,6 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from recbole.data.interaction import Interaction
-from recbole.utils.case_study import full_sort_topk
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -23,7 +22,8 @@ from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.graph import propagate
 from recbole_symcere.model.symcere_plus import SymCEREPlus, add_main_directions, whiten, whitened_profiles
 from recbole_symcere.model.text.views import training_vectors
-from recbole_symcere.quick_start import create_dataset, load_data_and_model, recommend, run_recbole_symcere
+from recbole_symcere.quick_start import create_dataset, recommend, run_recbole_symcere
+from tests.conftest import ranked_by_recbole
 from tests.model.test_symcere import build, loss_of, slow_contrast
 
 MakeConfig = Callable[..., Config]
@@ -278,12 +278,7 @@ def test_a_checkpoint_recommends_without_reviews_as_the_whole_model_ranks(
     file = tmp_path / "run.pth"
     own = {"model": "SymCEREPlus", "text_train": text_train, "profile_weight": profile_weight, "learning_rate": 0.01}
     run_recbole_symcere(config_dict=settings | own | {"checkpoint_file": str(file)})
-    config, model, dataset, _, _, test_data = load_data_and_model(file)
-    scores, items = full_sort_topk(dataset.token2id("user_id", ["u3", "u11"]), model, test_data, 5, config["device"])
+    expected = ranked_by_recbole(file, ["u3", "u11"], k=5)
     shutil.rmtree(tmp_path / "text")
     monkeypatch.delattr(ReviewDataset, "review_texts")
-    recommended = recommend(file, ["u3", "u11"], k=5, config_dict={"text_encoder": "gone"})
-    for found, score, item in zip(recommended.values(), scores, items, strict=True):
-        tokens, values = zip(*found, strict=True)
-        assert list(tokens) == dataset.id2token("item_id", item).tolist()
-        assert values == pytest.approx(score.tolist())
+    assert recommend(file, ["u3", "u11"], k=5, config_dict={"text_encoder": "gone"}) == expected

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recbole.data.interaction import Interaction
-from recbole.utils.case_study import full_sort_topk
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -19,9 +18,9 @@ from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model import graph
 from recbole_symcere.model.baselines.xsimgcl import XSimGCL
-from recbole_symcere.quick_start import load_data_and_model, recommend, run_recbole_symcere
+from recbole_symcere.quick_start import recommend, run_recbole_symcere
 from recbole_symcere.testing import HostWork
-from tests.conftest import FewSettings, for_model
+from tests.conftest import FewSettings, for_model, ranked_by_recbole
 
 MakeConfig = Callable[..., Config]
 
@@ -183,12 +182,7 @@ def test_the_checkpoint_of_a_run_ranks_alike(settings: dict[str, Any], tmp_path:
     file = tmp_path / "run.pth"
     own = for_model(settings | {"model": "XSimGCL", "learning_rate": 0.01, "checkpoint_file": str(file)})
     run_recbole_symcere(config_dict=own)
-    config, model, dataset, _, _, test_data = load_data_and_model(file)
-    scores, items = full_sort_topk(dataset.token2id("user_id", ["u3", "u11"]), model, test_data, 5, config["device"])
-    for found, score, item in zip(recommend(file, ["u3", "u11"], k=5).values(), scores, items, strict=True):
-        tokens, values = zip(*found, strict=True)
-        assert list(tokens) == dataset.id2token("item_id", item).tolist()
-        assert values == pytest.approx(score.tolist())
+    assert recommend(file, ["u3", "u11"], k=5) == ranked_by_recbole(file, ["u3", "u11"], k=5)
 
 
 @pytest.mark.gpu
