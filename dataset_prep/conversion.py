@@ -30,7 +30,7 @@ def prepare(
     engine: str = "duckdb",
     spark_master: str | None = None,
 ) -> dict[str, Any]:
-    """Convert raw review files to ``output/NAME.inter``, ``NAME.review.jsonl`` and ``NAME.stats.json``.
+    """Converts raw review files to ``output/NAME.inter``, ``NAME.review.jsonl`` and ``NAME.stats.json``.
 
     NAME is the name of the folder ``output``. The same input and filters give the same bytes. Beside ``output`` stands
     a hidden folder while this runs: unpacked input, tables, spilled memory; it needs room for about three times the
@@ -84,7 +84,7 @@ class _Read(Protocol):
 
 @contextmanager
 def _started(engine: str, work: Path, memory: str, spark_master: str | None) -> Iterator[tuple[Executor, _Read]]:
-    """An engine that works in a folder, and what reads raw files for it."""
+    """Starts an engine that works in a folder; yields it and the function that reads raw files for it."""
     if engine not in ENGINES:
         raise PreparationError(f"engine is {engine!r}; choose one of {', '.join(ENGINES)}")
     if engine == "duckdb":

@@ -74,7 +74,7 @@ CLOSINGS = (
 
 @dataclass(frozen=True)
 class Planted:
-    """The truth behind the demo data; row i of an array belongs to the i-th id.
+    """The truth behind the demo data; row i of each array belongs to the i-th id.
 
     Attributes:
         user_ids, item_ids: tokens, as they stand in the .inter file.
@@ -99,7 +99,7 @@ class Planted:
 
 
 def planted(seed: int = SEED) -> Planted:
-    """Attributes, tastes and popularity of the demo data of a seed."""
+    """Draws the attributes, tastes and popularity behind the demo data from a seed."""
     random = np.random.default_rng([seed, 0])
     n_attributes = len(OBJECTIVE_WORDS)
     many = random.integers(*ATTRIBUTES_PER_ITEM, endpoint=True, size=ITEMS)
@@ -126,7 +126,7 @@ def planted(seed: int = SEED) -> Planted:
 
 
 def write_demo(folder: Path, seed: int = SEED) -> dict[str, Any]:
-    """Make the demo dataset at ``folder``, as ``prepare`` makes any other; the same seed gives the same bytes.
+    """Writes the demo dataset to ``folder`` in the form that ``prepare`` gives; the same seed gives the same bytes.
 
     Returns:
         What the statistics file holds.
@@ -172,7 +172,7 @@ def _rows(seed: int) -> list[dict[str, Any]]:
 
 
 def _choices(truth: Planted, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Users (sorted) and items of all interactions, in each user's order of time; no pair twice.
+    """Draws users and items of all interactions, sorted by user and then by time; no pair occurs twice.
 
     Items are drawn without replacement with odds exp(score) (Gumbel-top-k), then put in random order: early and late
     choices follow the same taste.
@@ -189,7 +189,7 @@ def _choices(truth: Planted, random: np.random.Generator) -> tuple[np.ndarray, n
 def _texts(
     truth: Planted, users: np.ndarray, items: np.ndarray, positive: np.ndarray, random: np.random.Generator
 ) -> list[str]:
-    """One review an interaction: the writer's favourite attribute of the item, in two phrases, amid sentiment."""
+    """Writes a review for each interaction: two phrases on the attribute that its writer likes best, amid sentiment."""
     n = len(users)
     topic = np.argmax(truth.user_tastes[users] * truth.item_attributes[items], axis=1)
     phrases = np.array(list(truth.objective_words.values()))[topic]  # [n, phrases per attribute]

@@ -1,4 +1,4 @@
-"""What the pipeline asks of an engine, and DuckDB, the default: it spills to disk and stops at once when asked to."""
+"""The interface between the pipeline and an engine, and DuckDB, the default engine, which spills to disk."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ PROGRESS_DELAY_SECONDS = 2  # quicker steps show no bar
 
 
 def literal(text: str) -> str:
-    """``text`` as an SQL string."""
+    """Returns ``text`` as an SQL string."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def identifier(name: str) -> str:
-    """``name`` as an SQL column name."""
+    """Returns ``name`` as the name of an SQL column."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def progress(task: str, total: int, **options: Any) -> tqdm:
-    """A bar on the terminal, if there is one, for a task that takes seconds."""
+    """Shows a progress bar for a task of several seconds, if there is a terminal."""
     return tqdm(total=total, desc=task, **{"leave": False, "delay": PROGRESS_DELAY_SECONDS, "disable": None} | options)
 
 
 class _OutOfMemory(PreparationError):
-    """There is less memory, or disk to spill to, than a statement needs."""
+    """A statement needs more memory, or more disk space, than there is."""
 
 
 class Executor(Protocol):
-    """Tables, and what the pipeline does with them.
+    """What the pipeline asks of an engine: tables and the operations on them.
 
     There are two languages. ``sql`` without more is a query that DuckDB and Spark both understand and answer alike.
     Where ``of`` stands beside it, ``of`` is such a query, and ``sql`` is DuckDB's own, over its rows as ``batch``; it
@@ -45,32 +45,32 @@ class Executor(Protocol):
     """
 
     def execute(self, sql: str, *, task: str = "") -> list[tuple[Any, ...]]:
-        """Rows of a query."""
+        """Returns the rows of a query."""
 
     def value(self, sql: str, *, task: str = "") -> Any:
-        """The only value of a query's only row."""
+        """Returns the only value of the only row of a query."""
 
     def view(self, name: str, of: str, sql: str) -> None:
-        """Name a query; it runs where it is asked for."""
+        """Names a query, which runs when it is used."""
 
     def table(self, name: str, sql: str, *, task: str = "") -> None:
-        """Make or replace a table; the query may read the one it replaces."""
+        """Makes or replaces a table; the query may read the table that it replaces."""
 
     def drop(self, name: str) -> None:
         """Drop a table."""
 
     def keep(self, name: str, condition: str, *, task: str = "") -> int:
-        """Drop the rows of a table that don't meet a condition; how many they were."""
+        """Drops the rows of a table that do not meet a condition, and returns their number."""
 
     def number(self, name: str, of: str, order: str, *, task: str = "") -> None:
-        """Make ``name``, the rows of table ``of`` with their ``position``, from 0, in an order without ties."""
+        """Makes ``name`` from the rows of ``of`` with their ``position`` from 0, in an order without ties."""
 
     def write(self, path: Path, of: str, sql: str, *, header: str | None = None, task: str = "") -> None:
-        """Write a line a row, ``line`` of ``sql``, by ``position``, which both queries give."""
+        """Writes a line for each row, in the order of ``position``, which both queries give."""
 
 
 class Engine:
-    """A DuckDB database that keeps in ``folder`` what doesn't fit in memory; the caller removes the folder.
+    """A DuckDB database that spills to ``folder`` what does not fit in memory; the caller removes the folder.
 
     Args:
         folder: an existing folder with room for about twice the uncompressed input.
@@ -105,7 +105,7 @@ class Engine:
         self._connection.close()
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), *, task: str = "") -> list[tuple[Any, ...]]:
-        """Rows of one statement; ``task`` labels its progress bar.
+        """Returns the rows of one statement; ``task`` labels its progress bar.
 
         The statement runs in a thread of its own, since DuckDB looks at the main thread's signals too seldom: Ctrl-C
         would wait for minutes.
@@ -132,7 +132,7 @@ class Engine:
                 raise
 
     def value(self, sql: str, parameters: Sequence[Any] = (), *, task: str = "") -> Any:
-        """The only value of a statement's only row."""
+        """Returns the only value of the only row of a statement."""
         return self.execute(sql, parameters, task=task)[0][0]
 
     def view(self, name: str, of: str, sql: str) -> None:
@@ -168,7 +168,7 @@ class Engine:
             self._connection.execute(f"SET threads = {threads}")
 
     def batches(self, sql: str, rows: int) -> Iterator[Any]:
-        """The result of a query as record batches of PyArrow, of so many rows at most."""
+        """Returns the result of a query as PyArrow's record batches of at most so many rows."""
         yield from self._connection.sql(sql).to_arrow_reader(rows)
 
     def _rows(self, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:

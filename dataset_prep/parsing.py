@@ -27,7 +27,7 @@ SHOWN_FIELDS = 1000  # characters of all names
 def read(
     engine: Engine, source: Source, inputs: Sequence[Path], work: Path, *, skip_broken: bool
 ) -> tuple[list[Staged], Step]:
-    """Fill ``parsed``: row (input order), user_id, item_id, review, seconds since 1970, rating, fault, value.
+    """Fills ``parsed``: row (input order), user_id, item_id, review, seconds since 1970, rating, fault, value.
 
     Args:
         work: an existing folder for the unpacked files.
@@ -59,7 +59,7 @@ def staged(
 
 
 def encoding_of(source: Source, path: Path) -> str | None:
-    """The encoding of the file, None if it is no text.
+    """Returns the encoding of the file; None if it is not text.
 
     Raises:
         PreparationError: it is no text, and the source names an encoding.
@@ -74,7 +74,7 @@ def encoding_of(source: Source, path: Path) -> str | None:
 def _parse_file(
     engine: Engine, form: Format, file: Staged, layouts: Sequence[Layout], first: int, skip_broken: bool
 ) -> int:
-    """The number of rows that the file has, broken ones included."""
+    """Parses one file and returns the number of its rows, broken rows included."""
     try:
         layout = layout_of(engine, form, file, layouts)
         engine.execute(
@@ -97,7 +97,7 @@ def _parse_file(
 
 
 def layout_of(engine: Engine, form: Format, file: Staged, layouts: Sequence[Layout]) -> Layout:
-    """The first layout whose fields the file has.
+    """Returns the first layout whose fields the file has.
 
     Raises:
         PreparationError: it has those of none.
@@ -151,7 +151,7 @@ def _seconds(time_formats: Sequence[str]) -> str:
 
 
 def check_time_formats(time_formats: Sequence[str]) -> None:
-    """Raise ``PreparationError`` unless times can be read with these formats."""
+    """Raises ``PreparationError`` unless times can be read with these formats."""
     try:
         with duckdb.connect() as connection:
             connection.execute(f"SELECT {_seconds(time_formats)} FROM (SELECT '' AS time)").fetchall()
@@ -171,7 +171,7 @@ def report_faults(
     *,
     skip_broken: bool,
 ) -> None:
-    """Raise for the first broken row of a file, or warn with the number of each fault.
+    """Raises an error for the first broken row of a file, or warns with the number of rows of each fault.
 
     Args:
         source: the file, for messages.

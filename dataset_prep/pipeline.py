@@ -86,12 +86,12 @@ class Step:
 
 
 def cleaned(engine: Executor) -> str:
-    """DuckDB's SQL for ``review`` free of HTML, ``parsed`` being what it comes from; a missing one is ''."""
+    """Returns DuckDB's SQL for the ``review`` of ``parsed`` without HTML; a missing review becomes ''."""
     return without_html("coalesce(review, '')", entities_in(engine, "parsed", "review"))
 
 
 def filter_rows(engine: Executor, filters: Filters, text: str) -> list[Step]:
-    """Fill ``kept`` with row, user_id, item_id, seconds, rating, n_words, n_characters, digest of the rows to keep.
+    """Fills ``kept`` with row, user_id, item_id, seconds, rating, n_words, n_characters, digest of the rows to keep.
 
     Args:
         text: what ``cleaned`` gave.
@@ -126,12 +126,12 @@ def filter_rows(engine: Executor, filters: Filters, text: str) -> list[Step]:
 
 
 def _digest(text: str) -> str:
-    """64 bits that tell texts apart, with a sign: Spark knows no unsigned numbers."""
+    """Returns SQL for a hash of 64 bits; it is signed because Spark has no unsigned numbers."""
     return f"(hash({text})::HUGEINT - {1 << 63})::BIGINT"
 
 
 def _drop_reasons(filters: Filters) -> list[tuple[str, str]]:
-    """Steps that look at one row at a time: name, and the condition under which a row goes."""
+    """Returns the name of each step that looks at single rows, and the condition under which it drops a row."""
     reasons = [("rows without user or item left out", "user_id IS NULL OR item_id IS NULL")]
     if filters.missing_text == "drop":
         reasons.append(("rows without text left out", "n_words = 0"))
@@ -176,7 +176,7 @@ def _sample_users(engine: Executor, users: int, seed: int) -> Step:
 
 
 def _core(engine: Executor, filters: Filters) -> Step:
-    """Drop rows of users and items with too few, until none are left that have."""
+    """Drops the rows of users and items with too few rows, and repeats this until none are left."""
     before = _count(engine)
     limits = {"user_id": filters.user_core, "item_id": filters.item_core}
     enough = " AND ".join(
@@ -210,7 +210,7 @@ def order(engine: Executor, steps: Sequence[Step]) -> None:
 
 
 def statistics(engine: Executor) -> dict[str, Any]:
-    """Counts of ``interactions``, and percentiles of the lengths of their texts."""
+    """Returns counts of ``interactions`` and percentiles of the lengths of their texts."""
     users, items, pairs, texts = (
         _distinct(engine, columns) for columns in ("user_id", "item_id", "user_id, item_id", "digest")
     )
@@ -239,13 +239,16 @@ def statistics(engine: Executor) -> dict[str, Any]:
 
 
 def _distinct(engine: Executor, columns: str) -> int:
-    """As groups, one question at a time: DuckDB holds what ``count(DISTINCT ...)`` has seen in memory, all of it."""
+    """Returns the number of distinct values of ``columns``.
+
+    They are counted as groups, because DuckDB keeps all that ``count(DISTINCT ...)`` has seen in memory.
+    """
     groups = f"SELECT {columns} FROM interactions GROUP BY {columns}"
     return int(engine.value(f"SELECT count(*) FROM ({groups})", task="counting"))
 
 
 def _lengths(engine: Executor, column: str) -> dict[str, float]:
-    """Mean and percentiles of whole numbers, by how often each stands in the column."""
+    """Returns the mean and percentiles of a column of integers, from the count of each value."""
     counts = engine.execute(
         f"SELECT {column}, count(*) FROM interactions GROUP BY {column} ORDER BY {column}", task="counting"
     )

@@ -190,7 +190,7 @@ def ranges(source: Path, size: int, *, encoding: str, member: str | None = None)
 
 
 class _Until:
-    """An open file that ends early."""
+    """An open file of which only a range of bytes is read."""
 
     def __init__(self, file: io.BufferedReader, end: int) -> None:
         self._file = file
@@ -265,7 +265,7 @@ class _Lines:
         self.ended = 0
 
     def of(self, content: Any) -> Iterator[str]:
-        """The lines of an open binary file. Where it turns out damaged, the line that was cut is left out."""
+        """Returns the lines of an open binary file. If the file is damaged, the line that was cut off is left out."""
         begun = ""  # a line whose end hasn't been read yet
         while chunk := content.read1(CHUNK_BYTES):  # unlike read, it keeps what came before damage
             self._left -= len(chunk)

@@ -46,7 +46,7 @@ def words(text: str) -> str:
 
 
 def without_html(text: str, entities: Mapping[str, str]) -> str:
-    """Breaks and ends of paragraphs as newlines, other tags gone, ``entities`` replaced once; all else unchanged."""
+    """Returns text with newlines for breaks and paragraphs, without other tags, and with ``entities`` replaced once."""
     untagged = f"""regexp_replace(regexp_replace({text}, {literal(BREAK)}, chr(10), 'gi'), {literal(TAG)}, '', 'gi')"""
     untagged = f"CASE WHEN contains({text}, '<') THEN {untagged} ELSE {text} END"
     if not entities:
@@ -58,7 +58,7 @@ def without_html(text: str, entities: Mapping[str, str]) -> str:
 
 
 def entities_in(engine: Executor, table: str, column: str) -> dict[str, str]:
-    """The HTML entities (with their semicolon) that occur in a column, and the characters that they stand for."""
+    """Returns the HTML entities (with their semicolon) that occur in a column, and their characters."""
     engine.view(
         "entities",
         f"SELECT {column} FROM {table} WHERE contains({column}, '&')",

@@ -20,7 +20,7 @@ COLUMNS = ("user_id:token", "item_id:token", "rating:float", "timestamp:float", 
 
 @contextmanager
 def new_dataset(output: Path) -> Iterator[tuple[Path, Path]]:
-    """Two temporary folders: one to work in, and one of the name of ``output`` that takes its place in the end.
+    """Yields two temporary folders: one to work in, and one that takes the place of ``output`` at the end.
 
     Whatever ends the body early, ``output`` stays as it was. A dataset that is the same already is left alone; another
     is replaced whole.
@@ -82,7 +82,7 @@ def _are_the_same(new: Path, place: Path, names: Sequence[str]) -> bool:
 
 
 def write_interactions(engine: Executor, folder: Path) -> None:
-    """``folder/NAME.inter``, NAME the folder's own: RecBole's atomic file, in the order of time.
+    """Writes RecBole's atomic file ``folder/NAME.inter`` in the order of time; NAME is the name of the folder.
 
     Timestamps are seconds since 1970, written so that they read back exactly. A missing rating is an empty field,
     which RecBole reads as NaN.
@@ -104,7 +104,7 @@ def write_interactions(engine: Executor, folder: Path) -> None:
 
 
 def write_reviews(engine: Executor, folder: Path, text: str) -> None:
-    """``folder/NAME.review.jsonl``: ``review_id`` and ``review`` of each interaction, in the same order.
+    """Writes ``folder/NAME.review.jsonl``: ``review_id`` and ``review`` of each interaction, in the same order.
 
     Args:
         text: what ``pipeline.cleaned`` gave.

@@ -24,20 +24,20 @@ from recbole_symcere.run import build_model
 
 
 class TrainedModel:
-    """A checkpoint of SymCERE or of a model made of it, at its best epoch.
+    """The model of a checkpoint at its best epoch: SymCERE, or a model that extends SymCERE.
 
     Args:
-        checkpoint: a path, or ``LABEL=PATH``; a label is what tables call it, else it is the file's stem.
-        settings: to change, such as ``data_path``.
+        checkpoint: a path, or ``LABEL=PATH``. Tables show the label; without one they show the file's name.
+        settings: settings of the checkpoint to change, such as ``data_path``.
 
     Attributes:
-        label: of the checkpoint.
-        config, model: the model is in eval mode.
-        dataset: users, items and their tokens.
-        parts: the interactions that trained, and those held out, by the names in ``PARTS``.
+        label: the name of the checkpoint in tables.
+        config, model: the configuration, and the model in eval mode.
+        dataset: the dataset, with the tokens of its users and items.
+        parts: the interactions of training, validation and test, by the names in ``PARTS``.
 
     Raises:
-        AnalysisError: the checkpoint is of another model, or of one that aligns no reviews.
+        AnalysisError: the checkpoint belongs to another model, or to a model that aligns no reviews.
         CheckpointError, ConfigError, DatasetError, ReviewFileError, EncoderError: as ``load_data_and_model`` does.
     """
 

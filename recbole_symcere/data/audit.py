@@ -1,4 +1,4 @@
-"""Leakage and duplicate checks on the split that is about to be trained on."""
+"""Checks of the split for leaks and duplicates, made before training."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from recbole_symcere.errors import LeakError
 
 @dataclass(frozen=True)
 class Audit:
-    """Counts of what should not be.
+    """The number of faults of each kind in a split.
 
     Attributes:
         test_pairs: (user, item) pairs of the test part.
@@ -62,7 +62,7 @@ def audit(train: ReviewDataset, valid: ReviewDataset, test: ReviewDataset) -> Au
 
 
 def _pairs(part: ReviewDataset) -> np.ndarray:
-    """User and item of each interaction as one number."""
+    """Returns one number for each interaction that stands for its user and item."""
     return _column(part, part.uid_field) * part.item_num + _column(part, part.iid_field)
 
 

@@ -21,13 +21,13 @@ UNIFORMITY_VECTORS = 4096  # 8 million pairs
 
 
 def directions(vectors: Tensor) -> Tensor:
-    """Vectors [n, d] at unit length, in float64; one of length 0 has no direction and stays as it is."""
+    """Returns vectors [n, d] scaled to unit length, in float64; a vector of length 0 stays as it is."""
     return F.normalize(vectors.double(), dim=1)
 
 
 @dataclass(frozen=True)
 class Cosines:
-    """How the cosines of all pairs are distributed.
+    """The distribution of the cosines of all pairs.
 
     Attributes:
         sd: of all pairs, not of a sample of more.
@@ -46,7 +46,7 @@ class Cosines:
 def cosines(
     users: Tensor, items: Tensor, pairs_at_once: int = PAIRS_AT_ONCE, exact_pairs: int = EXACT_PAIRS
 ) -> Cosines:
-    """Cosines of each user with each item, a block of users at a time.
+    """Returns the distribution of the cosines of each user with each item, computed a block of users at a time.
 
     Everything is exact but the quartiles of more than ``exact_pairs`` pairs: they are read from ``Cosines.counts``.
 
@@ -84,7 +84,7 @@ def _mean_and_sd(x: Tensor, y: Tensor) -> tuple[float, float]:
 
 
 def densities(distributions: list[Cosines], at_most: int = 100) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Histograms over common bins that span all of the distributions, each with area 1.
+    """Returns one histogram of area 1 for each distribution, all over the same bins.
 
     Returns:
         Edges of the bins, [n + 1], n <= ``at_most``, and each distribution's density, [n].
@@ -99,12 +99,12 @@ def densities(distributions: list[Cosines], at_most: int = 100) -> tuple[np.ndar
 
 
 def variance_by_dimension(x: Tensor) -> Tensor:
-    """Of vectors [n, d], [d]: Figure 4. Over directions its sum is 1 - |mean|^2, so its mean is 1 / d at most."""
+    """Returns the variance [d] of vectors [n, d] (Figure 4); for unit vectors it sums to 1 - |mean|^2."""
     return x.var(0, correction=0)
 
 
 def effective_rank(x: Tensor) -> float:
-    """exp of the entropy of the singular values, as shares of their sum (Roy and Vetterli, EUSIPCO 2007).
+    """Returns exp of the entropy of the singular values' shares of their sum (Roy and Vetterli, EUSIPCO 2007).
 
     Args:
         x: [n, d] float64, not all 0; not centred. Singular values below 1e-8 of the largest are lost in rounding.
@@ -117,12 +117,12 @@ def effective_rank(x: Tensor) -> float:
 
 
 def alignment(x: Tensor, y: Tensor) -> float:
-    """Mean squared distance of the pairs of directions (x_i, y_i), [n, d] each (Wang and Isola, ICML 2020; alpha 2)."""
+    """Returns the mean of |x_i - y_i|^2 for directions x and y [n, d] (Wang and Isola, ICML 2020; alpha 2)."""
     return float((x - y).square().sum(1).mean())
 
 
 def uniformity(x: Tensor, at_most: int = UNIFORMITY_VECTORS, seed: int = 0) -> float:
-    """log of the mean of exp(-2 |x_i - x_j|^2) over all pairs i < j (Wang and Isola, ICML 2020; t = 2).
+    """Returns log of the mean of exp(-2 |x_i - x_j|^2) over all pairs i < j (Wang and Isola, ICML 2020; t = 2).
 
     The more negative, the more evenly the vectors are spread over the sphere; 0 if all are one, NaN for fewer than two.
 
@@ -139,18 +139,18 @@ def uniformity(x: Tensor, at_most: int = UNIFORMITY_VECTORS, seed: int = 0) -> f
 
 
 def correlations(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """Spearman's and Pearson's, of values [n] each; NaN where either is constant."""
+    """Returns Spearman's and Pearson's correlation of two series [n]; NaN where a series is constant."""
     if min(np.ptp(first), np.ptp(second)) == 0:
         return float("nan"), float("nan")
     return float(spearmanr(first, second).statistic), float(pearsonr(first, second).statistic)
 
 
 def gap(x: Tensor, y: Tensor) -> float:
-    """Distance of the centroids of two sets of directions, [n, d] and [m, d] (Liang et al., NeurIPS 2022)."""
+    """Returns the distance between the means of directions [n, d] and [m, d] (Liang et al., NeurIPS 2022)."""
     return float((x.mean(0) - y.mean(0)).norm())
 
 
 def own_and_other_cosines(x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Mean cosine of the pairs (x_i, y_i), and of all (x_i, y_j) with i != j; directions [n, d] each, n > 1."""
+    """Returns the mean cosine of all (x_i, y_i), and of all (x_i, y_j) with i != j; x, y: [n, d], n > 1."""
     n, own = len(x), float((x * y).sum(1).mean())
     return own, (n * float(x.mean(0) @ y.mean(0)) - own) / (n - 1)

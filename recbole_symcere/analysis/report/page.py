@@ -1,4 +1,4 @@
-"""What a report's page is made of: tables, figures, and the template that holds them."""
+"""The page of a report: its figures and the template that holds them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Plot:
 
 @dataclass
 class Figures:
-    """The page's figures, each under a name of its own; also as files, where there is a folder for them.
+    """The figures of the page, each under its own name; they are also written as files if there is a folder.
 
     Attributes:
         sizes: in bytes, by name.
@@ -54,7 +54,7 @@ class Figures:
         return self._plot(svg, name, title, caption, data)
 
     def read(self, file: Path, title: str, caption: str, data: Grid | None = None) -> Plot:
-        """One that another command drew.
+        """Returns a figure that another command drew.
 
         Raises:
             AnalysisError: the file is not there, or not SVG.
@@ -65,7 +65,7 @@ class Figures:
             raise AnalysisError(f"{file}: can't be read as an SVG figure ({error}); make it again") from error
 
     def _free(self, name: str) -> str:
-        """The name as a file's, numbered if it is taken."""
+        """Returns the name as a file's name, with a number if it is taken."""
         stem = file_name(name)
         numbered = (stem if n == 1 else f"{stem}-{n}" for n in range(1, len(self.sizes) + 2))
         return next(name for name in numbered if name not in self.sizes)
@@ -96,7 +96,7 @@ def rendered(content: Mapping[str, Any]) -> str:
 
 
 def check_size(page: str, sizes: Mapping[str, int]) -> int:
-    """The page's size in bytes.
+    """Returns the size of the page in bytes.
 
     Args:
         sizes: of its figures.

@@ -29,7 +29,7 @@ Spread = tuple[float, float | None]  # mean and standard deviation
 
 @dataclass(frozen=True)
 class Panel:
-    """A dot for each model, with a bar of one standard deviation to both sides."""
+    """One panel of a plot: a dot for each model, with a bar of one standard deviation to both sides."""
 
     title: str
     axis: str
@@ -38,7 +38,7 @@ class Panel:
 
 @contextmanager
 def dots(panels: Sequence[Panel], models: Sequence[str], ours: Sequence[str]) -> Iterator[Figure]:
-    """Panels side by side, models from the top down in the order given, ours in a colour of their own."""
+    """Draws panels side by side, with the models from top to bottom and our models in their own colour."""
     places = range(len(models), 0, -1)
     height = 0.9 + 0.2 * len(models)
     with figure(1.1 + 1.9 * len(panels), height, columns=len(panels)) as (drawn, axes):
@@ -62,7 +62,7 @@ def dots(panels: Sequence[Panel], models: Sequence[str], ours: Sequence[str]) ->
 
 @contextmanager
 def curves(seeds: Sequence[Sequence[Mapping[str, float]]], best: Sequence[int], score: str) -> Iterator[Figure]:
-    """A panel for each term of the loss and one for the validation score; a line for each seed, epochs from 1.
+    """Draws a panel for each term of the loss and one for the validation score, with a line for each seed.
 
     Args:
         seeds: of each seed its epochs, the values of each by the names of the terms, ``valid_score`` among them where
@@ -95,25 +95,25 @@ def _curve(axis: Axes, epochs: Sequence[Mapping[str, float]], term: str, kept: i
 
 
 def terms_of(seeds: Sequence[Sequence[Mapping[str, float]]]) -> list[str]:
-    """Names of the loss's terms in their order, the validation score last."""
+    """Returns the names of the terms of the loss in their order, then that of the validation score."""
     names = dict.fromkeys(name for epochs in seeds for values in epochs for name in values)
     return sorted(names, key=lambda name: name == "valid_score")
 
 
 def name_of(term: str) -> str:
-    """A term of the loss in words."""
+    """Returns the name of a term of the loss in words."""
     words = {"bpr": "BPR", "l2": "L2"}.get(term, term.replace("_", " "))
     return words if "loss" in words else f"{words} loss"
 
 
 def thinned(values: Sequence[int], n: int) -> list[int]:
-    """At most ``n`` of the values, evenly spaced, the first and the last among them."""
+    """Returns at most ``n`` of the values at even distances, the first and the last among them."""
     places = np.linspace(0, len(values) - 1, min(n, len(values))).round().astype(int)
     return [values[place] for place in places]
 
 
 def to_svg(drawn: Figure, name: str) -> str:
-    """The same figure and name, the same text."""
+    """Returns a figure as SVG; the same figure and name give the same text."""
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
         drawn.savefig(text, format="svg", metadata={"Date": None})
@@ -121,7 +121,7 @@ def to_svg(drawn: Figure, name: str) -> str:
 
 
 def inlined(svg: str, name: str, label: str) -> str:
-    """An SVG file as an element of an HTML page.
+    """Returns the text of an SVG file as an element of an HTML page.
 
     It takes the page's colours for black, white and ``OURS`` (the last but not beside pixels, which keep theirs),
     scales with the page, has ids of its own, and runs and loads nothing.

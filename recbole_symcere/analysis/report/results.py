@@ -19,21 +19,21 @@ COMMAND = "symcere compare"
 
 @dataclass(frozen=True, eq=False)
 class SavedRun:
-    """A complete run, and all that its ``run.json`` says."""
+    """A complete run with the content of its ``run.json``."""
 
     run: Run
     record: Mapping[str, Any]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What bears on the result, but for the model, the dataset, the protocol and the seed."""
+        """The settings that bear on the result, without model, dataset, protocol and seed."""
         hidden = NOT_COMPARED | NOT_TUNED
         return {key: value for key, value in self.record["settings"].items() if key not in hidden}
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """The rows of which every dataset has a run with every seed.
+    """The rows of the tables that have a run for every dataset and every seed.
 
     Attributes:
         models: all of them, ours among them.
@@ -57,7 +57,7 @@ class Results:
 
 
 def read_results(folder: Path, protocol: str, ours: Collection[str] | None = None) -> Results:
-    """The complete runs of a comparison.
+    """Reads the complete runs of a comparison.
 
     Seeds are those that most rows have. A row that lacks one of them on a dataset is left out, and a dataset where so
     few are complete that tables without it hold more; ``notes`` says so.
@@ -92,7 +92,7 @@ def read_results(folder: Path, protocol: str, ours: Collection[str] | None = Non
 
 
 def _read(folder: Path, protocol: str) -> dict[Key, dict[int, SavedRun]]:
-    """By dataset and row, then by seed; also the rows that have no complete run yet."""
+    """Returns the runs by dataset and row, then by seed, and the rows that have no complete run yet."""
     root = folder / "runs" / protocol
     if not root.is_dir():
         there = sorted(path.name for path in (folder / "runs").glob("*") if path.is_dir())
