@@ -47,7 +47,11 @@ SOAK_EPOCHS = int(os.environ.get("SOAK_EPOCHS", "40"))
 
 
 def train(settings: Settings, folder: Path) -> Any:
-    settings |= {"checkpoint_file": str(folder / "run.pth"), "result_file": str(folder / "run.json"), "epochs": 30}
+    settings = settings | {
+        "checkpoint_file": str(folder / "run.pth"),
+        "result_file": str(folder / "run.json"),
+        "epochs": 30,
+    }
     result = run_recbole_symcere(config_dict=settings)
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert record["test_result"] == {name: float(value) for name, value in result["test_result"].items()}

@@ -93,9 +93,9 @@ def test_planted_neighbours_and_words_are_found_on_both_sides(
     printed = capsys.readouterr().out
     by_graph, by_text = tables(printed)
     trained = TrainedModel(planted["checkpoint_file"])
-    trained, item = torch.from_numpy(trained.popularity > 0), trained.train.field2token_id["item_id"]["i3"]
+    met, item = torch.from_numpy(trained.popularity > 0), trained.train.field2token_id["item_id"]["i3"]
     for found, vectors in ((by_graph, trained.nodes[1]), (by_text, item_profiles(trained))):
-        cosines = [cosine for _, cosine in nearest_items(vectors, item, trained, 5)]
+        cosines = [cosine for _, cosine in nearest_items(vectors, item, met, 5)]
         assert [float(cosine) for _, _, cosine, *_ in found] == pytest.approx(cosines, abs=6e-4)
         assert all(int(item[1:]) % 2 for _, item, *_ in found), "an item of the other kind"
         assert all(set(words.split(", ")) == {"pedal", "strap"} for *_, words in found)
