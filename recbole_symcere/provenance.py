@@ -2,8 +2,10 @@
 
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import recbole
 
@@ -34,3 +36,17 @@ def commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def without_folders(value: Any) -> Any:
+    """Returns a setting without this machine's folders: of a path from the root, home or here, the last part is left.
+
+    Args:
+        value: a value of JSON; the strings inside mappings and lists are changed too.
+    """
+    if isinstance(value, str):
+        paths = (PurePosixPath(value), PureWindowsPath(value))
+        return next((path.name for path in paths if path.is_absolute() or value.startswith(("~", "."))), value)
+    if isinstance(value, Mapping):
+        return {key: without_folders(inner) for key, inner in value.items()}
+    return [without_folders(inner) for inner in value] if isinstance(value, Sequence) else value

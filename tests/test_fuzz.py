@@ -20,8 +20,8 @@ from dataset_prep import PreparationError, prepare
 from dataset_prep.source import Source
 from dataset_prep.sources import amazon, rakuten_travel, table, yelp
 from dataset_prep.staging import zstd
-from recbole_symcere.analysis.report.results import read_results
 from recbole_symcere.checkpoint import load_checkpoint
+from recbole_symcere.comparison.results import read_results
 from recbole_symcere.comparison.runs import is_complete
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset

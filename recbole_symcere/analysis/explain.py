@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,8 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_symcere.analysis.shared import at_least_one
-from recbole_symcere.analysis.tables import as_table
 from recbole_symcere.analysis.trained import TrainedModel
+from recbole_symcere.grid import as_markdown
 from recbole_symcere.properties import parse_assignments
 
 HELP = "which training reviews of a user and of an item lie near the pair of them"
@@ -116,29 +116,19 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
         UserError: the checkpoint can't be used, there is no such user or item, one was not trained, or the model was
             trained without reviews.
     """
-    print(describe(given, parse_assignments(rest)))
-
-
-def describe(given: argparse.Namespace, settings: Mapping[str, Any]) -> str:
-    """Returns what the command prints."""
-    trained = TrainedModel(given.checkpoint, {"show_progress": True, **settings})
+    trained = TrainedModel(given.checkpoint, {"show_progress": True, **parse_assignments(rest)})
     user = trained.number_of("user", given.user, suggest=given.show_users)
     item = trained.number_of("item", given.item)
     users, items = trained.pairs()
     pair = trained.model.interaction_vectors(trained.nodes, torch.tensor([user]), torch.tensor([item]))[0]
     found = pull(pair, trained.review_vectors(), users, items, user, item)
-    who = f"user {given.user}" if given.show_users else "the user"
     score, place, among = rank(trained, user, item)
-    text = [
-        f"{trained.label}: {who} and item {given.item}",
-        f"Score {score:.4f}: number {place:,} of {among:,} items, those that the user met in training left out.",
-    ]
+    print(f"{trained.label}: {f'user {given.user}' if given.show_users else 'the user'} and item {given.item}")
+    print(f"Score {score:.4f}: number {place:,} of {among:,} items, those that the user met in training left out.")
     if len(found.itself):
-        own = [f"{found.cosine[row]:+.3f} (percentile {found.percentile[row]:.1f})" for row in found.itself]
-        text.append(
-            f"The pair itself was a training interaction; cosine of its own review, left out below: {', '.join(own)}."
-        )
-    text.append(
+        own = ", ".join(f"{found.cosine[row]:+.3f} (percentile {found.percentile[row]:.1f})" for row in found.itself)
+        print(f"The pair itself was a training interaction; cosine of its own review, left out below: {own}.")
+    print(
         f"Cosines are of reviews with the pair's graph vector; their mean over all {len(found.cosine):,} training "
         f"reviews is {found.cosine.mean():+.3f}. This is a similarity, not a cause."
     )
@@ -146,10 +136,9 @@ def describe(given: argparse.Namespace, settings: Mapping[str, Any]) -> str:
         ("The user's training reviews of other items", found.own),
         ("Other users' training reviews of the item", found.others),
     ):
-        text += ["", f"{title}: {min(given.k, len(rows))} of {len(rows):,}"]
+        print(f"\n{title}: {min(given.k, len(rows))} of {len(rows):,}")
         if len(rows):
-            text.append(as_table(_columns(trained, found, rows[: given.k], user, item, given)))
-    return "\n".join(text)
+            print(as_markdown(_columns(trained, found, rows[: given.k], user, item, given)))
 
 
 def _columns(

@@ -1,6 +1,6 @@
 """A trained model's vectors with their tokens, for vector stores, and its LoRA adapter.
 
-The README has a program that finds the nearest items and the best for a user from the files alone.
+docs/everyday.md has a program that finds the nearest items and the best for a user from the files alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,14 @@ import polars as pl
 import torch
 from safetensors.numpy import save_file
 
+from recbole_symcere.analysis.shared import write_json
 from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.checkpoint import FREE_SETTINGS
 from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.errors import AnalysisError
 from recbole_symcere.outputs import make_output_folder
 from recbole_symcere.properties import parse_assignments
-from recbole_symcere.provenance import versions
+from recbole_symcere.provenance import versions, without_folders
 
 HELP = "user, item and review vectors with their tokens, and the LoRA adapter, as files without pickle"
 EXAMPLES = """examples:
@@ -37,20 +37,10 @@ EXAMPLES = """examples:
 FORMATS = ("safetensors", "parquet")
 
 
-@dataclass(frozen=True)
-class Table:
-    """Holds the vectors of one kind, such as items, and their tokens.
-
-    Attributes:
-        tokens: column name -> [n] text, row by row.
-        vectors: float32 [n, d].
-    """
-
-    tokens: dict[str, np.ndarray]
-    vectors: np.ndarray
+VECTOR = "vector"  # the column of vectors
 
 
-def tables(trained: TrainedModel, with_users: bool = True) -> dict[str, Table]:
+def tables(trained: TrainedModel, with_users: bool = True) -> dict[str, pl.DataFrame]:
     """Returns all that is exported, without the rows of the padding.
 
     - ``users`` and ``items``: ``ranking_vectors``, whose dot products are the model's scores. SymCEREPlus's have its
@@ -60,49 +50,53 @@ def tables(trained: TrainedModel, with_users: bool = True) -> dict[str, Table]:
       then sorted by item, because the order of the interactions would tell which reviews have the same writer.
 
     Returns:
-        Tables by name.
+        Tables by name, each with one or two columns of tokens and the column ``vector``, of fixed length.
     """
     with torch.no_grad():
-        users, items = (_array(vectors[1:]) for vectors in trained.model.ranking_vectors())
-    found = {"items": Table({"item": trained.item_tokens()[1:]}, items)}
+        users, items = (vectors[1:] for vectors in trained.model.ranking_vectors())
+    found = {"items": _table(items, item=trained.item_tokens()[1:])}
     if with_users:
-        found["users"] = Table({"user": trained.user_tokens()[1:]}, users)
+        found["users"] = _table(users, user=trained.user_tokens()[1:])
     try:
-        vectors = _array(trained.review_vectors())
+        vectors = trained.review_vectors()
     except AnalysisError:  # trained without
         return found
     of_items = trained.item_tokens()[trained.pairs()[1].numpy()]
     if with_users:
-        found["reviews"] = Table({"review_id": trained.review_ids("train"), "item": of_items}, vectors)
+        found["reviews"] = _table(vectors, review_id=trained.review_ids("train"), item=of_items)
     else:
-        order = np.lexsort((vectors[:, 0], of_items))
-        found["reviews"] = Table({"item": of_items[order]}, vectors[order])
+        order = np.lexsort((vectors[:, 0].numpy(), of_items))
+        found["reviews"] = _table(vectors[torch.from_numpy(order)], item=of_items[order])
     return found
 
 
-def write_safetensors(folder: Path, found: Mapping[str, Table]) -> None:
+def _table(vectors: torch.Tensor, **tokens: np.ndarray) -> pl.DataFrame:
+    array = np.ascontiguousarray(vectors.float().cpu().numpy())
+    return pl.DataFrame({**tokens, VECTOR: pl.Series(array, dtype=pl.Array(pl.Float32, array.shape[1]))})
+
+
+def write_safetensors(folder: Path, found: Mapping[str, pl.DataFrame]) -> None:
     """Writes ``vectors.safetensors``, a tensor for each table, and ``tokens.json``: table -> column -> tokens."""
-    save_file({name: table.vectors for name, table in found.items()}, folder / "vectors.safetensors")
-    tokens = {name: {key: column.tolist() for key, column in table.tokens.items()} for name, table in found.items()}
+    save_file({name: table[VECTOR].to_numpy() for name, table in found.items()}, folder / "vectors.safetensors")
+    tokens = {name: table.drop(VECTOR).to_dict(as_series=False) for name, table in found.items()}
     (folder / "tokens.json").write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
 
 
-def write_parquet(folder: Path, found: Mapping[str, Table]) -> None:
-    """Writes a file ``NAME.parquet`` for each table, with its columns of tokens and ``vector``, of fixed length."""
+def write_parquet(folder: Path, found: Mapping[str, pl.DataFrame]) -> None:
+    """Writes a file ``NAME.parquet`` for each table."""
     for name, table in found.items():
-        vector = pl.Series(table.vectors, dtype=pl.Array(pl.Float32, table.vectors.shape[1]))
-        pl.DataFrame({**table.tokens, "vector": vector}).write_parquet(folder / f"{name}.parquet")
+        table.write_parquet(folder / f"{name}.parquet")
 
 
-def describe(trained: TrainedModel, found: Mapping[str, Table]) -> dict[str, Any]:
+def describe(trained: TrainedModel, found: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
     """Returns what ``export.json`` holds: how the vectors were made, without a folder or a date."""
     settings = {key: value for key, value in trained.config.settings.items() if key not in FREE_SETTINGS}
     return {
         "model": trained.config["model"],
         "dataset": trained.config["dataset"],
         "scores": "dot products of users and items",
-        "shapes": {name: list(table.vectors.shape) for name, table in found.items()},
-        "settings": {key: _portable(value) for key, value in settings.items()},
+        "shapes": {name: _shape(table) for name, table in found.items()},
+        "settings": without_folders(settings),
         "fingerprints": {
             "data": source_fingerprint(trained.config),
             "checkpoint": hashlib.sha256(trained.path.read_bytes()).hexdigest(),
@@ -111,14 +105,8 @@ def describe(trained: TrainedModel, found: Mapping[str, Table]) -> dict[str, Any
     }
 
 
-def _portable(value: Any) -> Any:
-    """A setting without this machine's folders: of a path that begins at the root or at home, the last part."""
-    is_own = isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~"))
-    return Path(value).name if is_own else value
-
-
-def _array(vectors: torch.Tensor) -> np.ndarray:
-    return np.ascontiguousarray(vectors.float().cpu().numpy())
+def _shape(table: pl.DataFrame) -> list[int]:
+    return [len(table), *table.schema[VECTOR].shape]  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -174,9 +162,8 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     with new_folder(output) as folder:
         (write_safetensors if given.format == "safetensors" else write_parquet)(folder, found)
         trained.model.save_adapter(folder / "adapter")
-        description = json.dumps(describe(trained, found), indent=2, ensure_ascii=False)
-        (folder / "export.json").write_text(description + "\n", encoding="utf-8")
+        write_json(folder / "export.json", describe(trained, found))
         files = sorted(path.name for path in folder.iterdir())
-    shapes = [f"{name} {table.vectors.shape[0]:,} x {table.vectors.shape[1]}" for name, table in found.items()]
+    shapes = ["{} {:,} x {}".format(name, *_shape(table)) for name, table in found.items()]
     missing = "" if "reviews" in found else " (no reviews: the model was trained without)"
     print(f"{given.output}: {', '.join(files)}\n{trained.label}: {', '.join(shapes)}{missing}")

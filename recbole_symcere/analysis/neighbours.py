@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_symcere.analysis.shared import at_least_one
-from recbole_symcere.analysis.tables import as_table
 from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.analysis.words import Occurrences, languages_of, lexicons, occurrences
 from recbole_symcere.errors import AnalysisError
+from recbole_symcere.grid import as_markdown
 from recbole_symcere.model.text.views import profiles_by_group
 from recbole_symcere.properties import parse_assignments
 
@@ -127,38 +127,29 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     Raises:
         UserError: the checkpoint can't be used, or there is no such item, or it was not trained.
     """
-    print(describe(given, parse_assignments(rest)))
-
-
-def describe(given: argparse.Namespace, settings: Mapping[str, Any]) -> str:
-    """Returns what the command prints."""
-    trained = TrainedModel(given.checkpoint, {"show_progress": True, **settings})
+    trained = TrainedModel(given.checkpoint, {"show_progress": True, **parse_assignments(rest)})
     item = trained.number_of("item", given.item)
     met = torch.from_numpy(trained.popularity > 0)
-    untrained = int((~met).sum()) - 1  # but for the padding
     by_graph = nearest_items(trained.nodes[1], item, met, given.k)
-    text = [
-        f"{trained.label}: the items nearest to {given.item}, of {int(met.sum()) - 1:,} others that were seen in "
-        f"training ({untrained:,} were not).",
-        "",
-        "By the graph: cosine of the item vectors. Scores weigh an item by its vector's length to the power of "
-        f"score_norm, {trained.model.score_norm:g}.",
-    ]
     try:
         by_text = nearest_items(item_profiles(trained), item, met, given.k)
+        telling, why = telling_words(trained), ""
     except AnalysisError as error:
-        return "\n".join([*text, _table(trained, by_graph, None), "", f"By the text: none. {error}"])
-    telling = telling_words(trained)
-    return "\n".join(
-        [
-            *text,
-            _table(trained, by_graph, telling),
-            "",
-            "By the text: cosine of the items' mean training review vectors, seen from the mean over all reviews.",
-            _table(trained, by_text, telling),
-            "",
-            f"Words that tell {given.item}: {', '.join(telling.of_item(item)) or 'none'}",
-        ]
+        by_text, telling, why = [], None, str(error)
+    n_met = int(met.sum())
+    print(
+        f"{trained.label}: the items nearest to {given.item}, of {n_met - 1:,} others that were seen in training "
+        f"({len(met) - n_met - 1:,} were not).\n\n"  # 1: the padding
+        "By the graph: cosine of the item vectors. Scores weigh an item by its vector's length to the power of "
+        f"score_norm, {trained.model.score_norm:g}.\n{_table(trained, by_graph, telling)}\n"
+    )
+    if telling is None:
+        print(f"By the text: none. {why}")
+        return
+    print(
+        "By the text: cosine of the items' mean training review vectors, seen from the mean over all reviews.\n"
+        f"{_table(trained, by_text, telling)}\n\n"
+        f"Words that tell {given.item}: {', '.join(telling.of_item(item)) or 'none'}"
     )
 
 
@@ -182,4 +173,4 @@ def _table(trained: TrainedModel, found: Sequence[tuple[int, float]], telling: T
     }
     if telling is not None:
         columns["telling words"] = [", ".join(telling.of_item(item)) for item in items]
-    return as_table(columns)
+    return as_markdown(columns)

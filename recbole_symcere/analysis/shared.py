@@ -39,16 +39,6 @@ def at_least_one(text: str) -> int:
     return number
 
 
-def check_folder(folder: Path) -> None:
-    """Checks that files can be written into a folder, which need not exist.
-
-    Raises:
-        AnalysisError: there is a file of this name.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise AnalysisError(f"--output {folder} is a file; name a folder")
-
-
 def file_name(label: str) -> str:
     """Returns a label as part of the name of a file."""
     return re.sub(r"[^\w.-]+", "-", label)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from recbole_symcere.analysis.shared import PARTS, labelled_path
+from recbole_symcere.analysis.shared import PARTS, file_name, labelled_path
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import AnalysisError
@@ -117,8 +118,7 @@ class TrainedModel:
     def review_ids(self, part: str) -> np.ndarray:
         """Returns the ids of a part's reviews, [n] text; a dataset may have made them of user tokens."""
         data = self.parts[part]
-        numbers = data.inter_feat[data.review_field].numpy()
-        return np.asarray(data.field2id_token[data.review_field])[numbers].astype(str)
+        return self._tokens(data.review_field)[data.inter_feat[data.review_field].numpy()]
 
     def number_of(self, kind: Literal["user", "item"], token: str, suggest: bool = True) -> int:
         """Returns the number of a user or an item that training met.
@@ -143,12 +143,15 @@ class TrainedModel:
         return tokens[token]
 
     def user_tokens(self) -> np.ndarray:
-        """By number, [n_users] text; the first is the padding's."""
-        return np.asarray(self.train.field2id_token[self.train.uid_field]).astype(str)
+        """Returns the tokens of the users by their numbers, [n_users] text; the first is the padding's."""
+        return self._tokens(self.train.uid_field)
 
     def item_tokens(self) -> np.ndarray:
-        """By number, [n_items] text; the first is the padding's."""
-        return np.asarray(self.train.field2id_token[self.train.iid_field]).astype(str)
+        """Returns the tokens of the items by their numbers, [n_items] text; the first is the padding's."""
+        return self._tokens(self.train.iid_field)
+
+    def _tokens(self, field: str) -> np.ndarray:
+        return np.asarray(self.train.field2id_token[field]).astype(str)
 
 
 @torch.no_grad()
@@ -156,3 +159,27 @@ def graph_nodes(model: SymCERE) -> Nodes:
     """Vectors of users and items by the graph encoder, as they are before eq. (2); on the CPU."""
     users, items = model(model.graph.adjacency())
     return users.cpu(), items.cpu()
+
+
+def load_trained(
+    checkpoints: Sequence[str], settings: Mapping[str, Any], taken: Collection[str] = ()
+) -> list[TrainedModel]:
+    """Loads all checkpoints, so that one that can't be used is told before any is looked into.
+
+    Args:
+        checkpoints: each ``[LABEL=]PATH``.
+        settings: as for :class:`TrainedModel`.
+        taken: labels that no checkpoint may have.
+
+    Raises:
+        AnalysisError: two labels, or their names as files, are the same.
+        UserError: as for :class:`TrainedModel`.
+    """
+    loaded = [TrainedModel(each, settings) for each in tqdm(checkpoints, desc="reading", delay=3, leave=False)]
+    names = [file_name(label) for label in (*(trained.label for trained in loaded), *taken)]
+    if len(set(names)) < len(names):
+        raise AnalysisError(
+            f"--checkpoint: labels must differ in letters and digits, but are {', '.join(t.label for t in loaded)}"
+            f"{f', and {listed} is taken' if (listed := ', '.join(taken)) else ''}; name them apart: A=PATH B=PATH"
+        )
+    return loaded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -83,35 +83,27 @@ def _cleaned(text: str) -> str:
 
 @dataclass(frozen=True)
 class WordGroups:
-    """Which group a word is in; the first that holds it, in the order of the attributes.
+    """Says which group a word is in: the first whose words hold it.
 
-    Sentiment goes before stop-words since stop-word lists hold "good", "great" and "best". Both lexicons are published
-    and go before what is estimated from the corpus. A language says where a word comes from, so it goes before
-    objective: reviewers of one country meet the items that are sold there.
+    Sentiment goes before stop-words, because stop-word lists hold "good", "great" and "best". Both lexicons are
+    published and go before what is estimated from the corpus. "Other language" goes before "objective", because
+    reviewers of one country meet the items that are sold there.
 
     Attributes:
-        language: the corpus' main one, ISO 639-1.
-        sentiment: with a valence in VADER's lexicon (Hutto and Gilbert 2014); none where the language is not English.
-        stop_words: stopwords-iso's, of the language.
-        other_language: in ``LEAST_REVIEWS`` or more training reviews, of which next to none is in the main language.
-        objective: concentrated in few items, see :func:`concentrated`.
+        language: the main language of the corpus, ISO 639-1.
+        words: the words of each group but ``other``, in the order in which the groups are asked:
+            ``sentiment``, with a valence in VADER's lexicon (Hutto and Gilbert 2014), none where the language is not
+            English; ``stop-word``, stopwords-iso's of the language; ``other language``, in ``LEAST_REVIEWS`` training
+            reviews or more, of which next to none is in the main language; ``objective``, concentrated in few items,
+            see :func:`concentrated`.
     """
 
     language: str
-    sentiment: frozenset[str]
-    stop_words: frozenset[str]
-    other_language: frozenset[str]
-    objective: frozenset[str]
+    words: Mapping[str, Collection[str]]
 
     def of(self, word: str) -> str:
-        """One of ``GROUPS``; a word that training did not meet is ``other`` unless a lexicon holds it."""
-        if word in self.sentiment:
-            return "sentiment"
-        if word in self.stop_words:
-            return "stop-word"
-        if word in self.other_language:
-            return "other language"
-        return "objective" if word in self.objective else "other"
+        """Returns one of ``GROUPS``; a word that training did not meet is ``other`` unless a lexicon holds it."""
+        return next((group for group, words in self.words.items() if word in words), "other")
 
 
 def word_groups(words: Occurrences, items: np.ndarray, languages: Sequence[str], seed: int) -> WordGroups:
@@ -131,13 +123,9 @@ def word_groups(words: Occurrences, items: np.ndarray, languages: Sequence[str],
     foreign = (n >= LEAST_REVIEWS) & (in_main <= MOST_IN_MAIN * n)
     objective = concentrated(word, items[review], len(words.vocabulary), items, seed)
     sentiment, stop_words = lexicons(main)
-    return WordGroups(
-        main,
-        sentiment,
-        stop_words,
-        frozenset(words.vocabulary[foreign].tolist()),
-        frozenset(words.vocabulary[objective].tolist()),
-    )
+    estimated = {"other language": foreign, "objective": objective}
+    of_corpus = {group: frozenset(words.vocabulary[which].tolist()) for group, which in estimated.items()}
+    return WordGroups(main, {"sentiment": sentiment, "stop-word": stop_words, **of_corpus})
 
 
 def languages_of(texts: Sequence[str]) -> list[str]:

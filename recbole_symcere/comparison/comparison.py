@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import sleep
@@ -21,16 +19,15 @@ from recbole_symcere.comparison import runs
 from recbole_symcere.comparison.entry import Entry, ablations_of, check_inputs
 from recbole_symcere.comparison.rendering import to_csv, to_latex, to_markdown
 from recbole_symcere.comparison.search import Search, origin, search_space
-from recbole_symcere.comparison.tables import Run, Table, make_ablation, make_table
+from recbole_symcere.comparison.tables import NEEDED, Run, make_tables
 from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError, TrainingError
-from recbole_symcere.metrics import PRIMARY, columns, metric_of
+from recbole_symcere.metrics import metric_of
 from recbole_symcere.outputs import make_output_folder
 
 Task = tuple[str, Callable[[], None]]  # the name of a task, and the function that does it
 SECONDS_BETWEEN_LOOKS = 5.0  # how long to wait before looking again at what other processes have finished
 FIRST_SEED = 2020
-NEEDED = ("hit@10", "ndcg@10", "hit@20", "ndcg@20")  # the columns that every table of accuracy has
 DECIMALS = 4  # how many decimals of a metric the tables show
 SET_HERE = ("model", "dataset", "checkpoint_file", "result_file")  # settings that the comparison itself gives each run
 
@@ -159,10 +156,9 @@ class Comparison:
     def write_tables(self) -> str:
         """Writes the tables and the best settings; returns the first table in Markdown."""
         models = [entry for entry in self.entries if not entry.is_ablation]
-        tables = make_tables(_runs(models), self.ours)
-        for model in sorted({entry.model for entry in self.entries if entry.is_ablation}):
-            found = _runs([entry for entry in self.entries if entry.model == model])
-            tables[f"ablation-{model}"] = make_ablation(found, columns("accuracy", found[0].metrics), model)
+        changed = sorted({entry.model for entry in self.entries if entry.is_ablation})
+        ablations = {model: _runs([entry for entry in self.entries if entry.model == model]) for model in changed}
+        tables = make_tables(_runs(models), self.ours, ablations)
         self.tables.mkdir(parents=True, exist_ok=True)
         for name, table in tables.items():
             for suffix, render in (("md", to_markdown), ("csv", to_csv), ("tex", to_latex)):
@@ -172,26 +168,6 @@ class Comparison:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(yaml.safe_dump(entry.chosen), encoding="utf-8")
         return to_markdown(tables["summary"])
-
-
-def make_tables(done: Sequence[Run], ours: Sequence[str]) -> dict[str, Table]:
-    """Returns the tables ``summary``, ``accuracy`` and ``popularity`` of complete runs.
-
-    Raises:
-        RunsError: the runs do not make one table.
-    """
-    accuracy = columns("accuracy", {*done[0].metrics, *NEEDED})  # without a needed one, make_table raises
-    # On a small dataset, perhaps no user has a held-out item of one of the groups.
-    of_popularity = [
-        name
-        for name in columns("popularity", done[0].metrics)
-        if not any(math.isnan(run.metrics.get(name, math.nan)) for run in done)
-    ]
-    return {
-        "summary": replace(make_table(done, (PRIMARY,), ours), seconds={}),
-        "accuracy": make_table(done, accuracy, ours),
-        "popularity": make_table(done, of_popularity, ours),
-    }
 
 
 def _check_names(models: Sequence[str], datasets: Sequence[str], ours: Sequence[str]) -> None:

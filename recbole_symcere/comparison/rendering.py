@@ -1,23 +1,19 @@
 """The text of a comparison's tables: Markdown for GitHub, LaTeX for papers, CSV for programs."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection
 
-import pandas as pd
 import polars as pl
 
 from recbole_symcere.comparison.tables import SIGNIFICANT, Contrast, Table
+from recbole_symcere.grid import MARKDOWN, Cell, Grid, Row, minus, scores_cell
 from recbole_symcere.metrics import GroupNDCG, label_of, metric_of
 
 CONTRAST_ROWS = ("compared", "improvement", "95% interval of the difference", "p (Holm)")
 CSV_COLUMNS = ["dataset", "model", "metric", "mean", "sd", "n_seeds", "n_users", "seconds"]
 CSV_COLUMNS += ["baseline", "difference", "low", "high", "improvement_percent", "p", "p_holm"]
-MARKDOWN = str.maketrans({"|": r"\|", "*": r"\*"})
-LATEX = str.maketrans(
-    {character: "\\" + character for character in "_%&#${}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {"±": r"$\pm$", "–": "--", "<": "$<$", ">": "$>$", "|": "$|$"}
-)
+PLACES = {1: "best", 2: "second", None: ""}
+SECONDS = "seconds"
 
 
 def to_csv(table: Table) -> str:
@@ -46,80 +42,60 @@ def _csv_cells(contrast: Contrast, p: float) -> list[str | float]:
 
 def to_markdown(table: Table) -> str:
     """Returns the table in GitHub's Markdown, with its notes below; several datasets are named in the column heads."""
-    models, contrasts = _rows(table, ("**{}**", "<u>{}</u>"), MARKDOWN)
-    several = len(table.datasets) > 1
-    heads = [f"{dataset}: {column}" if several else column for dataset in table.datasets for column in _columns(table)]
-    frame = pd.DataFrame(models + contrasts, columns=["model", *(head.translate(MARKDOWN) for head in heads)])
-    alignment = ("left", *["right"] * len(heads))
-    text = frame.to_markdown(index=False, disable_numparse=True, colalign=alignment)
-    return f"{text}\n\n{' '.join(table_notes(table)).translate(MARKDOWN)}\n"
+    return f"{grid_of(table).to_markdown()}\n\n{' '.join(table_notes(table)).translate(MARKDOWN)}\n"
 
 
 def to_latex(table: Table) -> str:
     r"""Returns the table as a LaTeX ``tabular``, which needs only booktabs; its notes are comments above it."""
-    models, contrasts = _rows(table, (r"\textbf{{{}}}", r"\underline{{{}}}"), LATEX)
-    columns = [column.translate(LATEX) for column in _columns(table)]
-    starts = range(2, 2 + len(columns) * len(table.datasets), len(columns))
-    rules = "".join(rf"\cmidrule(lr){{{start}-{start + len(columns) - 1}}}" for start in starts)
-    heads = [(dataset.translate(LATEX), column) for dataset in table.datasets for column in columns]
-    if contrasts:
-        contrasts[0][0] = "\\midrule\n" + contrasts[0][0]
-    frame = pd.DataFrame(models + contrasts, columns=pd.MultiIndex.from_tuples([("", f"{rules}\nmodel"), *heads]))
-    text = frame.style.hide(axis="index").to_latex(
-        hrules=True, column_format="l" + "r" * len(heads), multicol_align="c"
-    )
-    return "".join(f"% {note}\n" for note in table_notes(table)) + text
+    return "".join(f"% {note}\n" for note in table_notes(table)) + grid_of(table).to_latex()
 
 
-def _columns(table: Table) -> list[str]:
-    """The column heads of one dataset."""
-    return [*map(label_of, table.metrics), *["seconds"] * bool(table.seconds)]
-
-
-def _rows(table: Table, places: tuple[str, str], escape: Mapping[int, str]) -> tuple[list[list[str]], list[list[str]]]:
-    """The rows of the models and the rows of the contrasts; each row begins with its name.
+def grid_of(table: Table, caption: str = "", ours: Collection[str] = ()) -> Grid:
+    """Returns the table as texts: a row for each model, with the contrasts at the foot.
 
     Args:
-        places: the formats of the best and of the second value of a column.
-        escape: the replacements of characters that have a meaning in the language of the table.
+        ours: the models that the report tells from baselines.
     """
-    models = []
-    for model in table.models:
-        row = [model.translate(escape)]
-        for dataset in table.datasets:
-            for metric in table.metrics:
-                cell = table.columns[dataset, metric][model]
-                text = f"{cell.mean:.4f}" + ("" if cell.sd is None else f" ± {cell.sd:.4f}")
-                change = f" ({found})" if (found := change_text(table, (dataset, metric, model))) else ""
-                place = places[cell.place - 1] if cell.place else "{}"
-                row.append(place.format(text.translate(escape)) + change.translate(escape))
-            if table.seconds:
-                row.append(f"{table.seconds[dataset, model]:.1f}")
-        models.append(row)
-    if not table.contrasts:
-        return models, []
-    columns = [*table.metrics] + ["seconds"] * bool(table.seconds)
-    keys = [(dataset, metric) for dataset in table.datasets for metric in columns]
-    below = zip(CONTRAST_ROWS, *(contrast_texts(table, key) for key in keys), strict=True)
-    return models, [[text.translate(escape) for text in row] for row in below]
+    columns = [(dataset, name) for dataset in table.datasets for name in _names(table)]
+    rows = [Row(model, [_cell(table, *column, model) for column in columns], model in ours) for model in table.models]
+    foot: list[Row] = []
+    if any(column in table.contrasts for column in columns):
+        below = zip(*(_contrast_cells(table, column) for column in columns), strict=True)
+        foot = [Row(head, cells) for head, cells in zip(CONTRAST_ROWS, below, strict=True)]
+    heads = [name if name == SECONDS else label_of(name) for _, name in columns]
+    return Grid(caption, ["model", *heads], rows, foot, [dataset for dataset, _ in columns])
 
 
-def contrast_texts(table: Table, key: tuple[str, str]) -> tuple[str, ...]:
-    """Returns the texts of one column in the rows ``CONTRAST_ROWS``."""
-    if key not in table.contrasts:
-        return ("",) * len(CONTRAST_ROWS)
-    contrast, p = table.contrasts[key], table.p_holm[key]
-    return (
-        f"{contrast.model} vs {contrast.baseline}",
-        _improvement(contrast, p),
-        f"[{contrast.users.low:+.4f}, {contrast.users.high:+.4f}]",
-        f"{p:.4f}" if p >= 1e-4 else "<0.0001",
-    )
+def _names(table: Table) -> list[str]:
+    """The columns of one dataset: the metrics, then the seconds if the table has them."""
+    return [*table.metrics, *[SECONDS] * bool(table.seconds)]
 
 
-def change_text(table: Table, key: tuple[str, str, str]) -> str:
-    """Returns the difference between an ablation and the whole model in percent; an empty text for other rows."""
-    return _improvement(table.changes[key], table.p_holm[key]) if key in table.changes else ""
+def _cell(table: Table, dataset: str, name: str, model: str) -> Cell:
+    if name == SECONDS:
+        seconds = table.seconds[dataset, model]
+        return Cell(f"{seconds:.1f}", seconds)
+    cell, key = table.columns[dataset, name][model], (dataset, name, model)
+    change = _improvement(table.changes[key], table.p_holm[key]) if key in table.changes else ""
+    return scores_cell(cell.mean, cell.sd, change, PLACES[cell.place])
+
+
+def _contrast_cells(table: Table, column: tuple[str, str]) -> list[Cell]:
+    """The cells of a column in the rows ``CONTRAST_ROWS``."""
+    if column not in table.contrasts:
+        return [Cell("")] * len(CONTRAST_ROWS)
+    contrast, p = table.contrasts[column], table.p_holm[column]
+    return [
+        Cell(f"{contrast.model} vs {contrast.baseline}"),
+        Cell(minus(_improvement(contrast, p)), kind=contrast.verdict(p)),
+        Cell(minus(f"[{contrast.users.low:+.4f}, {contrast.users.high:+.4f}]")),
+        Cell(p_text(p)),
+    ]
+
+
+def p_text(p: float) -> str:
+    """Returns a p-value in four decimals."""
+    return f"{p:.4f}" if p >= 1e-4 else "<0.0001"
 
 
 def _improvement(contrast: Contrast, p: float) -> str:

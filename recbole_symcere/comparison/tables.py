@@ -10,10 +10,11 @@ import polars as pl
 
 from recbole_symcere.comparison.statistics import PairedComparison, compare_users, holm, mean_and_sd
 from recbole_symcere.errors import RunsError
-from recbole_symcere.metrics import Direction, metric_of
+from recbole_symcere.metrics import PRIMARY, Direction, columns, metric_of
 
 SIGNIFICANT = 0.05
 ROUNDING = 1e-4  # RecBole rounds metrics to four decimals
+NEEDED = ("hit@10", "ndcg@10", "hit@20", "ndcg@20")  # the columns that every table of accuracy has
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,16 @@ class Contrast:
     baseline: str
     improvement: float
     users: PairedComparison
+
+    def verdict(self, p: float) -> str:
+        """Returns ``ahead`` or ``behind`` for the model; an empty text if chance may explain the difference.
+
+        Args:
+            p: the corrected p-value of the contrast.
+        """
+        if p >= SIGNIFICANT:
+            return ""
+        return "ahead" if self.users.difference > 0 else "behind"
 
 
 @dataclass(frozen=True)
@@ -150,6 +161,31 @@ def make_ablation(runs: Sequence[Run], metrics: Sequence[str], whole: str, n_dra
             if model != whole and (change := _paired(model, whole, cells, found, metric, _sign(metric, {}), n_draws)):
                 changes[dataset, metric, model] = change
     return replace(table, changes=changes, p_holm=_corrected(changes))
+
+
+def make_tables(done: Sequence[Run], ours: Collection[str], ablations: Mapping[str, Sequence[Run]]) -> dict[str, Table]:
+    """Returns the tables ``summary``, ``accuracy`` and ``popularity``, and ``ablation-MODEL`` for each model with some.
+
+    Args:
+        done: the complete runs of all models.
+        ablations: for each model with ablations, its own runs and those of its ablations.
+
+    Raises:
+        RunsError: the runs do not make one table.
+    """
+    accuracy = columns("accuracy", {*done[0].metrics, *NEEDED})  # without a needed one, make_table raises
+    # On a small dataset, perhaps no user has a held-out item of one of the groups.
+    of_popularity = [
+        name
+        for name in columns("popularity", done[0].metrics)
+        if not any(math.isnan(run.metrics.get(name, math.nan)) for run in done)
+    ]
+    return {
+        "summary": replace(make_table(done, (PRIMARY,), ours), seconds={}),
+        "accuracy": make_table(done, accuracy, ours),
+        "popularity": make_table(done, of_popularity, ours),
+        **{f"ablation-{model}": make_ablation(of, accuracy, model) for model, of in ablations.items()},
+    }
 
 
 def _corrected(contrasts: Mapping[Any, Contrast]) -> dict[tuple[str, ...], float]:

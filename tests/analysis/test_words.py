@@ -153,7 +153,13 @@ def test_words_spread_at_random_are_hardly_ever_called_concentrated() -> None:
 
 def test_each_word_is_in_one_group_lexicons_before_what_the_corpus_shows() -> None:
     every = frozenset(["good", "the", "producto", "gasket"])
-    groups = WordGroups("en", frozenset(["good"]), frozenset(["good", "the"]), every - {"gasket"}, every)
+    words = {
+        "sentiment": {"good"},
+        "stop-word": {"good", "the"},
+        "other language": every - {"gasket"},
+        "objective": every,
+    }
+    groups = WordGroups("en", words)
     assert {word: groups.of(word) for word in [*sorted(every), "unseen"]} == {
         "good": "sentiment",
         "the": "stop-word",
@@ -184,7 +190,7 @@ def test_planted_words_are_told_apart() -> None:
     twice = np.repeat(order, 2)  # a word counts once in a review
     found = word_groups(Occurrences(vocabulary, word[twice], review[twice], twice), ITEMS, languages.tolist(), 0)
     assert found.language == "en"
-    assert found.other_language == {"calidad"}
+    assert found.words["other language"] == {"calidad"}
     assert found.of("hola") == "other"
     assert [found.of(text) for text in ("gasket", "awful", "the", "calidad", "visit")] == [
         "objective",
@@ -214,5 +220,5 @@ def test_languages_are_told_by_review() -> None:
 
 def test_a_corpus_of_rare_words_has_no_objective_one() -> None:
     rare = Occurrences(np.array(["gasket"]), np.zeros(3, int), np.arange(3), np.zeros(3, int))
-    assert word_groups(rare, ITEMS, ["en"] * REVIEWS, 0).objective == frozenset()
+    assert word_groups(rare, ITEMS, ["en"] * REVIEWS, 0).words["objective"] == frozenset()
     assert words.LEAST_REVIEWS > 3

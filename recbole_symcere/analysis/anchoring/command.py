@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_symcere.analysis.shared import CHECKPOINT, PARTS, at_least_one, check_folder
+from recbole_symcere.analysis.shared import CHECKPOINT, PARTS, at_least_one
 from recbole_symcere.errors import AnalysisError
+from recbole_symcere.outputs import make_output_folder
 from recbole_symcere.properties import parse_assignments
 
 HELP = "which words pull reviews to their interactions: objective ones, or sentiment; and LIME of single reviews"
@@ -44,7 +45,7 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     settings = parse_assignments(rest)
     if given.lime < 0 or given.seed < 0:
         raise AnalysisError(f"--lime is {given.lime} and --seed {given.seed}, but both must be 0 or more")
-    check_folder(given.output)
+    make_output_folder(given.output, "--output")
     from recbole_symcere.analysis.anchoring import corpus, writing  # these need packages of the extra
 
     corpora = corpus.load_corpora(given.checkpoint, given.part, given.reviews, given.seed, settings)

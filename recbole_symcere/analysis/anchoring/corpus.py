@@ -22,10 +22,9 @@ from recbole_symcere.analysis.anchoring.index import (
     by_word,
     index_difference,
 )
-from recbole_symcere.analysis.trained import TrainedModel
+from recbole_symcere.analysis.trained import TrainedModel, load_trained
 from recbole_symcere.analysis.words import GROUPS, Occurrences, WordGroups, languages_of, occurrences, word_groups
 from recbole_symcere.data.tokens import TokenisedReviews
-from recbole_symcere.errors import AnalysisError
 from recbole_symcere.model.text.encoder import ReviewEncoder
 
 PRETRAINED = "pre-trained encoder"
@@ -111,15 +110,14 @@ class Found:
 def load_corpora(
     checkpoints: Sequence[str], part: str, reviews: int, seed: int, settings: Mapping[str, Any]
 ) -> list[Corpus]:
-    """Loads all checkpoints, so that one that can't be used is told before any is looked into."""
-    loaded = [TrainedModel(checkpoint, {"show_progress": True, **settings}) for checkpoint in checkpoints]
-    labels = [trained.label for trained in loaded]
-    if PRETRAINED in labels or len(set(labels)) < len(labels):
-        raise AnalysisError(
-            f"--checkpoint: labels must be distinct and not {PRETRAINED!r}, but are {', '.join(labels)}; A=PATH B=PATH"
-        )
+    """Loads all checkpoints; those that share reviews and words become one corpus.
+
+    Raises:
+        AnalysisError: a model reads no reviews.
+        UserError: as for :func:`load_trained`.
+    """
     alike: dict[tuple[Any, ...], list[TrainedModel]] = {}
-    for trained in loaded:
+    for trained in load_trained(checkpoints, settings, taken=[PRETRAINED]):
         encoder = trained.encoder  # refuses a model that reads no reviews
         key = trained.config["dataset"], encoder.fast_tokenizer.to_str(), encoder.max_length
         ids = tuple(trained.review_ids(part).tobytes() for part in ("train", part))

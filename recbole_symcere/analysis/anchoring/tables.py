@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recbole_symcere.analysis.tables import Cell, Grid, Row, minus, number_cell
+from recbole_symcere.grid import Cell, Grid, Row, minus, number_cell
 
 TEXT_WIDTH = 300  # characters of a review that a table with --show-text holds
 Record = Mapping[str, Any]

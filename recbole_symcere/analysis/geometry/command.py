@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_symcere.analysis.shared import CHECKPOINT, LEAST_POINTS, PARTS, check_folder
+from recbole_symcere.analysis.shared import CHECKPOINT, LEAST_POINTS, PARTS
 from recbole_symcere.errors import AnalysisError
+from recbole_symcere.outputs import make_output_folder
 from recbole_symcere.properties import parse_assignments
 
 HELP = "cosines, variance by dimension, alignment, uniformity, effective rank, modality gap, and maps of the vectors"
@@ -35,7 +36,7 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     settings = parse_assignments(rest)
     if given.points < LEAST_POINTS:
         raise AnalysisError(f"--points {given.points} draws no map; give {LEAST_POINTS} or more")
-    check_folder(given.output)
+    make_output_folder(given.output, "--output")
     from recbole_symcere.analysis.geometry.measuring import measure_checkpoints  # needs packages of the extra
 
-    print(measure_checkpoints(given.checkpoint, given.part, given.points, given.output, settings))
+    print(measure_checkpoints(given, settings))

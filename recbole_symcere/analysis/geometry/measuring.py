@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,10 @@ from tqdm import tqdm
 
 from recbole_symcere.analysis.geometry import measures
 from recbole_symcere.analysis.geometry.figures import draw_cosines, draw_maps, draw_variances
-from recbole_symcere.analysis.geometry.tables import geometry_grid
 from recbole_symcere.analysis.shared import LEAST_POINTS, file_name, without_nan, write_json, write_text
-from recbole_symcere.analysis.trained import TrainedModel, graph_nodes
+from recbole_symcere.analysis.trained import TrainedModel, graph_nodes, load_trained
 from recbole_symcere.errors import AnalysisError
+from recbole_symcere.grid import Cell, Grid, Row, number_cell
 from recbole_symcere.model.symcere import SymCERE
 from recbole_symcere.model.text.views import TrainedEncoder
 from recbole_symcere.provenance import versions
@@ -62,55 +63,31 @@ class Geometry:
     cosines: measures.Cosines
 
 
-def measure_checkpoints(
-    checkpoints: Sequence[str], part: str, points: int, folder: Path, settings: Mapping[str, Any]
-) -> str:
-    """Measures checkpoints and writes ``geometry.json``, ``.md``, ``.csv`` and ``.tex``, and the figures.
-
-    The same arguments give the same files.
+def measure_checkpoints(given: argparse.Namespace, settings: Mapping[str, Any]) -> str:
+    """Writes ``geometry.json``, ``.md``, ``.csv``, ``.tex`` and figures; the same arguments give the same files.
 
     Args:
-        checkpoints: each ``[LABEL=]PATH``.
-        part: whose interactions.
-        points: interactions on a map; of more a sample is drawn.
+        given: the options of the command.
         settings: changes of the runs' settings, such as ``data_path``.
 
     Returns:
         The table, as Markdown.
 
     Raises:
-        AnalysisError: labels are not distinct, or a part is nearly empty.
-        CheckpointError, ConfigError, DatasetError, ReviewFileError, EncoderError: as for :class:`TrainedModel`.
+        AnalysisError: a part is nearly empty.
+        UserError: as for :func:`load_trained`.
     """
-    loaded = _load(checkpoints, part, settings)
+    loaded = load_trained(given.checkpoint, settings)
+    for trained in loaded:
+        if (n := len(trained.parts[given.part])) < LEAST_POINTS:
+            raise AnalysisError(f"{trained.path}: its part {given.part} has {n} interactions; take another --part")
     found = []
-    with tqdm(total=2 * len(loaded), unit="step") as bar:
-        for trained in loaded:
-            bar.set_description(f"{trained.label}: measures")
-            before, after = views_before(trained, part), views_after(trained, part)
-            found.append(measure(trained, part, before, after))
-            bar.update()
-            bar.set_description(f"{trained.label}: maps")
-            moments = {"before training": before, "after training": after}
-            _draw(trained, part, moments, points, folder)
-            bar.update()
-    return _write(found, part, points, folder)
-
-
-def _load(checkpoints: Sequence[str], part: str, settings: Mapping[str, Any]) -> list[TrainedModel]:
-    """Loads all checkpoints, so that one that can't be used is told before any is measured."""
-    loaded: dict[str, TrainedModel] = {}
-    for checkpoint in tqdm(checkpoints, desc="reading", unit="checkpoint", leave=False):
-        trained = TrainedModel(checkpoint, settings)
-        if other := loaded.get(file_name(trained.label)):
-            raise AnalysisError(
-                f"--checkpoint {other.path} and {trained.path} are called {other.label!r} and {trained.label!r}; "
-                "name them apart, in letters and digits: A=PATH B=PATH"
-            )
-        if (n := len(trained.parts[part])) < LEAST_POINTS:
-            raise AnalysisError(f"{trained.path}: its part {part} has {n} interactions; take another --part")
-        loaded[file_name(trained.label)] = trained
-    return list(loaded.values())
+    for trained in (bar := tqdm(loaded, unit="checkpoint")):
+        bar.set_description(trained.label)
+        before, after = views_before(trained, given.part), views_after(trained, given.part)
+        found.append(measure(trained, given.part, before, after))
+        _draw(trained, {"before training": before, "after training": after}, given)
+    return _write(found, given)
 
 
 def reads_reviews(trained: TrainedModel) -> bool:
@@ -201,38 +178,53 @@ def _norm_values(trained: TrainedModel) -> dict[str, float]:
 
 
 def _across_modalities(before: Views, after: Views) -> dict[str, float]:
-    rows: dict[str, tuple[float, ...]] = {}
-    for when, views in (("before", before), ("after", after)):
-        rows[when] = (NAN,) * 3
-        if views.text is not None:
-            rows[when] = (
-                measures.gap(views.graph, views.text),
-                *measures.own_and_other_cosines(views.graph, views.text),
-            )
     names = ("modality gap", "cosine with the own review", "cosine with other reviews")
-    return {f"{name}, {when} training": rows[when][place] for place, name in enumerate(names) for when in rows}
+    rows = [_between(views) for views in (before, after)]
+    return {
+        f"{name}, {when} training": value
+        for name, values in zip(names, zip(*rows, strict=True), strict=True)
+        for when, value in zip(("before", "after"), values, strict=True)
+    }
 
 
-def _draw(trained: TrainedModel, part: str, moments: Mapping[str, Views], points: int, folder: Path) -> None:
-    """Draws Figure 1 of a checkpoint, from a sample if the part has more than ``points`` interactions."""
-    items = trained.pairs(part)[1].numpy()
-    rows = np.sort(np.random.default_rng(SEED).permutation(len(items))[:points])
+def _between(views: Views) -> tuple[float, ...]:
+    if views.text is None:
+        return (NAN,) * 3
+    return measures.gap(views.graph, views.text), *measures.own_and_other_cosines(views.graph, views.text)
+
+
+def geometry_grid(checkpoints: Sequence[Mapping[str, Any]]) -> Grid:
+    """Returns settings and measures as rows, checkpoints as columns, from the records in ``geometry.json``."""
+    values = [each["settings"] | each["values"] for each in checkpoints]
+    rows = [Row(name, [_cell(of[name]) for of in values]) for name in values[0]]
+    return Grid("Geometry of each checkpoint", ["measure", *(each["label"] for each in checkpoints)], rows)
+
+
+def _cell(value: Any) -> Cell:
+    if value is None or isinstance(value, float):
+        return number_cell(value)
+    return Cell(str(value), value if type(value) is int else None)
+
+
+def _draw(trained: TrainedModel, moments: Mapping[str, Views], given: argparse.Namespace) -> None:
+    """Draws Figure 1 of a checkpoint, from a sample if the part has more interactions than ``--points``."""
+    items = trained.pairs(given.part)[1].numpy()
+    rows = np.sort(np.random.default_rng(SEED).permutation(len(items))[: given.points])
     vectors = {
         moment: [side[rows].numpy() for side in (views.graph, views.text) if side is not None]
         for moment, views in moments.items()
     }
     name = f"figure-1-{file_name(trained.label)}"
-    draw_maps(vectors, items[rows], trained.popularity, trained.item_tokens(), SEED, folder, name)
+    draw_maps(vectors, items[rows], trained.popularity, trained.item_tokens(), SEED, given.output, name)
 
 
-def _write(found: Sequence[Geometry], part: str, points: int, folder: Path) -> str:
+def _write(found: Sequence[Geometry], given: argparse.Namespace) -> str:
     """Writes all files but Figure 1; returns the table."""
+    folder: Path = given.output
     edges, heights = measures.densities([each.cosines for each in found])
     draw_cosines(edges, {each.label: density for each, density in zip(found, heights, strict=True)}, folder)
     draw_variances({name: {each.label: each.variances[name] for each in found} for name in ("users", "items")}, folder)
-    content = {"command": "geometry", "part": part, "points": points, "sampling_seed": SEED, "versions": versions()}
-    content |= {"cosine_bins": edges.tolist()}
-    content["checkpoints"] = [
+    checkpoints = [
         {
             "label": each.label,
             "settings": each.settings,
@@ -242,14 +234,13 @@ def _write(found: Sequence[Geometry], part: str, points: int, folder: Path) -> s
         }
         for each, density in zip(found, heights, strict=True)
     ]
+    content = {"command": "geometry", "part": given.part, "points": given.points, "sampling_seed": SEED}
+    content |= {"versions": versions(), "cosine_bins": edges.tolist(), "checkpoints": checkpoints}
+    grid = geometry_grid(without_nan(checkpoints))
     exact = pd.DataFrame({each.label: {**each.settings, **each.values} for each in found}, dtype=object)
-    grid = geometry_grid(without_nan(content["checkpoints"]))
-    shown = pd.DataFrame(grid.texts(), columns=pd.Index(grid.heads)).set_index("measure")
-    table = grid.to_markdown() + "\n\n" + NOTES.format(part=part, vectors=measures.UNIFORMITY_VECTORS)
+    table = grid.to_markdown() + "\n\n" + NOTES.format(part=given.part, vectors=measures.UNIFORMITY_VECTORS)
     write_json(folder / "geometry.json", content)
     write_text(folder / "geometry.csv", exact.to_csv(index_label="measure", lineterminator="\n"))
-    write_text(
-        folder / "geometry.tex", shown.to_latex(escape=True, index_names=False, column_format="l" + "r" * len(found))
-    )
+    write_text(folder / "geometry.tex", grid.to_latex())
     write_text(folder / "geometry.md", table + "\n")
     return table

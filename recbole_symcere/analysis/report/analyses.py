@@ -12,7 +12,7 @@ from typing import Any
 from recbole_symcere.analysis.anchoring.corpus import PRETRAINED
 from recbole_symcere.analysis.anchoring.tables import group_grid, index_grid, lime_grid, review_title, signal
 from recbole_symcere.analysis.anchoring.writing import ABOUT
-from recbole_symcere.analysis.geometry.tables import geometry_grid
+from recbole_symcere.analysis.geometry.measuring import geometry_grid
 from recbole_symcere.analysis.report.page import Figures
 from recbole_symcere.analysis.shared import file_name, read_json
 from recbole_symcere.errors import AnalysisError

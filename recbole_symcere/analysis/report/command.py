@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_symcere.errors import AnalysisError, RunsError
+from recbole_symcere.errors import AnalysisError
 from recbole_symcere.properties import parse_assignments
 
 HELP = "one HTML page of a comparison: tables, curves, popularity, geometry, anchoring, settings"
@@ -38,15 +38,12 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     if given.analysis and not given.analysis.is_dir():
         raise AnalysisError(f"--analysis {given.analysis}: no such folder")
     from recbole_symcere.analysis.report.page import Figures, check_size  # these need packages of the extra
-    from recbole_symcere.analysis.report.results import read_results
     from recbole_symcere.analysis.report.sections import render
+    from recbole_symcere.comparison.results import read_results
 
     results = read_results(given.comparison, given.protocol, given.ours)
     figures = Figures(given.figures)
-    try:
-        page = render(results, given.analysis, figures)
-    except RunsError as error:
-        raise AnalysisError(f"{given.comparison}: {error}") from error
+    page = render(results, given.analysis, figures)
     size = check_size(page, figures.sizes)
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_text(page, encoding="utf-8", newline="\n")

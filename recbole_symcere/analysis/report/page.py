@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from recbole_symcere.analysis.figures import save
 from recbole_symcere.analysis.report import plots
 from recbole_symcere.analysis.shared import file_name
-from recbole_symcere.analysis.tables import Grid
 from recbole_symcere.errors import AnalysisError
+from recbole_symcere.grid import Grid
 
 MAX_BYTES = 5_000_000
 FOLDER = Path(__file__).parent

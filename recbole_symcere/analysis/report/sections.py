@@ -1,10 +1,10 @@
-"""The sections of the report: what a comparison's runs and the other analyses say, as tables and figures."""
+"""The page of a report: what a comparison's runs and the other analyses say, as tables and figures."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,32 +15,21 @@ from recbole_symcere import __version__
 from recbole_symcere.analysis.report import plots
 from recbole_symcere.analysis.report.analyses import anchoring, geometry
 from recbole_symcere.analysis.report.page import Figures, Plot, rendered
-from recbole_symcere.analysis.report.results import Results
 from recbole_symcere.analysis.report.settings import settings_grid, versions_grid
-from recbole_symcere.analysis.tables import Cell, Grid, Row, minus, number_cell, scores_cell
-from recbole_symcere.comparison.comparison import make_tables as make_comparison_tables
-from recbole_symcere.comparison.rendering import CONTRAST_ROWS, change_text, contrast_texts, table_notes
-from recbole_symcere.comparison.tables import SIGNIFICANT, Contrast, Table, make_ablation
-from recbole_symcere.metrics import PRIMARY, columns, label_of, metric_of
+from recbole_symcere.comparison.rendering import grid_of, p_text, table_notes
+from recbole_symcere.comparison.results import Results
+from recbole_symcere.comparison.tables import Contrast, Table
+from recbole_symcere.grid import Cell, Grid, Row, minus, number_cell, scores_cell
+from recbole_symcere.metrics import PRIMARY, label_of, metric_of
 
-PLACES = {1: "best", 2: "second", None: ""}
 PANELS = 4  # side by side
 EPOCHS_SHOWN = 15  # in the table below a plot of curves
-
-
-@dataclass(frozen=True)
-class Tables:
-    """As the comparison makes them; ``ablations`` by model."""
-
-    summary: Table
-    accuracy: Table
-    popularity: Table
-    ablations: Mapping[str, Table]
+SECTIONS = 5  # that the progress bar counts
 
 
 @dataclass(frozen=True)
 class Card:
-    """One dataset in ten seconds; ``kind`` is ``ahead``, ``behind`` or empty."""
+    """One dataset in ten seconds; ``kind`` is the verdict, which colours the card."""
 
     dataset: str
     figure: str
@@ -50,71 +39,69 @@ class Card:
 
 
 def render(results: Results, analysis: Path | None, figures: Figures) -> str:
-    """The page as HTML."""
-    sections = tqdm(total=8, desc="report", delay=3, unit="section")
+    """Returns the page as HTML.
 
-    def done(section: Any) -> Any:
-        sections.update()
-        return section
-
-    with sections:
-        of_others = {"geometry": done(geometry(analysis, figures)), "anchoring": done(anchoring(analysis, figures))}
-        tables = done(make_tables(results))
-        content = of_others | {
-            "results": results,
-            "version": __version__,
-            "cards": [card(dataset, tables.summary) for dataset in results.datasets],
-            "tally": tally(tables),
-            "losses": losses(tables),
-            "primary": label_of(PRIMARY),
-            "summary": summary_grid(tables.summary, results.ours) if len(results.datasets) > 1 else None,
-            "accuracy": grids(tables.accuracy, "Accuracy on {}", results.ours),
-            "accuracy_notes": table_notes(tables.accuracy),
-            "accuracy_plots": done(accuracy_plots(tables.summary, results.ours, figures)),
-            "popularity": grids(tables.popularity, "Popularity and coverage on {}", results.ours),
-            "popularity_notes": table_notes(tables.popularity),
-            "popularity_plots": done(popularity_plots(tables, results.ours, figures)),
-            "curves": done(curve_plots(results, figures)),
-            "without_curves": without_curves(results),
-            "ablations": [
-                grid
-                for model, table in tables.ablations.items()
-                for grid in grids(table, model + " and its ablations on {}", [model])
-            ],
-            "settings": done([settings_grid(results, dataset) for dataset in results.datasets]),
-            "versions": versions_grid(results),
-        }
-        return rendered(content)
+    Args:
+        analysis: the folder of what ``geometry`` and ``anchoring`` wrote; None if there is none.
+    """
+    content: dict[str, Any] = {"results": results, "version": __version__, "primary": label_of(PRIMARY)}
+    sections = _sections(results, analysis, figures)
+    for section in tqdm(sections, total=SECTIONS, desc="report", delay=3, unit="section"):
+        content |= section
+    return rendered(content)
 
 
-def make_tables(results: Results) -> Tables:
-    """Makes the comparison's own tables: the same numbers, intervals and p-values."""
-    runs = results.of(results.models)
-    tables = make_comparison_tables(runs, results.ours)
-    accuracy = columns("accuracy", runs[0].metrics)
-    return Tables(
-        tables["summary"],
-        tables["accuracy"],
-        replace(tables["popularity"], seconds={}),
-        {
-            model: make_ablation(results.of([model, *rows]), accuracy, model)
-            for model, rows in results.ablations.items()
-        },
-    )
+def _sections(results: Results, analysis: Path | None, figures: Figures) -> Iterator[dict[str, Any]]:
+    """Yields the parts of the page by the names that the template has for them."""
+    yield {"geometry": geometry(analysis, figures), "anchoring": anchoring(analysis, figures)}
+    tables, ours = results.tables(), results.ours
+    summary, accuracy, popularity = tables["summary"], tables["accuracy"], replace(tables["popularity"], seconds={})
+    only_popularity = [(popularity, metric) for metric in popularity.metrics if metric not in accuracy.metrics]
+    compared = [
+        (dataset, metric, table.contrasts[dataset, metric], table.p_holm[dataset, metric])
+        for dataset in results.datasets
+        for table, metric in [*((accuracy, metric) for metric in accuracy.metrics), *only_popularity]
+        if (dataset, metric) in table.contrasts
+    ]
+    on_each = f"{label_of(PRIMARY)} on each dataset"
+    yield {
+        "cards": [card(dataset, summary) for dataset in results.datasets],
+        "tally": tally(compared),
+        "losses": losses(compared),
+        "summary": grid_of(summary, on_each, ours) if len(results.datasets) > 1 else None,
+    }
+    yield {
+        "accuracy": grids(accuracy, "Accuracy on {}", ours),
+        "accuracy_notes": table_notes(accuracy),
+        "accuracy_plots": accuracy_plots(summary, ours, figures),
+        "popularity": grids(popularity, "Popularity and coverage on {}", ours),
+        "popularity_notes": table_notes(popularity),
+        "popularity_plots": popularity_plots(popularity, summary, ours, figures),
+    }
+    yield {"curves": curve_plots(results, figures), "without_curves": without_curves(results)}
+    yield {
+        "ablations": [
+            grid
+            for model in results.ablations
+            for grid in grids(tables[f"ablation-{model}"], model + " and its ablations on {}", [model])
+        ],
+        "settings": [settings_grid(results, dataset) for dataset in results.datasets],
+        "versions": versions_grid(results),
+    }
+
+
+def grids(table: Table, caption: str, ours: Sequence[str]) -> list[Grid]:
+    """Returns a grid for each dataset, which stands in the ``caption``."""
+    return [grid_of(replace(table, datasets=(name,)), caption.format(name), ours) for name in table.datasets]
 
 
 # At a glance
 
-
-def verdict(contrast: Contrast, p: float) -> str:
-    """``ahead``, ``behind``, or nothing where chance may have done it."""
-    if p >= SIGNIFICANT:
-        return ""
-    return "ahead" if contrast.users.difference > 0 else "behind"
+Compared = tuple[str, str, Contrast, float]  # a dataset, a metric, their contrast and its corrected p-value
 
 
 def card(dataset: str, table: Table) -> Card:
-    """What the summary's table says of a dataset."""
+    """Returns what the table of the first metric says of a dataset."""
     cells = table.columns[dataset, PRIMARY]
     ranked = sorted(cells, key=lambda model: -cells[model].mean)
     best, *others = (f"{model} ({cells[model].mean:.4f})" for model in ranked)
@@ -123,137 +110,63 @@ def card(dataset: str, table: Table) -> Card:
     if contrast is None:
         return Card(dataset, ranked[0], "leads, not tested", "", [line])
     p, users = table.p_holm[dataset, PRIMARY], contrast.users
-    kind = verdict(contrast, p)
-    words = {"ahead": "ours is ahead", "behind": "ours is behind", "": "no significant difference"}[kind]
-    means = (cells[model].mean for model in (contrast.model, contrast.baseline))
-    ours, baseline = (f"{mean:.4f}" for mean in means)
-    return Card(
-        dataset,
-        percent(contrast.improvement),
-        f"{words}, p {p_said(p)}",
-        kind,
-        [
-            f"{contrast.model} {ours}, the best baseline {contrast.baseline} {baseline}.",
-            f"Difference {signed(users.difference)}, 95% interval {signed(users.low)} to {signed(users.high)}.",
-            line,
-        ],
-    )
+    kind = contrast.verdict(p)
+    words = f"ours is {kind}" if kind else "no significant difference"
+    ours, baseline = (f"{model} {cells[model].mean:.4f}" for model in (contrast.model, contrast.baseline))
+    difference, low, high = (minus(f"{value:+.4f}") for value in (users.difference, users.low, users.high))
+    lines = [f"{ours}, the best baseline {baseline}.", f"Difference {difference}, 95% interval {low} to {high}.", line]
+    return Card(dataset, percent(contrast), f"{words}, p {'= ' * (p >= 1e-4)}{p_text(p)}", kind, lines)
 
 
-def comparisons(tables: Tables) -> dict[tuple[str, str], tuple[Contrast, float]]:
-    """Of accuracy and popularity, with corrected p-values, by dataset and metric."""
-    of_each = ((table, key) for table in (tables.popularity, tables.accuracy) for key in table.contrasts)
-    return {key: (table.contrasts[key], table.p_holm[key]) for table, key in of_each}
-
-
-def tally(tables: Tables) -> str:
-    """How many comparisons ours wins and loses."""
-    found = comparisons(tables)
-    if not found:
+def tally(compared: Sequence[Compared]) -> str:
+    """Returns how many of the comparisons ours wins and loses."""
+    if not compared:
         return "Nothing is tested: that takes a model of ours and a baseline."
-    kinds = [verdict(*each) for each in found.values()]
-    ahead, behind = (sum(sign * of.users.difference > 0 for of, _ in found.values()) for sign in (1, -1))
+    kinds = [contrast.verdict(p) for *_, contrast, p in compared]
+    ahead, behind = (sum(sign * of.users.difference > 0 for *_, of, _ in compared) for sign in (1, -1))
     return (
-        f"Against the best baseline of each dataset and metric, {len(found)} in all, ours is ahead in {ahead} "
+        f"Against the best baseline of each dataset and metric, {len(compared)} in all, ours is ahead in {ahead} "
         f"({kinds.count('ahead')} significantly) and behind in {behind} ({kinds.count('behind')} significantly)."
     )
 
 
-def losses(tables: Tables) -> Grid | None:
-    """Every comparison in which ours is behind, significantly or not."""
-    rows = [
-        Row(
-            f"{dataset}, {label_of(metric)}",
-            [
-                Cell(contrast.model),
-                Cell(contrast.baseline),
-                Cell(percent(contrast.improvement), contrast.improvement, kind=verdict(contrast, p)),
-                Cell(p_said(p).removeprefix("= "), p),
-            ],
-        )
-        for (dataset, metric), (contrast, p) in sorted(comparisons(tables).items(), key=lambda of: of[1][0].improvement)
-        if contrast.users.difference < 0
-    ]
+def losses(compared: Sequence[Compared]) -> Grid | None:
+    """Returns every comparison in which ours is behind, significantly or not, the worst first."""
+    rows = []
+    for dataset, metric, of, p in sorted(compared, key=lambda each: each[2].improvement):
+        if of.users.difference < 0:
+            difference = Cell(percent(of), of.improvement, kind=of.verdict(p))
+            cells = [Cell(of.model), Cell(of.baseline), difference, Cell(p_text(p), p)]
+            rows.append(Row(f"{dataset}, {label_of(metric)}", cells))
     heads = ["dataset and metric", "ours", "best baseline", "difference", "p (Holm)"]
     return Grid("Where ours is behind", heads, rows) if rows else None
 
 
-# Tables
-
-
-def grids(table: Table, caption: str, ours: Sequence[str]) -> list[Grid]:
-    """A grid for each dataset, which stands in the ``caption``; seconds are a column where the table has them."""
-    heads = ["model", *map(label_of, table.metrics), *["seconds"] * bool(table.seconds)]
-    found = []
-    for dataset in table.datasets:
-        rows = []
-        for model in table.models:
-            cells = [_score_cell(table, dataset, metric, model) for metric in table.metrics]
-            if table.seconds:
-                seconds = table.seconds[dataset, model]
-                cells.append(Cell(f"{seconds:.1f}", seconds))
-            rows.append(Row(model, cells, model in ours))
-        foot = _foot(table, [(dataset, metric) for metric in table.metrics])
-        found.append(Grid(caption.format(dataset), heads, rows, foot))
-    return found
-
-
-def summary_grid(table: Table, ours: Sequence[str]) -> Grid:
-    """The first metric on every dataset."""
-    rows = [
-        Row(model, [_score_cell(table, dataset, PRIMARY, model) for dataset in table.datasets], model in ours)
-        for model in table.models
-    ]
-    foot = _foot(table, [(dataset, PRIMARY) for dataset in table.datasets])
-    return Grid(f"{label_of(PRIMARY)} on each dataset", ["model", *table.datasets], rows, foot)
-
-
-def _score_cell(table: Table, dataset: str, metric: str, model: str) -> Cell:
-    cell = table.columns[dataset, metric][model]
-    return scores_cell(cell.mean, cell.sd, change_text(table, (dataset, metric, model)), PLACES[cell.place])
-
-
-def _foot(table: Table, keys: Sequence[tuple[str, str]]) -> list[Row]:
-    """The contrasts of the columns; where seconds follow, nothing of them."""
-    if not any(key in table.contrasts for key in keys):
-        return []
-    texts = [*(contrast_texts(table, key) for key in keys), *[("",) * len(CONTRAST_ROWS)] * bool(table.seconds)]
-    kinds = [verdict(table.contrasts[key], table.p_holm[key]) if key in table.contrasts else "" for key in keys]
-    compared, *numbers = zip(*texts, strict=True)
-    rows = [Row(CONTRAST_ROWS[0], [Cell(text) for text in compared])]
-    for head, line in zip(CONTRAST_ROWS[1:], numbers, strict=True):
-        marks = kinds if head == "improvement" else [""] * len(kinds)
-        cells = [Cell(minus(text), kind=kind) for text, kind in zip(line, [*marks, ""], strict=False)]
-        rows.append(Row(head, cells))
-    return rows
+def percent(contrast: Contrast) -> str:
+    return "–" if math.isnan(contrast.improvement) else minus(f"{contrast.improvement:+.1f}%")
 
 
 # Plots
 
 
 def accuracy_plots(table: Table, ours: Sequence[str], figures: Figures) -> list[Plot]:
-    """The first metric, a panel for each dataset."""
-    name, found = label_of(PRIMARY), []
-    for first in range(0, len(table.datasets), PANELS):
-        panels = [
-            plots.Panel(dataset, name, _spreads(table, dataset, PRIMARY))
-            for dataset in table.datasets[first : first + PANELS]
-        ]
-        order = panels[0].values
-        found.append(_dots(panels, order, ours, figures, "accuracy", f"{name} of each model", seeds_said(table)))
-    return found
+    """Draws the first metric, a panel for each dataset."""
+    name, title = label_of(PRIMARY), f"{label_of(PRIMARY)} of each model"
+    panels = [plots.Panel(dataset, name, _spreads(table, dataset, PRIMARY)) for dataset in table.datasets]
+    groups = [panels[first : first + PANELS] for first in range(0, len(panels), PANELS)]
+    return [_dots(group, group[0].values, ours, figures, "accuracy", title, _seeds_said(table)) for group in groups]
 
 
-def popularity_plots(tables: Tables, ours: Sequence[str], figures: Figures) -> list[list[Plot]]:
-    """For each dataset, the figures that the records of its metrics ask for, such as head, middle and tail items."""
-    charts = [(metric, chart) for metric in tables.popularity.metrics if (chart := metric_of(metric).chart)]
-    said = f"{seeds_said(tables.popularity)} Models are in the order of {label_of(PRIMARY)}."
+def popularity_plots(table: Table, summary: Table, ours: Sequence[str], figures: Figures) -> list[list[Plot]]:
+    """Draws for each dataset what the records of metrics ask for, such as the NDCG of head, middle and tail items."""
+    charts = [(metric, chart) for metric in table.metrics if (chart := metric_of(metric).chart)]
+    said = f"{_seeds_said(table)} Models are in the order of {label_of(PRIMARY)}."
     found = []
-    for dataset in tables.popularity.datasets:
-        order, plotted = _spreads(tables.summary, dataset, PRIMARY), []
+    for dataset in table.datasets:
+        order, plotted = _spreads(summary, dataset, PRIMARY), []
         for figure, title in dict.fromkeys((chart.figure, chart.title) for _, chart in charts):
             panels = [
-                plots.Panel(label_of(metric), chart.axis, _spreads(tables.popularity, dataset, metric))
+                plots.Panel(label_of(metric), chart.axis, _spreads(table, dataset, metric))
                 for metric, chart in charts
                 if chart.figure == figure
             ]
@@ -266,7 +179,7 @@ def _spreads(table: Table, dataset: str, metric: str) -> dict[str, plots.Spread]
     return {model: (cell.mean, cell.sd) for model, cell in table.columns[dataset, metric].items()}
 
 
-def seeds_said(table: Table) -> str:
+def _seeds_said(table: Table) -> str:
     n = len(table.seeds)
     return f"Dots are means over {n} seeds, bars one standard deviation to both sides." if n > 1 else "One seed."
 
@@ -280,7 +193,7 @@ def _dots(
     title: str,
     caption: str,
 ) -> Plot:
-    """Models from the highest mean in ``order`` down."""
+    """Draws the models from the highest mean in ``order`` down."""
     models = sorted(order, key=lambda model: -order[model][0])
     rows = [Row(model, [scores_cell(*panel.values[model]) for panel in panels], model in ours) for model in models]
     data = Grid(title, ["model", *(panel.title for panel in panels)], rows)
@@ -289,24 +202,23 @@ def _dots(
 
 
 def curve_plots(results: Results, figures: Figures) -> list[tuple[bool, Plot]]:
-    """Of each model on each dataset that trained for two epochs or more, and whether the model is ours."""
+    """Draws each model on each dataset that trained for two epochs or more, and says whether the model is ours."""
+    caption = (
+        "Terms of the loss as they are summed, means over an epoch's batches. One line for each seed; the dot is the "
+        "epoch that was kept."
+    )
     found = []
     for dataset in results.datasets:
         for model in sorted(results.models, key=lambda model: model not in results.ours):
-            runs = results.runs[dataset, model]
-            seeds = [saved.record.get("curves", []) for saved in runs]
+            records = [saved.record for saved in results.runs[dataset, model]]
+            seeds = [record.get("curves", []) for record in records]
             if max(map(len, seeds)) > 1:
-                score = f"validation {runs[0].record['settings']['valid_metric']}"
-                kept = [saved.record["best_epoch"] for saved in runs]
+                score = f"validation {records[0]['settings']['valid_metric']}"
                 title = f"Learning curves of {model} on {dataset}"
-                with plots.curves(seeds, kept, score) as drawn:
-                    caption = (
-                        "Terms of the loss as they are summed, means over an epoch's batches. One line for each seed; "
-                        "the dot is the epoch that was kept."
-                    )
+                with plots.curves(seeds, [record["best_epoch"] for record in records], score) as drawn:
                     data = _curves_grid(title, seeds, score)
                     plot = figures.add(drawn, f"curves-{dataset}-{model}", title, caption, data)
-                    found.append((model in results.ours, plot))
+                found.append((model in results.ours, plot))
     return found
 
 
@@ -324,30 +236,14 @@ def _curves_grid(title: str, seeds: Sequence[Sequence[Mapping[str, float]]], sco
 
 
 def without_curves(results: Results) -> list[str]:
-    """Why a model has no plot of curves."""
+    """Returns why some models have no plot of curves."""
     notes = []
     for dataset in results.datasets:
-        lengths = {
-            model: [len(saved.record["curves"]) if "curves" in saved.record else None for saved in runs]
-            for (of, model), runs in results.runs.items()
-            if of == dataset and model in results.models
-        }
-        unkept = [model for model, of in lengths.items() if None in of and max(n or 0 for n in of) <= 1]
-        short = [model for model, of in lengths.items() if None not in of and max(n or 0 for n in of) <= 1]
-        if unkept:
-            notes.append(f"No curves on {dataset}: {', '.join(unkept)} ran in a version that kept none.")
-        if short:
-            notes.append(f"No curves on {dataset}: {', '.join(short)} trained for one epoch or none.")
+        why: dict[str, list[str]] = {}
+        for model in results.models:
+            curves = [saved.record.get("curves") for saved in results.runs[dataset, model]]
+            if max(len(of or ()) for of in curves) <= 1:
+                reason = "ran in a version that kept none" if None in curves else "trained for one epoch or none"
+                why.setdefault(reason, []).append(model)
+        notes += [f"No curves on {dataset}: {', '.join(models)} {reason}." for reason, models in why.items()]
     return notes
-
-
-def percent(value: float) -> str:
-    return "–" if math.isnan(value) else minus(f"{value:+.1f}%")
-
-
-def p_said(p: float) -> str:
-    return f"= {p:.4f}" if p >= 1e-4 else "< 0.0001"
-
-
-def signed(value: float) -> str:
-    return minus(f"{value:+.4f}")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from recbole_symcere.analysis.report.results import Results, SavedRun
-from recbole_symcere.analysis.tables import Cell, Grid, Row, scores_cell
+from recbole_symcere.comparison.results import Results, SavedRun
 from recbole_symcere.comparison.statistics import mean_and_sd
 from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError
+from recbole_symcere.grid import Cell, Grid, Row, scores_cell
+from recbole_symcere.provenance import without_folders
 
 
 def settings_grid(results: Results, dataset: str) -> Grid:
@@ -48,7 +48,8 @@ def changed(saved: SavedRun) -> dict[str, str]:
         defaults = _defaults(of["model"], of["dataset"], of["protocol"])
     except ConfigError:
         return {"defaults not known in this version": ""}
-    return {key: shown(value) for key, value in saved.settings.items() if key not in defaults or defaults[key] != value}
+    found = {key: value for key, value in saved.settings.items() if key not in defaults or defaults[key] != value}
+    return {key: shown(value) for key, value in without_folders(found).items()}
 
 
 @cache
@@ -57,19 +58,12 @@ def _defaults(model: str, dataset: str, protocol: str) -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A setting as text; of a path on this machine the last part."""
+    """Returns a setting as text."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, str):
-        for path in (PurePosixPath(value), PureWindowsPath(value)):
-            if path.is_absolute() or value.startswith(("~", ".")):
-                return path.name
-        return value
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {shown(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, Sequence):
-        return "[" + ", ".join(map(shown, value)) + "]"
-    return str(value)
+    return "[" + ", ".join(map(shown, value)) + "]" if isinstance(value, list) else str(value)
 
 
 def versions_grid(results: Results) -> Grid:

@@ -10,8 +10,8 @@ from typing import Any
 
 from recbole_symcere.comparison.entry import NOT_TUNED, is_ours
 from recbole_symcere.comparison.runs import NOT_COMPARED, read_record, read_run
-from recbole_symcere.comparison.tables import Run
-from recbole_symcere.errors import AnalysisError, ConfigError, RunsError
+from recbole_symcere.comparison.tables import Run, Table, make_tables
+from recbole_symcere.errors import ConfigError, RunsError
 
 Key = tuple[str, str]  # a dataset, and a row of its table: a model, or an ablation's "MODEL, name"
 COMMAND = "symcere compare"
@@ -51,8 +51,13 @@ class Results:
     runs: Mapping[Key, Sequence[SavedRun]]
     notes: tuple[str, ...]
 
+    def tables(self) -> dict[str, Table]:
+        """Returns the comparison's tables of these runs; see ``make_tables``."""
+        ablations = {model: self.of([model, *rows]) for model, rows in self.ablations.items()}
+        return make_tables(self.of(self.models), self.ours, ablations)
+
     def of(self, rows: Sequence[str]) -> list[Run]:
-        """For ``make_table``."""
+        """Returns the runs of some rows on all datasets."""
         return [saved.run for dataset in self.datasets for row in rows for saved in self.runs[dataset, row]]
 
 
@@ -67,7 +72,7 @@ def read_results(folder: Path, protocol: str, ours: Collection[str] | None = Non
         ours: names of models; None for SymCERE and its kin.
 
     Raises:
-        AnalysisError: there is no complete run, a run can't be read, or it can't be told which models are ours.
+        RunsError: there is no complete run, a run can't be read, or it can't be told which models are ours.
     """
     found = _read(folder, protocol)
     seeds = _seeds_of_most(found)
@@ -76,7 +81,7 @@ def read_results(folder: Path, protocol: str, ours: Collection[str] | None = Non
     datasets = _datasets_of_most(names)
     models = tuple(model for model in names[datasets[0]] if all(model in names[dataset] for dataset in datasets))
     if not models:
-        raise AnalysisError(f"{folder}: no model has runs with the seeds {_listed(seeds)}; give `{COMMAND}` again")
+        raise RunsError(f"{folder}: no model has runs with the seeds {_listed(seeds)}; give `{COMMAND}` again")
     own = tuple(model for model in models if model in _ours(models, ours))
     ablations = {
         model: tuple(sorted(row for row in _ablations(model, done) if all((of, row) in done for of in datasets)))
@@ -97,23 +102,16 @@ def _read(folder: Path, protocol: str) -> dict[Key, dict[int, SavedRun]]:
     if not root.is_dir():
         there = sorted(path.name for path in (folder / "runs").glob("*") if path.is_dir())
         mend = f"--protocol {there[0]}" if there else f"--comparison names the --output of `{COMMAND}`"
-        raise AnalysisError(f"{root}: no such folder of runs; {mend}")
+        raise RunsError(f"{root}: no such folder of runs; {mend}")
     found: dict[Key, dict[int, SavedRun]] = {}
     for path in sorted(root.glob("*/*/seed-*")):
         runs = found.setdefault((path.parts[-3], path.parts[-2]), {})
         if (path / "run.json").is_file():
-            saved = _saved(path)
+            saved = SavedRun(read_run(path.parts[-2], path), read_record(path))
             runs[saved.run.seed] = saved
     if not any(found.values()):
-        raise AnalysisError(f"{root}: no run is complete; give `{COMMAND}` again")
+        raise RunsError(f"{root}: no run is complete; give `{COMMAND}` again")
     return found
-
-
-def _saved(path: Path) -> SavedRun:
-    try:
-        return SavedRun(read_run(path.parts[-2], path), read_record(path))
-    except RunsError as error:
-        raise AnalysisError(str(error)) from error
 
 
 def _seeds_of_most(found: Mapping[Key, Mapping[int, SavedRun]]) -> tuple[int, ...]:
@@ -136,9 +134,9 @@ def _ours(models: Sequence[str], given: Collection[str] | None) -> set[str]:
         try:
             return {model for model in models if is_ours(model)}
         except ConfigError as error:
-            raise AnalysisError(f"{error}; say with --ours which models are ours") from error
+            raise RunsError(f"{error}; say with --ours which models are ours") from error
     if absent := sorted(set(given) - set(models)):
-        raise AnalysisError(f"--ours names {_listed(absent)}, but the complete models are {_listed(models)}")
+        raise RunsError(f"--ours names {_listed(absent)}, but the complete models are {_listed(models)}")
     return set(given)
 
 
