@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 import torch.nn.functional as F
 from recbole.data.interaction import Interaction
@@ -26,56 +26,27 @@ EXAMPLES = """examples:
 TEXT_WIDTH = 300  # characters of a review that --show-text prints
 
 
-@dataclass(frozen=True)
-class Pull:
-    """Holds the training reviews around a pair (u, v), each list nearest first.
+def near_reviews(pair: Tensor, reviews: Tensor, users: Tensor, items: Tensor) -> pl.DataFrame:
+    """Returns all training reviews, those nearest to a pair of a user and an item first.
 
-    Rows are those of ``TrainedModel.pairs("train")``. A near review is similar in the space that training aligned; it
-    is not a cause: without it the score could be the same.
-
-    Attributes:
-        cosine: float32 [n], of each training review t with the pair's g_uv, eq. (2) of both.
-        percentile: float64 [n], the share of all training reviews with a cosine as high or lower, in percent.
-        own: the user's reviews of other items.
-        others: other users' reviews of the item.
-        itself: the user's reviews of the item; empty, if the pair did not train.
-    """
-
-    cosine: np.ndarray
-    percentile: np.ndarray
-    own: np.ndarray
-    others: np.ndarray
-    itself: np.ndarray
-
-    @property
-    def above_mean(self) -> np.ndarray:
-        """The cosines less their mean over all training reviews, [n]; a pair near to all reviews says little."""
-        return self.cosine - self.cosine.mean()
-
-
-def pull(pair: Tensor, reviews: Tensor, users: Tensor, items: Tensor, user: int, item: int) -> Pull:
-    """Returns the training reviews of a user and of an item, by their cosine with the pair's vector.
+    A near review is similar in the space that training aligned; it is not a cause: without it the score could be the
+    same.
 
     Args:
         pair: [d], g_uv of section 3.1.1, of any length.
         reviews: [n, d], of any lengths.
         users, items: [n] long, who wrote each review and of what.
+
+    Returns:
+        ``row``, ``user`` and ``item`` of each review; its ``cosine`` with the pair, eq. (2) of both; what that is
+        ``above mean``, since a pair near to all reviews says little; and the ``percentile``, the share of reviews with
+        a cosine as high or lower, in percent.
     """
     cosine = (F.normalize(reviews, dim=1) @ F.normalize(pair, dim=0)).numpy()
     percentile = 100 * np.searchsorted(np.sort(cosine), cosine, side="right") / len(cosine)
-    by_user, of_item = (users == user).numpy(), (items == item).numpy()
-    nearest_first = np.argsort(-cosine, kind="stable")
-
-    def rows(which: np.ndarray) -> np.ndarray:
-        return nearest_first[which[nearest_first]]
-
-    return Pull(
-        cosine,
-        percentile,
-        own=rows(by_user & ~of_item),
-        others=rows(of_item & ~by_user),
-        itself=rows(by_user & of_item),
-    )
+    columns = {"row": np.arange(len(cosine)), "user": users.numpy(), "item": items.numpy(), "cosine": cosine}
+    found = pl.DataFrame({**columns, "above mean": cosine - cosine.mean(), "percentile": percentile})
+    return found.sort("cosine", descending=True, maintain_order=True)
 
 
 @torch.no_grad()
@@ -119,59 +90,53 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     trained = TrainedModel(given.checkpoint, {"show_progress": True, **parse_assignments(rest)})
     user = trained.number_of("user", given.user, suggest=given.show_users)
     item = trained.number_of("item", given.item)
-    users, items = trained.pairs()
     pair = trained.model.interaction_vectors(trained.nodes, torch.tensor([user]), torch.tensor([item]))[0]
-    found = pull(pair, trained.review_vectors(), users, items, user, item)
+    found = near_reviews(pair, trained.review_vectors(), *trained.pairs())
+    by_user, of_item = pl.col("user") == user, pl.col("item") == item
     score, place, among = rank(trained, user, item)
     print(f"{trained.label}: {f'user {given.user}' if given.show_users else 'the user'} and item {given.item}")
     print(f"Score {score:.4f}: number {place:,} of {among:,} items, those that the user met in training left out.")
-    if len(found.itself):
-        own = ", ".join(f"{found.cosine[row]:+.3f} (percentile {found.percentile[row]:.1f})" for row in found.itself)
+    itself = found.filter(by_user & of_item).select("cosine", "percentile").rows()
+    if own := ", ".join(f"{cosine:+.3f} (percentile {percentile:.1f})" for cosine, percentile in itself):
         print(f"The pair itself was a training interaction; cosine of its own review, left out below: {own}.")
+    print(f"The pair itself was a training interaction; cosine of its own review, left out below: {', '.join(own)}.")
     print(
-        f"Cosines are of reviews with the pair's graph vector; their mean over all {len(found.cosine):,} training "
-        f"reviews is {found.cosine.mean():+.3f}. This is a similarity, not a cause."
+        f"Cosines are of reviews with the pair's graph vector; their mean over all {len(found):,} training "
+        f"reviews is {found['cosine'].to_numpy().mean():+.3f}. This is a similarity, not a cause."
     )
-    for title, rows in (
-        ("The user's training reviews of other items", found.own),
-        ("Other users' training reviews of the item", found.others),
+    for title, rows, side in (
+        ("The user's training reviews of other items", found.filter(by_user & ~of_item), "item"),
+        ("Other users' training reviews of the item", found.filter(of_item & ~by_user), "user"),
     ):
         print(f"\n{title}: {min(given.k, len(rows))} of {len(rows):,}")
         if len(rows):
-            print(as_markdown(_columns(trained, found, rows[: given.k], user, item, given)))
+            print(as_markdown(_columns(trained, rows.head(given.k), side, user if side == "user" else item, given)))
 
 
 def _columns(
-    trained: TrainedModel, found: Pull, rows: np.ndarray, user: int, item: int, given: argparse.Namespace
+    trained: TrainedModel, found: pl.DataFrame, side: str, number: int, given: argparse.Namespace
 ) -> dict[str, Any]:
-    """Returns the columns of reviews ``rows``; none names a user or quotes a review, unless it was asked for."""
-    users, items = (numbers[rows] for numbers in trained.pairs())
-    user_nodes, item_nodes = trained.nodes
+    """Returns the columns of some reviews; none names a user or quotes a review, unless it was asked for.
+
+    Args:
+        side: ``user`` or ``item``, the end of the graph at which the reviews differ from the pair.
+        number: the pair's user or item at that end.
+    """
+    rows, others = found["row"].to_numpy(), found[side].to_numpy()
+    nodes = trained.nodes[side == "item"]
+    graph = F.cosine_similarity(nodes[others], nodes[number], dim=-1)
     columns: dict[str, Any] = {"": range(1, len(rows) + 1)}
-    # The graph's other end: how near a review's item is to this one, or its writer to this user
-    if users[0] == user:
-        columns["item"] = trained.item_tokens()[items.numpy()]
-        graph = F.cosine_similarity(item_nodes[items], item_nodes[item], dim=-1)
-    else:
-        columns["training row"] = rows
-        graph = F.cosine_similarity(user_nodes[users], user_nodes[user], dim=-1)
-    columns |= {
-        "cosine": _signed(found.cosine[rows]),
-        "above mean": _signed(found.above_mean[rows]),
-        "percentile": [f"{percentile:.1f}" for percentile in found.percentile[rows]],
-        "item's cosine" if users[0] == user else "user's cosine": _signed(graph.numpy()),
-    }
+    columns |= {"item": trained.item_tokens()[others]} if side == "item" else {"training row": rows}
+    columns |= {name: [f"{value:+.3f}" for value in found[name]] for name in ("cosine", "above mean")}
+    columns["percentile"] = [f"{percentile:.1f}" for percentile in found["percentile"]]
+    columns[f"{side}'s cosine"] = [f"{value:+.3f}" for value in graph.tolist()]
     if given.show_users:
-        columns |= {} if users[0] == user else {"user": trained.user_tokens()[users.numpy()]}
+        columns |= {"user": trained.user_tokens()[others]} if side == "user" else {}
         columns["review id"] = trained.review_ids("train")[rows]
     if given.show_text:
         texts = trained.train.review_texts()
         columns["text"] = [_opening(texts[row]) for row in rows]
     return columns
-
-
-def _signed(values: np.ndarray) -> list[str]:
-    return [f"{value:+.3f}" for value in values]
 
 
 def _opening(text: str) -> str:

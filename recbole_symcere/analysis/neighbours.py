@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recbole_symcere.analysis.shared import at_least_one
 from recbole_symcere.analysis.trained import TrainedModel
-from recbole_symcere.analysis.words import Occurrences, languages_of, lexicons, occurrences
+from recbole_symcere.analysis.words import Occurrences, languages_of, lexicons
 from recbole_symcere.errors import AnalysisError
 from recbole_symcere.grid import as_markdown
 from recbole_symcere.model.text.views import profiles_by_group
@@ -156,11 +156,9 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
 def telling_words(trained: TrainedModel) -> TellingWords:
     """Returns the telling words of the training reviews; the model must have text."""
     users, items = trained.pairs()
-    reviews = trained.train.tokenised_reviews(trained.encoder)
-    words = occurrences(reviews, trained.encoder.fast_tokenizer)
     languages = Counter(languages_of(trained.train.review_texts()[:LANGUAGE_SAMPLE]))
     _, stop_words = lexicons(languages.most_common(1)[0][0])
-    return TellingWords(words, users.numpy(), items.numpy(), stop_words)
+    return TellingWords(trained.words(), users.numpy(), items.numpy(), stop_words)
 
 
 def _table(trained: TrainedModel, found: Sequence[tuple[int, float]], telling: TellingWords | None) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from recbole_symcere.analysis.shared import PARTS, file_name, labelled_path
+from recbole_symcere.analysis.words import Occurrences, occurrences
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import AnalysisError
@@ -104,6 +105,10 @@ class TrainedModel:
         """What the language model makes of a part's reviews: [n, hidden], on the CPU; cached on disk."""
         (vectors,) = self.parts[part].embedded_reviews(self.encoder, 0, 0.0)
         return torch.from_numpy(np.array(vectors))
+
+    def words(self, part: str = "train") -> Occurrences:
+        """Returns the words of a part's reviews."""
+        return occurrences(self.parts[part].tokenised_reviews(self.encoder), self.encoder.fast_tokenizer)
 
     def review_vectors(self, part: str = "train") -> Tensor:
         """Vectors of a part's reviews, as eq. (5) compares them: [n, d], on the CPU."""

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_symcere.analysis import __main__ as command
-from recbole_symcere.analysis.explain import TEXT_WIDTH, _opening, pull, rank
+from recbole_symcere.analysis.explain import TEXT_WIDTH, _opening, near_reviews, rank
 from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.quick_start import run_recbole_symcere
 from tests.conftest import WORDS, tiny_rows
@@ -40,23 +40,23 @@ def test_reviews_around_a_pair_are_those_of_a_slow_loop(n: int, seed: int, lengt
     reviews = torch.randn(n, 4, generator=random).double() * length
     pair = torch.randn(4, generator=random).double()
     users, items = torch.randint(1, 4, (2, n), generator=random)
-    found = pull(pair, reviews, users, items, user=1, item=2)
+    found = near_reviews(pair, reviews, users, items)
     cosines = []
     for review in reviews.tolist():
         dot = sum(x * y for x, y in zip(review, pair.tolist(), strict=True))
         cosines.append(dot / math.hypot(*review) / math.hypot(*pair.tolist()))
-    assert found.cosine == pytest.approx(cosines)
-    assert found.above_mean == pytest.approx([cosine - sum(cosines) / n for cosine in cosines])
-    for rows, of_user, of_item in ((found.own, True, False), (found.others, False, True), (found.itself, True, True)):
-        expected = [row for row in range(n) if (users[row] == 1, items[row] == 2) == (of_user, of_item)]
-        assert rows.tolist() == sorted(expected, key=lambda row: -cosines[row])
+    order = sorted(range(n), key=lambda row: -found.sort("row")["cosine"][row])
+    assert found["row"].to_list() == order
+    assert found["cosine"].to_list() == pytest.approx([cosines[row] for row in order])
+    assert found["above mean"].to_list() == pytest.approx([cosines[row] - sum(cosines) / n for row in order])
+    assert found["user"].to_list() == users[order].tolist() and found["item"].to_list() == items[order].tolist()
 
 
 def test_the_percentile_is_the_share_of_reviews_as_near_or_farther() -> None:
     reviews = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [5.0, 0.0]])
-    found = pull(torch.tensor([2.0, 0.0]), reviews, torch.ones(4), torch.arange(4), user=1, item=0)
-    assert found.percentile.tolist() == [100, 50, 25, 100]
-    assert found.above_mean.tolist() == [0.75, -0.25, -1.25, 0.75]
+    found = near_reviews(torch.tensor([2.0, 0.0]), reviews, torch.ones(4), torch.arange(4)).sort("row")
+    assert found["percentile"].to_list() == [100, 50, 25, 100]
+    assert found["above mean"].to_list() == [0.75, -0.25, -1.25, 0.75]
 
 
 def test_a_pairs_rank_is_among_the_items_that_the_user_has_not_met(checkpoint: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
@@ -17,14 +18,12 @@ from recbole_symcere.analysis.anchoring.index import (
     DRAWS,
     Anchoring,
     Estimate,
-    WordAttributions,
     anchoring,
     by_word,
     index_difference,
 )
 from recbole_symcere.analysis.trained import TrainedModel, load_trained
-from recbole_symcere.analysis.words import GROUPS, Occurrences, WordGroups, languages_of, occurrences, word_groups
-from recbole_symcere.data.tokens import TokenisedReviews
+from recbole_symcere.analysis.words import GROUPS, Occurrences, WordGroups, languages_of, word_groups
 from recbole_symcere.model.text.encoder import ReviewEncoder
 
 PRETRAINED = "pre-trained encoder"
@@ -44,39 +43,28 @@ class Corpus:
     seed: int
 
     @property
-    def name(self) -> str:
-        return str(self.checkpoints[0].config["dataset"])
+    def first(self) -> TrainedModel:
+        """One of the checkpoints, for what they share."""
+        return self.checkpoints[0]
 
-    @cached_property
-    def reviews(self) -> TokenisedReviews:
-        return self._tokenised(self.part)
+    @property
+    def name(self) -> str:
+        return str(self.first.config["dataset"])
 
     @cached_property
     def words(self) -> Occurrences:
-        """Of all the part's reviews."""
-        return self._words(self.reviews)
+        """The words of all the part's reviews."""
+        return self.first.words(self.part)
 
     @cached_property
     def groups(self) -> WordGroups:
-        train = self.checkpoints[0].train
-        words = self._words(self._tokenised("train")).lettered()
-        items = train.inter_feat[train.iid_field].numpy()
-        return word_groups(words, items, languages_of(train.review_texts()), self.seed)
+        items = self.first.pairs("train")[1].numpy()
+        languages = languages_of(self.first.train.review_texts())
+        return word_groups(self.first.words("train").lettered(), items, languages, self.seed)
 
     def review_ids(self) -> np.ndarray:
-        """Of the part's reviews, text [n]."""
-        return self.checkpoints[0].review_ids(self.part)
-
-    @cached_property
-    def texts(self) -> list[str]:
-        """Of the part's reviews."""
-        return self.checkpoints[0].parts[self.part].review_texts()
-
-    def _tokenised(self, part: str) -> TokenisedReviews:
-        return self.checkpoints[0].parts[part].tokenised_reviews(self.checkpoints[0].encoder)
-
-    def _words(self, reviews: TokenisedReviews) -> Occurrences:
-        return occurrences(reviews, self.checkpoints[0].encoder.fast_tokenizer)
+        """Returns the ids of the part's reviews, [n] text."""
+        return self.first.review_ids(self.part)
 
 
 @dataclass(frozen=True)
@@ -96,6 +84,7 @@ class Found:
     Attributes:
         cosine: mean of the reviews.
         less_first: the index less that of the corpus's first checkpoint.
+        words: as :func:`by_word` returns them, with the text of each ``word`` and its ``group``.
     """
 
     label: str
@@ -103,7 +92,7 @@ class Found:
     cosine: float
     anchoring: Anchoring
     less_first: Estimate
-    words: WordAttributions
+    words: pd.DataFrame
     explained: list[Explained]
 
 
@@ -138,8 +127,7 @@ def explained_rows(corpus: Corpus, named: Sequence[str] | None, drawn: int) -> n
     return np.sort(np.random.default_rng([corpus.seed, 1]).choice(corpus.rows, n, replace=False))
 
 
-@dataclass(frozen=True)
-class _Model:
+class _Model(NamedTuple):
     label: str
     encoder: ReviewEncoder
     similarity: Similarity
@@ -147,22 +135,25 @@ class _Model:
 
 def look_into(corpus: Corpus, explained: np.ndarray, perturbations: int) -> list[Found]:
     """Returns what was measured of each checkpoint, and last of the pre-trained encoder."""
+    reviews = corpus.first.parts[corpus.part].tokenised_reviews(corpus.first.encoder)
     words = corpus.words.lettered().of(corpus.rows)
-    group_of = {text: GROUPS.index(corpus.groups.of(text)) for text in np.unique(words.texts).tolist()}
-    group = np.array([group_of[text] for text in words.texts.tolist()], int)
+    group = np.array([GROUPS.index(corpus.groups.of(text)) for text in words.vocabulary.tolist()], int)[words.word]
     rows = np.union1d(corpus.rows, explained)
     labels = [*(trained.label for trained in corpus.checkpoints), PRETRAINED]
+    by_encoder: dict[str, list[_Model]] = {}  # models of one encoder share what it encodes, by far the longest part
+    for model in [*_trained(corpus), _pretrained(corpus)]:
+        by_encoder.setdefault(model.encoder.fingerprint(), []).append(model)
     hidden: dict[str, np.ndarray] = {}
     found: dict[str, Found] = {}
-    for models in _by_encoder([*_trained(corpus), _pretrained(corpus)]):
+    for models in by_encoder.values():
         encoder, similarities = models[0].encoder, [model.similarity for model in models]
-        attributions = occlusion(encoder, corpus.reviews, words, similarities)
+        attributions = occlusion(encoder, reviews, words, similarities)
         hidden |= dict(zip((model.label for model in models), attributions, strict=True))
         weights = [
-            lime(encoder, corpus.reviews, row, similarities, perturbations, corpus.seed)
+            lime(encoder, reviews, row, similarities, perturbations, corpus.seed)
             for row in tqdm(explained, desc="LIME", unit="review", delay=3)
         ]
-        vectors = torch.from_numpy(encoder.embed(corpus.reviews, rows, 0.0, 0))
+        vectors = torch.from_numpy(encoder.embed(reviews, rows, 0.0, 0))
         for number, model in enumerate(models):
             cosine = model.similarity.cosine(vectors, rows).numpy()
             drawn = cosine[np.isin(rows, corpus.rows)]
@@ -174,18 +165,15 @@ def look_into(corpus: Corpus, explained: np.ndarray, perturbations: int) -> list
                 float(drawn.mean()),
                 anchoring(hidden[model.label], *where),
                 index_difference(hidden[model.label], hidden[labels[0]], *where),
-                by_word(hidden[model.label], *where[1:]),
+                _named(by_word(hidden[model.label], *where[1:]), corpus),
                 [Explained(int(row), float(c), bool(c >= np.median(drawn)), w[number]) for row, c, w in of_explained],
             )
     return [found[label] for label in labels]
 
 
-def _by_encoder(models: Sequence[_Model]) -> list[list[_Model]]:
-    """Models of one encoder share what it encodes, by far the longest part."""
-    groups: dict[str, list[_Model]] = {}
-    for model in models:
-        groups.setdefault(model.encoder.fingerprint(), []).append(model)
-    return list(groups.values())
+def _named(words: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
+    texts = corpus.words.vocabulary[words["word"]].tolist()
+    return words.assign(word=texts, group=list(map(corpus.groups.of, texts)))
 
 
 def _trained(corpus: Corpus) -> list[_Model]:
@@ -201,7 +189,7 @@ def _trained(corpus: Corpus) -> list[_Model]:
 
 def _pretrained(corpus: Corpus) -> _Model:
     """The language model before training, its vectors seen from their mean over the training reviews."""
-    trained = corpus.checkpoints[0]
+    trained = corpus.first
     encoder = ReviewEncoder.frozen_from_config(trained.config).to(trained.config["device"])
     vectors = torch.from_numpy(np.array(trained.train.embedded_reviews(encoder, 0, 0.0)[0]))
     own = vectors if corpus.part == "train" else None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.patches import Patch
 
-from recbole_symcere.analysis.anchoring.index import Estimate, WordAttributions
+from recbole_symcere.analysis.anchoring.index import Estimate
 from recbole_symcere.analysis.figures import COLOURS, figure, save
 from recbole_symcere.analysis.words import GROUPS
 
@@ -32,28 +33,23 @@ def draw_index(names: Sequence[str], indices: Sequence[Estimate], folder: Path) 
         save(drawn, folder, "anchoring-index")
 
 
-def draw_words(
-    models: Mapping[str, tuple[WordAttributions, Sequence[str]]],
-    group_of: Callable[[str], str],
-    folder: Path,
-    name: str,
-) -> None:
+def draw_words(models: Mapping[str, pd.DataFrame], folder: Path, name: str) -> None:
     """``name``: the words of each model with the greatest mean attribution, with intervals, coloured by their group.
 
     Args:
-        models: by label, the attributions of words and their texts.
+        models: by label, the words as :attr:`Found.words` holds them.
     """
     columns = min(COLUMNS, len(models))
     rows = -(-len(models) // columns)
     with figure(PANEL * columns, 1.2 * PANEL * rows + 0.4, columns, rows) as (drawn, panels):
         for axes in panels[len(models) :]:
             axes.set_axis_off()
-        for axes, (label, (words, texts)) in zip(panels, models.items(), strict=False):
-            shown = np.argsort(-words.mean, kind="stable")[:TOP]
+        for axes, (label, words) in zip(panels, models.items(), strict=False):
+            shown = words.sort_values("mean", ascending=False, kind="stable")[:TOP]
             places = np.arange(len(shown))
-            axes.barh(places, words.mean[shown], color=[COLOUR_OF[group_of(texts[number])] for number in shown])
-            axes.hlines(places, words.low[shown], words.high[shown], color="black", linewidth=0.8)
-            axes.set_yticks(places, [texts[number] for number in shown])
+            axes.barh(places, shown["mean"], color=list(map(COLOUR_OF.get, shown["group"])))
+            axes.hlines(places, shown["low"], shown["high"], color="black", linewidth=0.8)
+            axes.set_yticks(places, shown["word"])
             axes.set(title=label, xlabel="mean pull")
             axes.invert_yaxis()
         handles = [Patch(color=colour, label=group) for group, colour in COLOUR_OF.items()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import csr_array
 
 from recbole_symcere.analysis.words import GROUPS, LEAST_REVIEWS
@@ -132,12 +133,16 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def _estimates(values: np.ndarray, drawn: np.ndarray) -> list[Estimate]:
-    """Of statistics [k] and their resamples [draws, k]; resamples where one is not defined are left out of its own."""
+    return [Estimate(*map(float, estimate)) for estimate in _intervals(values, drawn).T]
+
+
+def _intervals(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Statistics [k], and below them the bounds of their resamples [draws, k]; NaN among the resamples is left out."""
     bounds = np.full((2, len(values)), np.nan)
     defined = np.isfinite(values)
     if defined.any():
         bounds[:, defined] = np.nanpercentile(drawn[:, defined], PERCENTILES, axis=0)
-    return [Estimate(*map(float, estimate)) for estimate in zip(values, *bounds, strict=True)]
+    return np.vstack([values, bounds])
 
 
 def resampled_sums(values: np.ndarray, word: np.ndarray, review: np.ndarray, draws: int, seed: int) -> np.ndarray:
@@ -175,31 +180,18 @@ def contribution(mean: Estimate, mean_absolute: float) -> str:
     return "strong" if mean.value >= STRONG * mean_absolute else "supporting"
 
 
-@dataclass(frozen=True)
-class WordAttributions:
-    """Holds the attributions of n words, each of which is in ``LEAST_REVIEWS`` of the reviews or more.
-
-    Attributes:
-        word: int [n], their numbers, ascending.
-        reviews, occurrences: int [n].
-        mean, low, high: float64 [n], of an occurrence's attribution, and its 95% interval over reviews.
-    """
-
-    word: np.ndarray
-    reviews: np.ndarray
-    occurrences: np.ndarray
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-
 def by_word(
     attribution: np.ndarray, word: np.ndarray, review: np.ndarray, draws: int = DRAWS, seed: int = 0
-) -> WordAttributions:
-    """Returns the mean attribution of each word, with intervals from drawing whole reviews.
+) -> pd.DataFrame:
+    """Returns the mean attribution of each word that is in ``LEAST_REVIEWS`` of the reviews or more.
 
     Args:
         attribution, word, review: as for :func:`anchoring`.
+
+    Returns:
+        A row for each word, with its number in ``word``, ascending; the numbers of its ``reviews`` and
+        ``occurrences``; the ``mean`` attribution of an occurrence, and its 95% interval from ``low`` to ``high``, from
+        drawing whole reviews.
     """
     reviews, place = np.unique(review, return_inverse=True)
     pairs = csr_array((np.ones(len(word)), (word, place)), (int(word.max(initial=-1)) + 1, len(reviews)))
@@ -209,8 +201,7 @@ def by_word(
     counts = pairs[frequent]
     share = np.full(len(reviews), 1 / max(1, len(reviews)))
     weights = np.random.default_rng(seed).multinomial(len(reviews), share, draws).T.astype(float)
-    drawn = _ratio(sums @ weights, counts @ weights)
     occurrences = counts.sum(1)
-    estimates = _estimates(_ratio(sums.sum(1), occurrences), drawn.T)
-    values, low, high = np.array([[e.value, e.low, e.high] for e in estimates]).reshape(-1, 3).T
-    return WordAttributions(frequent, n_reviews[frequent], occurrences.astype(int), values, low, high)
+    values, low, high = _intervals(_ratio(sums.sum(1), occurrences), _ratio(sums @ weights, counts @ weights).T)
+    counted = {"word": frequent, "reviews": n_reviews[frequent], "occurrences": occurrences.astype(int)}
+    return pd.DataFrame({**counted, "mean": values, "low": low, "high": high})

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from recbole_symcere.analysis import words as word_rules
 from recbole_symcere.analysis.anchoring.attribution import KERNEL_WIDTH, RIDGE
@@ -26,7 +27,7 @@ EXAMPLES = 5  # words of a group
 TOP, BOTTOM = 6, 3  # words of a review: those that pull most to its interaction, and away from it
 RULES = ("LEAST_REVIEWS", "LEAST_BITS", "PERMUTATIONS", "LEAST_VALENCE", "MOST_IN_MAIN")
 LIBRARIES = ("captum", "py3langid", "scikit-learn", "stopwordsiso", "vaderSentiment")
-CSV_COLUMNS = ("dataset", "model", "word", "group", "reviews", "occurrences", "mean", "low", "high")
+CSV_COLUMNS = ["dataset", "model", "word", "group", "reviews", "occurrences", "mean", "low", "high"]
 
 ABOUT = """\
 Anchoring index: how much more an objective word pulls a review to its own interaction than a sentiment word does, in
@@ -51,7 +52,6 @@ cosine is at least the median of the reviews above, else weak.
 
 def write(found: Sequence[Found], given: argparse.Namespace) -> str:
     folder: Path = given.output
-    folder.mkdir(parents=True, exist_ok=True)
     records = without_nan([_record(result, given) for result in found])
     content = {
         "part": given.part,
@@ -64,8 +64,8 @@ def write(found: Sequence[Found], given: argparse.Namespace) -> str:
         "models": records,
     }
     write_json(folder / "anchoring.json", content)
-    with (folder / "anchoring-words.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([CSV_COLUMNS, *_csv_rows(found)])
+    words = pd.concat([result.words.assign(dataset=result.corpus.name, model=result.label) for result in found])
+    write_text(folder / "anchoring-words.csv", words.to_csv(index=False, columns=CSV_COLUMNS, lineterminator="\n"))
     markdown = "\n".join(_sections(found, records, given))
     write_text(folder / "anchoring.md", markdown)
     _draw(found, folder)
@@ -85,16 +85,16 @@ def _record(result: Found, given: argparse.Namespace) -> dict[str, Any]:
         "lime": [_lime_record(result, explained, given) for explained in result.explained],
     }
     for name, group in record["groups"].items():
-        group["examples"] = _examples(result, name)
+        group["examples"] = _examples(result.words, name)
     return record
 
 
-def _examples(result: Found, group: str) -> list[str]:
+def _examples(words: pd.DataFrame, group: str) -> list[str]:
     """A group's words with the greatest sum of attributions, greatest first."""
-    measured, vocabulary = result.words, result.corpus.words.vocabulary
-    order = np.argsort(-measured.mean * measured.occurrences, kind="stable")
-    texts = vocabulary[measured.word[order]].tolist()
-    return [text for text in texts if result.corpus.groups.of(text) == group][:EXAMPLES]
+    found = words[words["group"] == group]
+    sums = (found["mean"] * found["occurrences"]).sort_values(ascending=False, kind="stable")
+    examples: list[str] = found["word"][sums.index[:EXAMPLES]].tolist()
+    return examples
 
 
 def _lime_record(result: Found, explained: Explained, given: argparse.Namespace) -> dict[str, Any]:
@@ -103,14 +103,13 @@ def _lime_record(result: Found, explained: Explained, given: argparse.Namespace)
     The review's id may hold a user token: it is there if it was given, or texts are shown.
     """
     corpus, row = result.corpus, explained.row
-    train = corpus.checkpoints[0].train
-    item = int(corpus.checkpoints[0].pairs(corpus.part)[1][row])
+    item = corpus.first.pairs(corpus.part)[1][row]
     order = np.argsort(-explained.weights, kind="stable")
     texts = corpus.words.of(np.array([row])).texts.tolist()
     weighed = [(texts[place], float(explained.weights[place])) for place in order]
     lettered = [(text, weight) for text, weight in weighed if any(map(str.isalpha, text))]
     record = {
-        "item": str(train.field2id_token[train.iid_field][item]),
+        "item": str(corpus.first.item_tokens()[item]),
         "cosine": explained.cosine,
         "signal": "strong" if explained.strong else "weak",
         "towards": [_weighed(corpus, *word) for word in lettered[:TOP] if word[1] > 0],
@@ -119,7 +118,7 @@ def _lime_record(result: Found, explained: Explained, given: argparse.Namespace)
     if given.show_text or given.review is not None:
         record["review"] = str(corpus.review_ids()[row])
     if given.show_text:
-        record["text"] = corpus.texts[row]
+        record["text"] = corpus.first.parts[corpus.part].review_texts()[row]
         record["words"] = [[text, weight] for text, weight in zip(texts, explained.weights.tolist(), strict=True)]
     return record
 
@@ -128,16 +127,8 @@ def _weighed(corpus: Corpus, text: str, weight: float) -> dict[str, Any]:
     return {"word": text, "weight": weight, "group": corpus.groups.of(text)}
 
 
-def _csv_rows(found: Sequence[Found]) -> Iterator[list[Any]]:
-    for result in found:
-        columns = asdict(result.words)
-        texts = result.corpus.words.vocabulary[columns.pop("word")].tolist()
-        for text, *numbers in zip(texts, *(column.tolist() for column in columns.values()), strict=True):
-            yield [result.corpus.name, result.label, text, result.corpus.groups.of(text), *numbers]
-
-
 def _sections(found: Sequence[Found], records: Sequence[Mapping[str, Any]], given: argparse.Namespace) -> Iterator[str]:
-    corpora = {id(result.corpus): result.corpus for result in found}.values()
+    corpora = [results[0].corpus for results in _by_corpus(found)]
     languages = ", ".join(f"{corpus.name}: {corpus.groups.language}" for corpus in corpora)
     names = [f"{record['dataset']}, {record['label']}" for record in records]
     yield ABOUT.format(pretrained=PRETRAINED)
@@ -150,15 +141,15 @@ def _sections(found: Sequence[Found], records: Sequence[Mapping[str, Any]], give
         yield lime_grid(records, names, quoted=True).to_markdown() + "\n"
 
 
+def _by_corpus(found: Sequence[Found]) -> list[list[Found]]:
+    return [list(results) for _, results in groupby(found, key=lambda result: id(result.corpus))]
+
+
 def _draw(found: Sequence[Found], folder: Path) -> None:
-    corpora: dict[int, list[Found]] = {}
-    for result in found:
-        corpora.setdefault(id(result.corpus), []).append(result)
+    corpora = _by_corpus(found)
     several = len(corpora) > 1
     names = [f"{result.corpus.name}: {result.label}" if several else result.label for result in found]
     draw_index(names, [result.anchoring.index for result in found], folder)
-    for number, results in enumerate(corpora.values(), start=1):
-        groups = results[0].corpus.groups
-        vocabulary = results[0].corpus.words.vocabulary
-        columns = {result.label: (result.words, vocabulary[result.words.word].tolist()) for result in results}
-        draw_words(columns, groups.of, folder, f"anchoring-words-{number}" if several else "anchoring-words")
+    for number, results in enumerate(corpora, start=1):
+        words = {result.label: result.words for result in results}
+        draw_words(words, folder, f"anchoring-words-{number}" if several else "anchoring-words")

@@ -139,13 +139,13 @@ def test_words_have_the_mean_of_their_occurrences_and_an_interval_over_reviews()
     review = np.array([0, 0, 1, 2, 3, 4, 0, 1, 2, 3])
     attribution = np.array([1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 5.0, 5.0, 5.0, 5.0])
     found = by_word(attribution, word, review, draws=2000)
-    assert found.word.tolist() == [1]  # 0 is in four reviews only
-    assert (found.reviews.tolist(), found.occurrences.tolist()) == ([5], [6])
-    assert found.mean.tolist() == [0.5]
+    assert found["word"].tolist() == [1]  # 0 is in four reviews only
+    assert (found["reviews"].tolist(), found["occurrences"].tolist()) == ([5], [6])
+    assert found["mean"].tolist() == [0.5]
     random = np.random.default_rng(1)
     sums, counts = np.array([1.0, 0, 1, 0, 1]), np.array([2, 1, 1, 1, 1])
     means = [sums[drawn].sum() / counts[drawn].sum() for drawn in random.integers(5, size=(2000, 5))]
-    np.testing.assert_allclose([found.low[0], found.high[0]], np.percentile(means, [2.5, 97.5]), atol=0.05)
+    np.testing.assert_allclose([found["low"][0], found["high"][0]], np.percentile(means, [2.5, 97.5]), atol=0.05)
 
 
 # The command
