@@ -99,7 +99,6 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     itself = found.filter(by_user & of_item).select("cosine", "percentile").rows()
     if own := ", ".join(f"{cosine:+.3f} (percentile {percentile:.1f})" for cosine, percentile in itself):
         print(f"The pair itself was a training interaction; cosine of its own review, left out below: {own}.")
-    print(f"The pair itself was a training interaction; cosine of its own review, left out below: {', '.join(own)}.")
     print(
         f"Cosines are of reviews with the pair's graph vector; their mean over all {len(found):,} training "
         f"reviews is {found['cosine'].to_numpy().mean():+.3f}. This is a similarity, not a cause."

@@ -57,10 +57,9 @@ def tables(trained: TrainedModel, with_users: bool = True) -> dict[str, pl.DataF
     found = {"items": _table(items, item=trained.item_tokens()[1:])}
     if with_users:
         found["users"] = _table(users, user=trained.user_tokens()[1:])
-    try:
-        vectors = trained.review_vectors()
-    except AnalysisError:  # trained without
+    if not trained.reads_reviews:
         return found
+    vectors = trained.review_vectors()
     of_items = trained.item_tokens()[trained.pairs()[1].numpy()]
     if with_users:
         found["reviews"] = _table(vectors, review_id=trained.review_ids("train"), item=of_items)

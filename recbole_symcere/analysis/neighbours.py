@@ -16,7 +16,6 @@ from torch import Tensor
 from recbole_symcere.analysis.shared import at_least_one
 from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.analysis.words import Occurrences, languages_of, lexicons
-from recbole_symcere.errors import AnalysisError
 from recbole_symcere.grid import as_markdown
 from recbole_symcere.model.text.views import profiles_by_group
 from recbole_symcere.properties import parse_assignments
@@ -131,11 +130,7 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     item = trained.number_of("item", given.item)
     met = torch.from_numpy(trained.popularity > 0)
     by_graph = nearest_items(trained.nodes[1], item, met, given.k)
-    try:
-        by_text = nearest_items(item_profiles(trained), item, met, given.k)
-        telling, why = telling_words(trained), ""
-    except AnalysisError as error:
-        by_text, telling, why = [], None, str(error)
+    telling = telling_words(trained) if trained.reads_reviews else None
     n_met = int(met.sum())
     print(
         f"{trained.label}: the items nearest to {given.item}, of {n_met - 1:,} others that were seen in training "
@@ -144,8 +139,9 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
         f"score_norm, {trained.model.score_norm:g}.\n{_table(trained, by_graph, telling)}\n"
     )
     if telling is None:
-        print(f"By the text: none. {why}")
+        print("By the text: none. This model was trained without reviews (cross_weight, text_source)")
         return
+    by_text = nearest_items(item_profiles(trained), item, met, given.k)
     print(
         "By the text: cosine of the items' mean training review vectors, seen from the mean over all reviews.\n"
         f"{_table(trained, by_text, telling)}\n\n"

@@ -87,6 +87,11 @@ class TrainedModel:
         """Graph vectors of a part's interactions, as eq. (5) compares them: [n, d], on the CPU."""
         return self.model.interaction_vectors(self.nodes, *self.pairs(part))
 
+    @property
+    def reads_reviews(self) -> bool:
+        """Whether the model has vectors of reviews, in a space that it learned."""
+        return self.model.text_encoder is not None and self.config["text_source"] != "random"
+
     @cached_property
     def encoder(self) -> ReviewEncoder:
         """The language model, as far as it was trained.
@@ -94,10 +99,9 @@ class TrainedModel:
         Raises:
             AnalysisError: the model has none.
         """
-        text = self.model.text_encoder
-        if text is None or self.config["text_source"] == "random":
+        if not self.reads_reviews:
             raise AnalysisError(f"{self.path}: this model was trained without reviews (cross_weight, text_source)")
-        if isinstance(text, TrainedEncoder):
+        if isinstance(text := self.model.text_encoder, TrainedEncoder):
             return text.encoder
         return ReviewEncoder.from_config(self.config).to(self.config["device"]).eval()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from recbole_symcere.analysis.shared import LEAST_POINTS, file_name, without_nan
 from recbole_symcere.analysis.trained import TrainedModel, graph_nodes, load_trained
 from recbole_symcere.errors import AnalysisError
 from recbole_symcere.grid import Cell, Grid, Row, number_cell
-from recbole_symcere.model.symcere import SymCERE
 from recbole_symcere.model.text.views import TrainedEncoder
 from recbole_symcere.provenance import versions
 
@@ -90,37 +89,27 @@ def measure_checkpoints(given: argparse.Namespace, settings: Mapping[str, Any]) 
     return _write(found, given)
 
 
-def reads_reviews(trained: TrainedModel) -> bool:
-    """Whether the model has vectors of reviews, in a space that it learned."""
-    try:
-        return trained.encoder is not None
-    except AnalysisError:
-        return False
-
-
 def views_after(trained: TrainedModel, part: str) -> Views:
     """Returns a part's interactions as the trained model sees them."""
-    text = trained.review_vectors(part) if reads_reviews(trained) else None
-    return _views(trained.interaction_vectors(part), text)
+    return _views(trained, trained.interaction_vectors(part), lambda: trained.review_vectors(part))
 
 
 @torch.no_grad()
 def views_before(trained: TrainedModel, part: str) -> Views:
     """Returns a part's interactions as the model saw them before its first step."""
     model = trained.untrained()
-    graph = model.interaction_vectors(graph_nodes(model), *trained.pairs(part))
-    return _views(graph, _untrained_reviews(trained, model, part) if reads_reviews(trained) else None)
+
+    def reviews() -> Tensor:
+        text = model.text_encoder
+        encoder = text.encoder if isinstance(text, TrainedEncoder) else trained.encoder
+        (vectors,) = trained.parts[part].embedded_reviews(encoder, 0, 0.0)
+        return model.projection(torch.from_numpy(np.array(vectors)).to(trained.config["device"])).cpu()
+
+    return _views(trained, model.interaction_vectors(graph_nodes(model), *trained.pairs(part)), reviews)
 
 
-def _untrained_reviews(trained: TrainedModel, model: SymCERE, part: str) -> Tensor:
-    text = model.text_encoder
-    encoder = text.encoder if isinstance(text, TrainedEncoder) else trained.encoder
-    (vectors,) = trained.parts[part].embedded_reviews(encoder, 0, 0.0)
-    return model.projection(torch.from_numpy(np.array(vectors)).to(trained.config["device"])).cpu()
-
-
-def _views(graph: Tensor, text: Tensor | None) -> Views:
-    return Views(measures.directions(graph), None if text is None else measures.directions(text))
+def _views(trained: TrainedModel, graph: Tensor, reviews: Callable[[], Tensor]) -> Views:
+    return Views(measures.directions(graph), measures.directions(reviews()) if trained.reads_reviews else None)
 
 
 def measure(trained: TrainedModel, part: str, before: Views, after: Views) -> Geometry:
@@ -129,8 +118,8 @@ def measure(trained: TrainedModel, part: str, before: Views, after: Views) -> Ge
     Args:
         before, after: as ``views_before`` and ``views_after`` return them, of ``part``.
     """
-    nodes = {name: vectors[1:] for name, vectors in zip(("users", "items"), trained.nodes, strict=True)}
-    spread = {name: measures.directions(vectors[vectors.any(1)]) for name, vectors in nodes.items()}
+    nodes = dict(zip(("users", "items"), trained.nodes, strict=True))
+    spread = {name: measures.directions(vectors[1:][vectors[1:].any(1)]) for name, vectors in nodes.items()}
     sets = spread | {"graph vectors of interactions": after.graph, "reviews": after.text}
     cosines = measures.cosines(spread["users"], spread["items"])
     variances = {name: measures.variance_by_dimension(vectors).numpy() for name, vectors in spread.items()}
@@ -138,7 +127,9 @@ def measure(trained: TrainedModel, part: str, before: Views, after: Views) -> Ge
     values |= {"interactions": len(after.graph)} | _cosine_values(cosines)
     for name, variance in variances.items():
         values |= {f"variance by dimension, {name}, {of.__name__}": float(of(variance)) for of in (np.mean, min, max)}
-    values |= _alignments(trained, part, after)
+    ends = [measures.directions(vectors[of]) for vectors, of in zip(trained.nodes, trained.pairs(part), strict=True)]
+    values["alignment, user and item"] = measures.alignment(*ends)
+    values["alignment, graph and review"] = NAN if after.text is None else measures.alignment(after.graph, after.text)
     for name, vectors in sets.items():
         values[f"uniformity, {name}"] = NAN if vectors is None else measures.uniformity(vectors, seed=SEED)
     for name, vectors in sets.items():
@@ -155,42 +146,24 @@ def _cosine_values(found: measures.Cosines) -> dict[str, float]:
     return {f"cosine of user and item, {name}": value for name, value in values.items()}
 
 
-def _alignments(trained: TrainedModel, part: str, after: Views) -> dict[str, float]:
-    users, items = (measures.directions(x[of]) for x, of in zip(trained.nodes, trained.pairs(part), strict=True))
-    return {
-        "alignment, user and item": measures.alignment(users, items),
-        "alignment, graph and review": NAN if after.text is None else measures.alignment(after.graph, after.text),
-    }
-
-
 def _norm_values(trained: TrainedModel) -> dict[str, float]:
-    activity = np.bincount(trained.pairs("train")[0].numpy(), minlength=len(trained.nodes[0]))
     values: dict[str, float] = {}
-    for name, vectors, counts in zip(
-        ("user norm and activity", "item norm and popularity"),
-        trained.nodes,
-        (activity, trained.popularity),
-        strict=True,
-    ):
-        found = measures.correlations(vectors[1:].double().norm(dim=1).numpy(), counts[1:])
-        values |= {f"{name}, {of}": value for of, value in zip(("Spearman", "Pearson"), found, strict=True)}
+    names = ("user norm and activity", "item norm and popularity")
+    for name, vectors, numbers in zip(names, trained.nodes, trained.pairs("train"), strict=True):
+        counts = np.bincount(numbers.numpy(), minlength=len(vectors))[1:]
+        spearman, pearson = measures.correlations(vectors[1:].double().norm(dim=1).numpy(), counts)
+        values |= {f"{name}, Spearman": spearman, f"{name}, Pearson": pearson}
     return values
 
 
 def _across_modalities(before: Views, after: Views) -> dict[str, float]:
+    found: dict[str, tuple[float, ...]] = {}
+    for when, views in (("before", before), ("after", after)):
+        found[when] = (NAN,) * 3
+        if (text := views.text) is not None:
+            found[when] = (measures.gap(views.graph, text), *measures.own_and_other_cosines(views.graph, text))
     names = ("modality gap", "cosine with the own review", "cosine with other reviews")
-    rows = [_between(views) for views in (before, after)]
-    return {
-        f"{name}, {when} training": value
-        for name, values in zip(names, zip(*rows, strict=True), strict=True)
-        for when, value in zip(("before", "after"), values, strict=True)
-    }
-
-
-def _between(views: Views) -> tuple[float, ...]:
-    if views.text is None:
-        return (NAN,) * 3
-    return measures.gap(views.graph, views.text), *measures.own_and_other_cosines(views.graph, views.text)
+    return {f"{name}, {when} training": found[when][place] for place, name in enumerate(names) for when in found}
 
 
 def geometry_grid(checkpoints: Sequence[Mapping[str, Any]]) -> Grid:
