@@ -101,18 +101,23 @@ class Entry:
 
 
 def check_inputs(entries: Sequence[Entry]) -> None:
-    """Checks datasets and encoders that no finished work has read, so that a fault is not found after hours of work.
+    """Checks what no finished work has read, so that a fault is not found after hours of work.
 
     Raises:
         ConfigError, DatasetError: a dataset can't be used.
+        ReviewFileError: the reviews of a dataset can't be read.
         EncoderError: an encoder can't be found.
     """
     begun = {entry.dataset for entry in entries if entry.is_begun}
     new = [entry for entry in entries if not (entry.is_ablation or entry.is_begun)]
     configs = [Config(config_dict=dict(entry.settings)) for entry in new]
     datasets = {config["dataset"]: config for config in configs if config["dataset"] not in begun}
+    datasets |= {config["dataset"]: config for config in configs if _encoder_of(config)}
     for config in datasets.values():
-        create_dataset(config)
+        dataset = create_dataset(config)
+        if _encoder_of(config):
+            train, *_ = dataset.build()
+            train.review_texts()
     for encoder in {name for config in configs if (name := _encoder_of(config))}:
         find_encoder(encoder)
 

@@ -420,6 +420,19 @@ def test_a_missing_dataset_or_encoder_is_told_before_any_training(
     assert message in capsys.readouterr().err
 
 
+def test_broken_reviews_of_a_later_model_are_told_before_any_training(
+    settings: dict[str, Any],
+    arguments: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = Path(settings["data_path"]) / "tiny"
+    (folder / "tiny.review.jsonl").write_text('{"review_id": "r0"', encoding="utf-8")
+    monkeypatch.setattr(runs, "validation_score", lambda *_: pytest.fail("a trial began"))
+    assert main(arguments(models=["Pop", "SymCERE"])) == 2
+    assert "tiny.review.jsonl, line 1" in capsys.readouterr().err
+
+
 def test_the_encoder_is_not_looked_for_where_no_model_reads_text(arguments: Callable[..., list[str]]) -> None:
     given = [argument for argument in arguments(models=["SymCERE"]) if not argument.startswith("--text_encoder")]
     without_text = ["--text_encoder=no/such/encoder", "--cross_weight=0.0", "--alpha_text=0.0"]
