@@ -22,14 +22,14 @@ from recbole.model.abstract_recommender import AbstractRecommender
 
 from recbole_symcere.config import Config
 from recbole_symcere.data.fingerprint import source_fingerprint
-from recbole_symcere.errors import CheckpointError
+from recbole_symcere.errors import CheckpointError, ConfigError
 
 FORMAT = 3  # raise this whenever an older checkpoint can't be loaded any more
 # What a resumed run may change: where it reads and writes, how it shows itself, and when it ends.
 FREE_SETTINGS = frozenset({
     "checkpoint_file", "checkpoint_dir", "result_file", "config_files", "data_path", "text_cache_dir", "gpu_id",
     "use_gpu", "state", "show_progress", "epochs", "stopping_step", "log_wandb", "wandb_project", "audit",
-    "trust_pickles",
+    "trust_pickles", "imports",
 })  # fmt: skip
 
 
@@ -136,14 +136,20 @@ def check_same_settings(path: str | Path, before: Mapping[str, Any], now: Mappin
 def stored_config(checkpoint: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> Config:
     """Returns the configuration that a checkpoint was trained with.
 
-    A checkpoint can't allow code to run, neither from a pickle nor with an encoder: only ``changes`` can.
+    A checkpoint can't make code run, be it in a pickle, an encoder or a module: only ``changes`` can allow it.
 
     Raises:
         ConfigError: a setting can't be used here.
     """
-    stored = checkpoint["config"]
+    stored, changes = checkpoint["config"], dict(changes or {})
     distrust = {key: False for key in ("trust_pickles", "trust_remote_code") if key in stored}
-    return Config(config_dict=stored | distrust | dict(changes or {}))
+    imports = stored.get("imports", [])
+    try:
+        return Config(config_dict=stored | distrust | {"imports": []} | changes)
+    except ConfigError as error:
+        if not imports or "imports" in changes:
+            raise
+        raise ConfigError(f"{error}. The run imported modules; if you trust them, give --imports={imports}") from error
 
 
 def restore(model: AbstractRecommender, checkpoint: Mapping[str, Any]) -> None:

@@ -31,6 +31,7 @@ from recbole_symcere.model.registry import (
     RECBOLE_PROPERTIES,
     VARIANT_OF,
     get_model,
+    import_modules,
     model_file,
     model_with_setting,
     read_model_file,
@@ -151,6 +152,7 @@ class Config(RecBoleConfig):
     def _get_model_and_dataset(self, model: str | type | None, dataset: str | None) -> tuple[str, type, str]:
         model = model or self.external_config_dict.get("model")
         dataset = dataset or self.external_config_dict.get("dataset")
+        import_modules(self.external_config_dict.get("imports", []))
         if not model or not dataset:
             raise ConfigError(f"no {'dataset' if model else 'model'} given: add --{'dataset' if model else 'model'}=…")
         if isinstance(model, type):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 import recbole.evaluator.metrics as recbole_metrics
@@ -76,11 +76,14 @@ def register(metric: Metric) -> None:
     A metric of the same name is replaced.
 
     Raises:
-        ValueError: the name has capitals or ``@``, so it could not be found again, or the report would not draw the
-            chart.
+        ValueError: the name has capitals or ``@``, so it could not be found again; the direction or the table is none
+            of the known ones; or the report would not draw the chart.
     """
     if metric.name != metric.name.lower() or "@" in metric.name:
         raise ValueError(f"the name of a metric must be in lower case and without @k, not {metric.name!r}")
+    for value, allowed in ((metric.direction, get_args(Direction)), (metric.table, (*get_args(Table), None))):
+        if value not in allowed:
+            raise ValueError(f"the metric {metric.name} has {value!r}, but this must be one of {allowed}")
     if metric.chart is not None and metric.table != "popularity":
         raise ValueError(f"the report draws metrics of the table 'popularity' only, and {metric.name} is not in it")
     if metric.function is not None:

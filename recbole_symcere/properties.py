@@ -212,7 +212,9 @@ class Setting:
         known = ("default", "type", "optional", "choices", "above", "at_least", "at_most")
         for name in value:
             if name not in known:
-                raise ConfigError(f"{where}: unknown entry {name!r}{nearest(str(name), known)}")
+                raise ConfigError(
+                    f"{where}: unknown entry {name!r}, known are {', '.join(known)}{nearest(str(name), known)}"
+                )
         default, kind_name = value["default"], value.get("type")
         if kind_name is not None and kind_name not in TYPES:
             raise ConfigError(f"{where}: type is {kind_name!r}, but must be one of {', '.join(TYPES)}")

@@ -46,4 +46,6 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
         command.run(given, rest)
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
+        if package in ("recbole_symcere", "dataset_prep"):
+            raise
         raise AnalysisError(f"{package} is not installed; pip install 'recbole-symcere[analysis]' brings it") from error

@@ -13,6 +13,7 @@ HELP = "Compare models: an equal search on validation for each, several seeds, o
 EXAMPLES = """examples:
   %(prog)s --models SymCERE LightGCN BPR --datasets demo --trials 10 --seeds 5
   %(prog)s --models SymCERE LightGCN --datasets yelp --text_train=frozen --stopping_step=100
+  %(prog)s --models LightGCN MyModel --ours MyModel --datasets demo --imports=[my_models]
 
 The same command given again continues an interrupted comparison; given twice at once, two processes share the work.
 Give any setting of RecBole or of a model as --key=value; each model that reads the setting gets it.
@@ -24,7 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--models", nargs="+", required=True, metavar="MODEL")
     add("--datasets", nargs="+", required=True, metavar="DATASET")
-    add("--ours", nargs="+", metavar="MODEL", help="models that are not baselines (default: SymCERE and its kin)")
+    add(
+        "--ours",
+        nargs="+",
+        metavar="MODEL",
+        help="models that are not baselines (default: SymCERE and models that extend it)",
+    )
     add("--trials", type=_at_least(0), default=10, help="settings to try for each model (%(default)s); 0: no search")
     add("--seeds", type=_at_least(1), default=5, help="runs of the best setting (%(default)s)")
     add("--tuned", action="store_true", help="start from the settings of an earlier comparison, in properties/tuned")
@@ -41,12 +47,11 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     """
     settings: dict[str, Any] = ({"tuned": True} if given.tuned else {}) | parse_assignments(rest)
     from recbole_symcere.comparison.comparison import Comparison  # imported late, so that help is fast
-    from recbole_symcere.comparison.entry import is_ours
 
     comparison = Comparison(
         given.models,
         given.datasets,
-        given.ours if given.ours is not None else [model for model in given.models if is_ours(model)],
+        given.ours,
         given.trials,
         given.seeds,
         given.protocol,

@@ -16,13 +16,14 @@ from optuna import Trial
 from tqdm import tqdm
 
 from recbole_symcere.comparison import runs
-from recbole_symcere.comparison.entry import Entry, ablations_of, check_inputs
+from recbole_symcere.comparison.entry import Entry, ablations_of, check_inputs, is_ours
 from recbole_symcere.comparison.rendering import to_csv, to_latex, to_markdown
 from recbole_symcere.comparison.search import Search, origin, search_space
 from recbole_symcere.comparison.tables import NEEDED, Run, make_tables
 from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError, TrainingError
 from recbole_symcere.metrics import metric_of
+from recbole_symcere.model.registry import import_modules
 from recbole_symcere.outputs import make_output_folder
 
 Task = tuple[str, Callable[[], None]]  # the name of a task, and the function that does it
@@ -37,7 +38,7 @@ class Comparison:
 
     Args:
         models, datasets: names, each given once.
-        ours: the models that are not baselines.
+        ours: the models that are not baselines; None for SymCERE and the models that extend it.
         n_trials, n_seeds: the numbers of trials and of runs of each model on each dataset.
         settings: settings in the form ``key: value``; each is given to the models that read it.
         ablations: whether to run ``ours`` also with each single change in ``properties/ablation/MODEL.yaml``.
@@ -51,7 +52,7 @@ class Comparison:
         self,
         models: Sequence[str],
         datasets: Sequence[str],
-        ours: Sequence[str],
+        ours: Sequence[str] | None,
         n_trials: int,
         n_seeds: int,
         protocol: str,
@@ -59,7 +60,9 @@ class Comparison:
         output: Path,
         ablations: bool = False,
     ) -> None:
-        self.ours, self.output, self.tables = list(ours), output, output / protocol
+        import_modules(settings.get("imports", []))
+        ours = [model for model in models if is_ours(model)] if ours is None else list(ours)
+        self.ours, self.output, self.tables = ours, output, output / protocol
         _check_names(models, datasets, ours)
         changes = {model: ablations_of(model) if ablations else {} for model in ours}
         if ablations and not any(changes.values()):
@@ -71,7 +74,7 @@ class Comparison:
         for own in given:
             config = Config(config_dict=own)
             model, dataset, complete = config["model"], config["dataset"], config.settings
-            searched = search_space(model) or search_space(config.model_class.__name__)  # or that of a variant's model
+            searched = search_space(model, config.model_class)
             space = {key: values for key, values in searched.items() if key not in own}
             fixed = {key: value for key, value in complete.items() if key not in runs.NOT_COMPARED | space.keys()}
             name = f"{protocol}/{dataset}/{model}"

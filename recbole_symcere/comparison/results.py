@@ -69,7 +69,7 @@ def read_results(folder: Path, protocol: str, ours: Collection[str] | None = Non
 
     Args:
         folder: the comparison's ``--output``.
-        ours: names of models; None for SymCERE and its kin.
+        ours: names of models; None for SymCERE and the models that extend it.
 
     Raises:
         RunsError: there is no complete run, a run can't be read, or it can't be told which models are ours.

@@ -27,6 +27,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from recbole_symcere.errors import ConfigError
+from recbole_symcere.model.recommender import Recommender
 from recbole_symcere.properties import load_yaml, properties_folder
 
 RANDOM_TRIALS = 10  # drawn at random before the sampler learns from results
@@ -35,16 +36,20 @@ ORIGIN, REPORTED = "origin", "reported"  # attributes of a trial that goes on wi
 LIVING = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
 
 
-def search_space(model: str) -> dict[str, BaseDistribution]:
-    """Returns the settings to search for a model, from ``properties/search/MODEL.yaml``; none if it does not exist.
+def search_space(model: str, model_class: type[Recommender]) -> dict[str, BaseDistribution]:
+    """Returns the settings to search for a model; none if nobody says what to search.
+
+    They are those of ``properties/search/MODEL.yaml``; of the file of the model's class, if the model is a variant; or
+    those that the class has itself.
 
     Raises:
         ConfigError: an entry is neither a list of choices nor a range.
     """
-    path = properties_folder() / "search" / f"{model}.yaml"
-    if not path.is_file():
-        return {}
-    return {key: _distribution(f"{path}: {key}", values) for key, values in load_yaml(path).items()}
+    paths = [properties_folder() / "search" / f"{name}.yaml" for name in (model, model_class.__name__)]
+    path = next((path for path in paths if path.is_file()), None)
+    where = path or f"{model_class.__name__}.search_space"
+    space = load_yaml(path) if path else model_class.search_space
+    return {key: _distribution(f"{where}: {key}", values) for key, values in space.items()}
 
 
 def _distribution(where: str, values: Any) -> BaseDistribution:

@@ -33,6 +33,8 @@ class Recommender(GeneralRecommender):
     Attributes:
         defaults: settings over those of the property files of the model's classes, in the form of a property file;
             the configuration reads them. They are for models of users, who have no file among this package's.
+        search_space: the settings that a comparison searches, in the form of a file in ``properties/search``; for
+            models of users, too.
         unread: keys of inherited settings that the model does not read; the configuration refuses them.
         loss_names: what the terms of a loss are called in the log, in TensorBoard and in result files, in their order;
             the trainer reads the names after each step. Empty: RecBole's ``train_loss1`` and so on.
@@ -40,6 +42,7 @@ class Recommender(GeneralRecommender):
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {}
+    search_space: ClassVar[Mapping[str, Any]] = {}
     unread: ClassVar[tuple[str, ...]] = ()
     loss_names: tuple[str, ...] = ()
     host_fields: tuple[str, ...] = ()

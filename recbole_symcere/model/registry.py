@@ -3,15 +3,18 @@
 A model's name is that of a file ``properties/model/NAME.yaml``, which has the model's settings and says what it is:
 ``implementation`` is the path of one of this package's classes, and ``variant_of`` is the name of another model, whose
 settings the file changes. A file with neither changes the settings of a model of RecBole. A model's module is imported
-only when the model is asked for, so this module imports no model.
+only when the model is asked for, so this module imports no model. A user's class has no such file: :data:`MODELS` has
+its name once the setting ``imports`` has imported its module.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import recbole
@@ -60,6 +63,26 @@ class Registry(dict[str, Part]):
         return self[name]
 
 
+MODELS: Registry[type] = Registry("model")  # models of users, by their names
+
+
+def import_modules(names: Any) -> None:
+    """Imports modules that register models, metrics and other parts, from the working directory or as installed.
+
+    Args:
+        names: the value of the setting ``imports``: the names of the modules.
+
+    Raises:
+        ConfigError: ``names`` is no list of names, or a module can't be imported.
+    """
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ConfigError(f"imports is {names!r}, but must be a list of names of modules, such as [my_models]")
+    if names and (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    for name in names:
+        _import_module("imports", name)
+
+
 def model_file(name: str) -> Path:
     """This package's property file of a model; the file need not exist."""
     return properties_folder() / "model" / f"{name}.yaml"
@@ -106,6 +129,8 @@ def get_model(name: str) -> type[Recommender]:
     Raises:
         ConfigError: there is no such model, or it is of a kind that needs other data.
     """
+    if name in MODELS:
+        return with_hooks(MODELS[name])
     if line := variants(name):
         return get_model(str(line[0][1][VARIANT_OF]))
     content = load_yaml(model_file(name)) if model_file(name).is_file() else {}
@@ -124,18 +149,26 @@ def with_hooks(model: type) -> type[Recommender]:
 
 def _import(where: str, path: str) -> type:
     module, _, name = path.rpartition(".")
-    try:
-        found: type = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{where}: {path!r} can't be imported ({error})") from error
+    found: type | None = getattr(_import_module(where, module), name, None)
+    if found is None:
+        raise ConfigError(f"{where}: {module} has no {name}")
     return found
+
+
+def _import_module(where: str, name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"{where}: the module {name!r} can't be imported ({error})") from error
 
 
 def _recbole_model(name: str) -> type:
     known = {path.stem for path in (RECBOLE_PROPERTIES / "model").glob("*.yaml")}
     if name not in known:
+        if (file := model_file(name)).is_file():
+            raise ConfigError(f"{file}: the file has neither {IMPLEMENTATION} nor {VARIANT_OF}; give one of them")
         ours = {path.stem for path in (properties_folder() / "model").glob("*.yaml")}
-        raise ConfigError(f"there is no model {name!r}{nearest(name, known | ours)}")
+        raise ConfigError(f"there is no model {name!r}{nearest(name, known | ours | MODELS.keys())}")
     # The kind is read from the path, because importing RecBole's sequential models turns on autograd's anomaly
     # detection, which slows everything down.
     folder = next(RECBOLE_PROPERTIES.parent.glob(f"model/*_recommender/{name.lower()}.py")).parent

@@ -21,7 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--comparison", type=Path, required=True, metavar="FOLDER", help="the --output of symcere compare")
     add("--protocol", default="strict", help="whose runs (default: %(default)s)")
-    add("--ours", nargs="+", metavar="MODEL", help="the others are baselines (default: SymCERE and its kin)")
+    add(
+        "--ours",
+        nargs="+",
+        metavar="MODEL",
+        help="the others are baselines (default: SymCERE and models that extend it)",
+    )
     add("--analysis", type=Path, metavar="FOLDER", help="the --output of geometry and of anchoring")
     add("--output", type=Path, default=Path("report.html"), metavar="FILE", help="(default: %(default)s)")
     add("--figures", type=Path, metavar="FOLDER", help="also write each of the report's plots as SVG, PNG and PDF")
