@@ -21,10 +21,6 @@ from dataset_prep.errors import PreparationError
 from dataset_prep.pipeline import Filters
 from dataset_prep.sources import table
 
-ABOUT = """\
-Generated café reviews: about 300 users, 200 items, 4,000 reviews, from a seed; nothing to download.
-Terms: the MIT licence of this package."""
-
 SEED = 2020
 USERS = 300
 ITEMS = 200

@@ -228,7 +228,8 @@ def format_of(path: Path) -> Format:
         case ".parquet":
             return Parquet()
     raise PreparationError(
-        f"{path}: the name says no format; rename the file to end in .csv, .tsv, .jsonl or .parquet (and .gz or .zst)"
+        f"{path}: the name says no format; rename the file to end in .csv, .tsv or .jsonl (then .gz or .zst), "
+        "or in .parquet"
     )
 
 
