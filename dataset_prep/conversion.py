@@ -95,13 +95,13 @@ def _started(engine: str, work: Path, memory: str, spark_master: str | None) -> 
             yield duckdb, parsing.read
         return
     try:
-        from dataset_prep import spark
+        from dataset_prep import spark, spark_parsing
     except ModuleNotFoundError as error:
         raise PreparationError(
             f"engine spark: there is no module {error.name}; pip install 'recbole-symcere[spark]', and Java 17 or later"
         ) from error
     with spark.Spark(work, memory, spark_master) as session:
-        yield session, spark.read
+        yield session, spark_parsing.read
 
 
 def _check_inputs(inputs: Sequence[Path]) -> None:

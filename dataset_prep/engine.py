@@ -95,7 +95,7 @@ class Engine:
                 },
             )
         except (duckdb.InvalidInputException, duckdb.ParserException) as error:
-            raise PreparationError(f"memory limit {memory!r}: {_first_line(error)}; give a size such as 1GB") from error
+            raise PreparationError(f"memory limit {memory!r}: {first_line(error)}; give a size such as 1GB") from error
         self._connection.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
 
     def __enter__(self) -> Engine:
@@ -124,9 +124,9 @@ class Engine:
                     bar.update(max(0.0, self._connection.query_progress() - bar.n))
                 return running.result()
             except duckdb.OutOfMemoryException as error:
-                raise _OutOfMemory(f"{task}: {_first_line(error)}; raise --memory or free disk space") from error
+                raise _OutOfMemory(f"{task}: {first_line(error)}; raise --memory or free disk space") from error
             except duckdb.IOException as error:
-                raise PreparationError(f"{task}: {_first_line(error)}; free disk space or mend the disk") from error
+                raise PreparationError(f"{task}: {first_line(error)}; free disk space or mend the disk") from error
             except BaseException:
                 while not running.done():  # more than once, because a statement that has not begun ignores it
                     self._connection.interrupt()
@@ -181,5 +181,6 @@ def _over(of: str, sql: str) -> str:
     return f"WITH batch AS NOT MATERIALIZED ({of}) {sql}"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Returns the first line of the message of an error."""
     return str(error).split("\n", 1)[0]
