@@ -42,10 +42,10 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     """Prepares a dataset. Prints the origin and the terms of the data before, and the size of the dataset after.
 
     Raises:
-        PreparationError: an argument is unknown, or as for ``prepare``.
+        PreparationError: an argument is unknown, or the dataset can't be prepared.
     """
     if rest:
-        raise PreparationError(f"unknown argument {rest[0]}; `symcere prep {given.source} --help` lists all")
+        raise PreparationError(f"unknown argument {rest[0]}; `symcere prep {given.source} --help` lists all arguments")
     logging.basicConfig(format="%(levelname)s: %(message)s")
     print(kinds()[given.source].about, file=sys.stderr)
     on_terminate = signal.signal(signal.SIGTERM, _interrupt)  # an exception removes the temporary folder

@@ -98,7 +98,8 @@ def _started(engine: str, work: Path, memory: str, spark_master: str | None) -> 
         from dataset_prep import spark, spark_parsing
     except ModuleNotFoundError as error:
         raise PreparationError(
-            f"engine spark: there is no module {error.name}; pip install 'recbole-symcere[spark]', and Java 17 or later"
+            f"engine spark: there is no module {error.name}; pip install 'recbole-symcere[spark]', and install Java 17 "
+            "or later"
         ) from error
     with spark.Spark(work, memory, spark_master) as session:
         yield session, spark_parsing.read

@@ -20,7 +20,7 @@ SAMPLED_OBJECTS = 1000
 class Format(Protocol):
     """How to read the files of one format.
 
-    The rows that can be read are numbered from 1; this number is called ``record``.
+    The rows that ``relation`` selects are numbered from 1. This number is called ``record``.
     """
 
     @property
@@ -46,13 +46,13 @@ class Format(Protocol):
         """
 
     def broken_rows(self, engine: Engine, file: Staged) -> list[tuple[int, str]]:
-        """Returns the line and the fault of each row that could not be read, in the order of the file.
+        """Returns the line and the fault of each row that ``relation`` left out, in the order of the file.
 
-        The query that ``relation`` returned must have run before.
+        The query of ``relation`` must have run before.
         """
 
     def place(self, engine: Engine, file: Staged, record: int) -> str:
-        """Returns the place of a record, such as ``line 12``; it is exact if every row before it could be read."""
+        """Returns the place of a record, such as ``line 12``. It is exact if ``relation`` left out no row before it."""
 
 
 @dataclass(frozen=True)

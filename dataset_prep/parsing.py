@@ -41,7 +41,7 @@ def read(
         The raw files with their fingerprints, and the step that leaves broken rows out.
 
     Raises:
-        PreparationError: a file can't be read, lacks a needed field, or has a broken row.
+        PreparationError: a file can't be read or lacks a needed field; or a row is broken and ``skip_broken`` is false.
     """
     files = [staged(source, path, work / f"input-{place}", skip_broken) for place, path in enumerate(inputs)]
     engine.execute(
@@ -104,7 +104,7 @@ def layout_of(engine: Engine, form: Format, file: Staged, layouts: Sequence[Layo
     """Returns the first layout whose fields the file has.
 
     Raises:
-        PreparationError: the file lacks a field of every layout.
+        PreparationError: no layout has all its fields in the file.
     """
     fields = form.fields(engine, file)
     missing = [[field for field in layout.columns.values() if field and field not in fields] for layout in layouts]

@@ -5,7 +5,7 @@ The steps are: clean texts -> filter rows -> drop duplicates -> k-core, until no
 
 There are three tables. ``parsed`` has every row with its text (see ``parsing``). ``kept`` has the rows that are left,
 without their texts. ``interactions`` is the result: the rows of ``kept`` with their ``position`` in the order of time.
-Texts stay in ``parsed`` until they are written, so that filtering and sorting handle only a few dozen bytes a row.
+Texts stay in ``parsed`` until they are written, so filtering and sorting handle only a few dozen bytes of each row.
 
 Queries over several rows are in SQL that DuckDB and Spark both understand. Queries that handle each row by itself
 (cleaning, counting words, writing values) are in DuckDB's SQL on both engines; see ``engine.Executor``.
@@ -214,7 +214,7 @@ def order(engine: Executor, steps: Sequence[Step]) -> None:
     """
     if not _count(engine):
         trail = "; ".join(f"{step.name}: {step.rows_in:,} -> {step.rows_out:,}" for step in steps)
-        raise PreparationError(f"no interaction is left ({trail}); loosen the filter that takes the most")
+        raise PreparationError(f"no interaction is left ({trail}); loosen the filter that drops the most rows")
     engine.number("interactions", "kept", "seconds, row", task="ordering by time")
     engine.drop("kept")
 

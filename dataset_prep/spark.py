@@ -1,4 +1,4 @@
-"""Runs the pipeline on Spark, for data that no single machine can hold. The files are the same bytes as DuckDB's.
+"""Runs the pipeline on Spark, for data that no single machine can hold. DuckDB alone would write the same bytes.
 
 Spark divides the work into tasks, and it joins, counts and sorts. Queries that handle each row by itself (parsing it,
 cleaning its text, counting its words, writing its numbers) are run by DuckDB inside the tasks, in the same SQL as
@@ -73,9 +73,8 @@ class Spark:
         code = str(_code())
         if not any(Path(file).name == Path(code).name for file in self.session.sparkContext.listFiles):
             self.session.sparkContext.addPyFile(code)
-        Engine(folder, memory).__exit__(
-            None, None, None
-        )  # raises an error here, not in a task, if ``memory`` is no size
+        with Engine(folder, memory):
+            pass  # raises an error here, not in a task, if ``memory`` is not a size
 
     def __enter__(self) -> Spark:
         return self
@@ -110,7 +109,7 @@ class Spark:
         path = self._folder / f"{name}-{next(self._numbers)}"
         with _clear_errors(task):
             frame.write.parquet(f"file://{path}")
-            # When Spark reads a path, it takes it for a pattern; when it writes to a path, it does not.
+            # Spark takes a path that it reads for a pattern, but not a path that it writes.
             pattern = re.sub(r"([\[\]{}*?\\])", r"\\\1", str(path))
             self.session.read.schema(frame.schema).parquet(f"file://{pattern}").createOrReplaceTempView(name)
         if name in self._paths:
@@ -152,7 +151,7 @@ class Spark:
     def write(self, path: Path, of: str, sql: str, *, header: str | None = None, task: str = "") -> None:
         parts = self._folder / path.name
         with _clear_errors(task):
-            # The rows are sorted before they become lines, because Spark reads what it sorts twice.
+            # The rows are sorted before they become lines: Spark computes what it sorts twice, and lines are costly.
             lines = self._rows(f"{of} ORDER BY position", f"SELECT line FROM ({sql}) ORDER BY position")
             lines.write.text(f"file://{parts}")
         with path.open("wb") as whole:

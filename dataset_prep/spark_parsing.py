@@ -124,7 +124,7 @@ def read(
 
 
 def _notes(engine: Spark, pieces: Sequence[Piece]) -> tuple[list[Staged], dict[int, list[tuple[int, str]]]]:
-    """Raises the errors and gives out the warnings of the tasks.
+    """Raises the errors of the tasks, and logs their warnings.
 
     Returns:
         The raw files with their fingerprints; and for the place of each file, the line and the fault of each row that

@@ -44,7 +44,7 @@ TAR_MAGIC_AT = 257
 TAR_BLOCK = 512
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError, tarfile.TarError)
 
-# Takes the place of bytes that are not in the encoding. Unicode never assigns this code point, so no text holds it.
+# Takes the place of bytes that are not in the encoding. Unicode never assigns this code point, so texts don't hold it.
 UNDECODABLE = "\ufdd0"
 codecs.register_error("dataset_prep.mark", lambda error: (UNDECODABLE, cast(UnicodeDecodeError, error).end))
 

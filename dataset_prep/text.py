@@ -26,7 +26,7 @@ MISSING_WORDS = (
     *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"),
     *("N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
 )
-RESERVED_TOKENS = ("[PAD]",)  # the token 0 of RecBole
+RESERVED_TOKENS = ("[PAD]",)  # RecBole names its padding, the token 0, so
 # Characters that a token must not hold: control characters, double quotes, and the sign that begins an encoded one.
 UNSAFE = r"\x00-\x1F\x7F\"%"
 

@@ -30,7 +30,7 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def key_of(*parts: object) -> str:
-    """Returns the name of the file of an array that ``parts`` determine: a hash of 32 hexadecimal digits."""
+    """Returns a hash of ``parts`` for the name of a file, of 32 hexadecimal digits."""
     return hashlib.sha256(json.dumps([FORMAT_VERSION, *parts]).encode()).hexdigest()[:32]
 
 

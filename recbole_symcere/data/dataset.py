@@ -1,4 +1,4 @@
-"""Reads the dataset of a run with RecBole, and keeps the review of each interaction."""
+"""Reads the dataset of a run with RecBole, and keeps the id of its review with each interaction."""
 
 import re
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ class ReviewDataset(Dataset):
     texts stay in ``NAME.review.jsonl``, because RecBole's reader would corrupt them. Without the column, the dataset
     can be used by the models that read no text.
 
-    Only the reviews of the interactions of this part can be reached, so the training part reaches no held-out text.
+    Each part of a split reaches only the reviews of its own interactions, so training reaches no held-out text.
 
     Raises:
         DatasetError: a file or a column is missing, a timestamp is not a number, or a review id is missing or occurs

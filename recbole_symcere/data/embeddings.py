@@ -14,7 +14,7 @@ from recbole_symcere import distributed
 from recbole_symcere.data.cache import digest_texts, key_of, load_array, new_array
 from recbole_symcere.data.tokens import TokenisedReviews, tokenise
 
-TEXTS_PER_SHARD = 1024  # the most texts whose vectors are lost if a run is killed
+TEXTS_PER_SHARD = 1024  # how many texts are embedded at a time; a killed run loses the vectors of these at most
 SHARD = ".shard"
 
 

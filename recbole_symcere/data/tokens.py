@@ -85,9 +85,8 @@ def tokenise(
         ValueError: there are no texts, or ``max_length`` leaves no room beside the special tokens.
         OSError: the tokens can't be read back after they were written.
     """
-    tokenizer = Tokenizer.from_str(
-        tokenizer.to_str()
-    )  # a copy, so that the settings of the caller's tokenizer do not change
+    # This is a copy, so that the settings of the caller's tokenizer do not change.
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())
     if not len(texts):
         raise ValueError("no texts to tokenise")
     if max_length <= tokenizer.num_special_tokens_to_add(is_pair=False):
