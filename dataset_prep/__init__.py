@@ -1,4 +1,4 @@
-"""Raw review dumps to RecBole's atomic files, with the review texts beside them."""
+"""Converts raw review dumps to RecBole's atomic files, with the review texts beside them."""
 
 from dataset_prep.conversion import prepare
 from dataset_prep.demo import planted, write_demo

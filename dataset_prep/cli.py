@@ -1,4 +1,4 @@
-"""``symcere prep SOURCE --input FILE... --output dataset/NAME``; ``python -m dataset_prep`` is the same command."""
+"""The command ``symcere prep``, which is also run by ``symcere-prep`` and by ``python -m dataset_prep``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from dataset_prep import demo
 from dataset_prep.command import run_command
 from dataset_prep.conversion import ENGINES, MEMORY, prepare
 from dataset_prep.errors import PreparationError
 from dataset_prep.pipeline import DUPLICATES, MISSING_TEXT, Filters
+from dataset_prep.source import Entry, Generator, Kind
 from dataset_prep.sources import kinds
 
 HELP = "Convert raw review dumps to RecBole's atomic files, with the review texts beside them."
@@ -27,11 +27,10 @@ EXAMPLES = """examples:
 
 `%(prog)s SOURCE --help` says where the raw files come from and under which terms.
 """
-DEMO = "demo"  # generated, where all other sources are read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command under its older names.
+    """Runs the command as ``symcere-prep`` or ``python -m dataset_prep``.
 
     Returns:
         The exit status: 0, 2 after an error that the user can mend, or 130 after an interrupt.
@@ -40,16 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
-    """Prepares a dataset, and prints its terms beforehand and its size afterwards.
+    """Prepares a dataset. Prints the origin and the terms of the data before, and the size of the dataset after.
 
     Raises:
-        PreparationError: as for ``prepare``; or an argument is unknown.
+        PreparationError: an argument is unknown, or the dataset can't be prepared.
     """
     if rest:
-        raise PreparationError(f"unknown argument {rest[0]}; `symcere prep {given.source} --help` lists all")
+        raise PreparationError(f"unknown argument {rest[0]}; `symcere prep {given.source} --help` lists all arguments")
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    print(_about(given.source), file=sys.stderr)
-    on_terminate = signal.signal(signal.SIGTERM, _interrupt)  # so that the temporary folder is removed
+    print(kinds()[given.source].about, file=sys.stderr)
+    on_terminate = signal.signal(signal.SIGTERM, _interrupt)  # an exception removes the temporary folder
     try:
         statistics = _prepare(given)
     finally:
@@ -64,15 +63,12 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _about(source: str) -> str:
-    return demo.ABOUT if source == DEMO else kinds()[source].about
-
-
 def _prepare(given: argparse.Namespace) -> dict[str, Any]:
-    if given.source == DEMO:
-        return demo.write_demo(given.output, given.seed)
+    kind = kinds()[given.source]
+    if isinstance(kind, Generator):
+        return kind.write(given)
     return prepare(
-        kinds()[given.source].source(given),
+        kind.source(given),
         given.input,
         given.output,
         filters=Filters(
@@ -94,31 +90,41 @@ def _prepare(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds a sub-command for each source."""
+    """Adds a sub-command for each kind of raw files and each generator."""
     sources = parser.add_subparsers(
         dest="source", metavar="SOURCE", required=True, parser_class=argparse.ArgumentParser
     )
     for kind in kinds().values():
-        command = _add_source(sources, kind.name, kind.about, kind.example)
-        command.add_argument("--input", type=Path, nargs="+", required=True, metavar="FILE", help="raw files, in order")
-        if kind.columns:
-            _add_columns(command, kind.columns)
+        command = _add_entry(sources, kind)
+        if isinstance(kind, Kind):
+            command.add_argument(
+                "--input",
+                type=Path,
+                nargs="+",
+                required=True,
+                metavar="FILE",
+                help="the raw files; their order decides the order of rows with the same time",
+            )
+            if kind.columns:
+                _add_columns(command, kind.columns)
+            _add_filters(command)
         kind.add_options(command)
-        _add_filters(command)
-    command = _add_source(sources, DEMO, demo.ABOUT, "--output dataset/demo")
-    command.add_argument("--seed", type=int, default=demo.SEED, help="of the generator (default: %(default)s)")
 
 
-def _add_source(sources: Any, name: str, about: str, example: str) -> argparse.ArgumentParser:
+def _add_entry(sources: Any, entry: Entry) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = sources.add_parser(
-        name,
-        help=about.split("\n", 1)[0].rstrip(":,"),
-        description=about,
-        epilog=f"example:\n  %(prog)s {example}",
+        entry.name,
+        help=entry.about.split("\n", 1)[0].rstrip(".:"),
+        description=entry.about,
+        epilog=f"example:\n  %(prog)s {entry.example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
-        "--output", type=Path, required=True, metavar="dataset/NAME", help="folder of the dataset to make or replace"
+        "--output",
+        type=Path,
+        required=True,
+        metavar="dataset/NAME",
+        help="the folder of the dataset to make or to replace",
     )
     return command
 
@@ -132,59 +138,80 @@ def _add_columns(command: argparse.ArgumentParser, defaults: Mapping[str, str | 
             metavar="COLUMN",
             default=default,
             required=name in defaults and default is None,
-            help="default: %(default)s" if default else "left empty if not given" if name == "rating" else None,
+            help=_about_column(name, default),
         )
-    columns.add_argument("--encoding", help="of text files (default: utf-8)")
+    columns.add_argument("--encoding", help="the encoding of text files (default: utf-8)")
+
+
+def _about_column(name: str, default: str | None) -> str:
+    about = f"the column of the {name}"
+    if default:
+        return f"{about} (default: %(default)s)"
+    return f"{about}; without it, every rating is empty" if name == "rating" else about
 
 
 def _add_filters(command: argparse.ArgumentParser) -> None:
     default = Filters()
     keep = command.add_argument_group("what to keep")
-    keep.add_argument("--user-core", type=int, default=default.user_core, metavar="N", help="fewest rows of a user (5)")
-    keep.add_argument(
-        "--item-core", type=int, default=default.item_core, metavar="N", help="fewest rows of an item (5)"
-    )
+    for of, core in (("user", default.user_core), ("item", default.item_core)):
+        keep.add_argument(
+            f"--{of}-core",
+            type=int,
+            default=core,
+            metavar="N",
+            help=f"the fewest rows that each {of} must have; 0 or 1: no limit (default: %(default)s)",
+        )
     keep.add_argument(
         "--duplicates",
         choices=DUPLICATES,
         default=default.duplicates,
-        help="which row of a repeated (user, item) pair, by time (default: %(default)s)",
+        help="which row of a repeated (user, item) pair to keep, by time (default: %(default)s)",
     )
     keep.add_argument(
         "--missing-text",
         choices=MISSING_TEXT,
         default=default.missing_text,
-        help="blank reviews (default: %(default)s)",
+        help="what to do with rows whose review is blank (default: %(default)s)",
     )
     keep.add_argument(
         "--min-words",
         type=int,
         default=default.min_words,
         metavar="N",
-        help="fewest words of a review (0)",
+        help="the fewest words that a review must have (default: %(default)s)",
     )
-    keep.add_argument("--from", dest="start", type=_day, metavar="YYYY-MM-DD", help="first day, UTC")
-    keep.add_argument("--to", dest="end", type=_day, metavar="YYYY-MM-DD", help="last day, UTC, included")
-    keep.add_argument("--max-users", type=int, metavar="N", help="draw N users with all their rows, then the k-core")
-    keep.add_argument("--seed", type=int, default=default.seed, help="of --max-users (default: %(default)s)")
+    keep.add_argument("--from", dest="start", type=_day, metavar="YYYY-MM-DD", help="the first day to keep, in UTC")
+    keep.add_argument("--to", dest="end", type=_day, metavar="YYYY-MM-DD", help="the last day to keep, in UTC")
+    keep.add_argument(
+        "--max-users",
+        type=int,
+        metavar="N",
+        help="draw N users of the k-core, whole, and take the k-core again",
+    )
+    keep.add_argument("--seed", type=int, default=default.seed, help="the seed of the draw (default: %(default)s)")
     run = command.add_argument_group("how to run")
     run.add_argument(
         "--on-error",
         choices=("stop", "skip"),
         default="stop",
-        help="at broken rows: stop at the first, or skip and count",
+        help="stop at the first broken row, or skip broken rows and count them (default: %(default)s)",
     )
     run.add_argument(
-        "--memory", default=MEMORY, metavar="SIZE", help="limit; beyond it, disk is used (default: %(default)s)"
+        "--memory",
+        default=MEMORY,
+        metavar="SIZE",
+        help="how much memory DuckDB may use; the rest goes to disk (default: %(default)s)",
     )
     run.add_argument(
         "--engine",
         choices=ENGINES,
         default=ENGINES[0],
-        help="duckdb on this machine, or spark on several; both write the same files (default: %(default)s)",
+        help="duckdb for this machine, or spark for several; both write the same files (default: %(default)s)",
     )
     run.add_argument(
-        "--spark-master", metavar="URL", help="such as local[2] or spark://HOST:7077 (default: Spark's own settings)"
+        "--spark-master",
+        metavar="URL",
+        help="where Spark runs, such as local[2] or spark://HOST:7077 (default: what Spark's settings say)",
     )
 
 

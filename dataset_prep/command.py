@@ -1,4 +1,4 @@
-"""How every command of this project is run: one way to parse, to report errors and to end."""
+"""Runs the commands of this project: parses their arguments, reports their errors and returns their exit status."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from dataset_prep.errors import UserError
 
-MISTAKE = 2  # the exit status after an error that the user can mend; argparse ends with it, too
+MISTAKE = 2  # the exit status after an error that the user can mend; argparse uses it, too
 INTERRUPTED = 130  # the exit status that shells report for SIGINT
 
 
@@ -18,8 +18,8 @@ class Command(Protocol):
     """What a module must have to be a command.
 
     Attributes:
-        HELP: what the command does.
-        EXAMPLES: calls of the command; ``%(prog)s`` stands for its name.
+        HELP: says what the command does.
+        EXAMPLES: example calls of the command; ``%(prog)s`` stands for its name.
     """
 
     HELP: str
@@ -33,14 +33,14 @@ class Command(Protocol):
         """Runs the command and prints its results.
 
         Args:
-            given: the options.
-            rest: what the parser does not know, such as settings in the form ``--key=value``.
+            given: the parsed options.
+            rest: the arguments that the parser does not know, such as settings in the form ``--key=value``.
 
         Returns:
-            The exit status; None is 0.
+            The exit status; None means 0.
 
         Raises:
-            UserError: the user can mend what went wrong.
+            UserError: something went wrong that the user can mend.
         """
         ...
 
@@ -49,7 +49,8 @@ class LazyParser(argparse.ArgumentParser):
     """The parser of a command whose module is imported only when its arguments are parsed.
 
     Args:
-        module: the module's name.
+        module: the name of the module, which must be a :class:`Command`.
+        options: arguments of ``argparse.ArgumentParser``.
     """
 
     def __init__(self, module: str, **options: Any) -> None:
@@ -60,7 +61,7 @@ class LazyParser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Adds the options of the command first, the first time."""
+        """Parses arguments. The first call imports the module of the command and adds its options before."""
         if self._module is not None:
             command: Any = import_module(self._module)
             self._module, self.description, self.epilog = None, command.HELP, command.EXAMPLES
@@ -74,9 +75,10 @@ def add_commands(
     """Adds sub-commands to a parser.
 
     Args:
-        dest: the attribute of the parsed arguments that tells which command was given.
-        metavar: what the help calls a command.
-        commands: for each name the module, and one line for the list of commands.
+        parser: the parser of the main command.
+        dest: the attribute of the parsed arguments that holds the name of the given command.
+        metavar: the word that stands for a command in the help.
+        commands: for the name of each command, its module and one line that describes it in the help.
     """
     added = parser.add_subparsers(dest=dest, required=True, metavar=metavar, parser_class=LazyParser)
     for command, (module, about) in commands.items():
@@ -84,11 +86,12 @@ def add_commands(
 
 
 def run_command(command: Command, arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
-    """Runs a command from its arguments.
+    """Parses the arguments of a command and runs it.
 
     Args:
-        arguments: those of the command line; None takes them from ``sys.argv``.
-        prog: the name that the help calls the command by; None takes it from ``sys.argv``.
+        command: the module of the command.
+        arguments: the arguments of the command line; None takes them from ``sys.argv``.
+        prog: the name of the command in the help; None takes it from ``sys.argv``.
 
     Returns:
         The exit status: 0, 2 after an error that the user can mend, or 130 after an interrupt.
@@ -105,7 +108,11 @@ def run_command(command: Command, arguments: Sequence[str] | None = None, prog: 
 
 
 def run_parsed(command: Command, given: argparse.Namespace, rest: Sequence[str]) -> int:
-    """Runs a command whose arguments are parsed, as :func:`run_command` does."""
+    """Runs a command whose arguments are parsed already.
+
+    Returns:
+        The exit status, as :func:`run_command` returns it.
+    """
     try:
         return command.run(given, rest) or 0
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Raw files to a dataset, from beginning to end."""
+"""Converts raw files to a dataset, from beginning to end."""
 
 from __future__ import annotations
 
@@ -32,24 +32,27 @@ def prepare(
 ) -> dict[str, Any]:
     """Converts raw review files to ``output/NAME.inter``, ``NAME.review.jsonl`` and ``NAME.stats.json``.
 
-    NAME is the name of the folder ``output``. The same input and filters give the same bytes. Beside ``output`` stands
-    a hidden folder while this runs: unpacked input, tables, spilled memory; it needs room for about three times the
-    uncompressed input.
+    NAME is the name of the folder ``output``. The same input and filters give the same bytes. While the conversion
+    runs, a hidden folder beside ``output`` holds the unpacked input, the tables, and what does not fit in memory. It
+    needs room for about three times the uncompressed input.
 
     Args:
-        inputs: raw files of one source; rows that tie in time keep the order of the files and of the rows in them.
-        filters: what to keep; None is ``Filters()``: 5-core, first of duplicates, no empty texts.
-        skip_broken: leave broken rows out with a counted warning, instead of raising at the first.
-        memory: DuckDB's limit; beyond it, DuckDB spills to disk. On Spark it is that of each task's own DuckDB.
-        engine: of ``ENGINES``; both give the same bytes. ``spark`` needs the extra of that name.
-        spark_master: where Spark runs, such as ``local[2]``; None leaves it to Spark's own settings, then to all cores.
+        source: how to read the raw files.
+        inputs: the raw files. Rows with the same time keep the order of the files and of the rows in them.
+        output: the folder of the dataset. An older dataset in it is replaced.
+        filters: what to keep; None is ``Filters()``: the 5-core, the first of repeated rows, and no blank texts.
+        skip_broken: leave broken rows out and warn with their number, instead of raising an error at the first.
+        memory: how much memory DuckDB may use; the rest goes to disk. On Spark, each task has a DuckDB with this limit.
+        engine: one of ``ENGINES``; both give the same bytes. ``spark`` needs the extra of that name.
+        spark_master: where Spark runs, such as ``local[2]``. With None, Spark's settings decide; if they name no
+            master, Spark uses all cores of this machine.
 
     Returns:
-        What the statistics file holds.
+        The content of the statistics file.
 
     Raises:
-        PreparationError: an input is unreadable, broken or without a needed field, nothing is left after filtering, or
-            ``output`` can't be made. Whatever stood at ``output`` is untouched then.
+        PreparationError: an input can't be read, is broken or lacks a needed field, no row is left after filtering, or
+            ``output`` can't be made. ``output`` then stays as it was.
     """
     filters = filters or Filters()
     _check_inputs(inputs)
@@ -75,7 +78,7 @@ def prepare(
 
 
 class _Read(Protocol):
-    """Fills ``parsed``; see ``parsing.read``."""
+    """The function with which an engine reads raw files into the table ``parsed``; see ``parsing.read``."""
 
     def __call__(
         self, engine: Any, source: Source, inputs: Sequence[Path], work: Path, *, skip_broken: bool
@@ -84,7 +87,7 @@ class _Read(Protocol):
 
 @contextmanager
 def _started(engine: str, work: Path, memory: str, spark_master: str | None) -> Iterator[tuple[Executor, _Read]]:
-    """Starts an engine that works in a folder; yields it and the function that reads raw files for it."""
+    """Starts an engine that works in a folder. Yields the engine and the function that reads raw files into it."""
     if engine not in ENGINES:
         raise PreparationError(f"engine is {engine!r}; choose one of {', '.join(ENGINES)}")
     if engine == "duckdb":
@@ -92,13 +95,14 @@ def _started(engine: str, work: Path, memory: str, spark_master: str | None) -> 
             yield duckdb, parsing.read
         return
     try:
-        from dataset_prep import spark
+        from dataset_prep import spark, spark_parsing
     except ModuleNotFoundError as error:
         raise PreparationError(
-            f"engine spark: there is no module {error.name}; pip install 'recbole-symcere[spark]', and Java 17 or later"
+            f"engine spark: there is no module {error.name}; pip install 'recbole-symcere[spark]', and install Java 17 "
+            "or later"
         ) from error
     with spark.Spark(work, memory, spark_master) as session:
-        yield session, spark.read
+        yield session, spark_parsing.read
 
 
 def _check_inputs(inputs: Sequence[Path]) -> None:

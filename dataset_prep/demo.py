@@ -1,8 +1,8 @@
-"""A small generated dataset of café reviews whose truth is known.
+"""Generates a small dataset of café reviews whose truth is known.
 
-Each café has a few attributes; each guest has a taste for some of them and chooses by taste and by popularity. A review
-names, in objective words, the attribute of the café that its writer cares for; its sentiment words are drawn without
-regard to either, so they say nothing about preference.
+Each café has a few attributes. Each guest has a taste for some attributes, and chooses cafés by taste and popularity. A
+review names, in objective words, the attribute of the café that its writer likes best. Its sentiment words are drawn
+without regard to tastes and attributes, so they say nothing about preference.
 """
 
 from __future__ import annotations
@@ -21,15 +21,11 @@ from dataset_prep.errors import PreparationError
 from dataset_prep.pipeline import Filters
 from dataset_prep.sources import table
 
-ABOUT = """\
-Generated café reviews: about 300 users, 200 items, 4,000 reviews, from a seed; nothing to download.
-Terms: the MIT licence of this package."""
-
 SEED = 2020
 USERS = 300
 ITEMS = 200
-COLD_USERS = 90  # with 5 or 6 interactions each
-WARM_MEAN = 18.0  # interactions of the other users
+COLD_USERS = 90  # they have 5 or 6 interactions each
+WARM_MEAN = 18.0  # interactions of each other user, before they are bounded
 ATTRIBUTES_PER_ITEM = (2, 3)
 POPULARITY_WEIGHT = 1.0
 TASTE_WEIGHT = 5.0
@@ -74,17 +70,18 @@ CLOSINGS = (
 
 @dataclass(frozen=True)
 class Planted:
-    """The truth behind the demo data; row i of each array belongs to the i-th id.
+    """The truth behind the demo data. Row i of an array belongs to the i-th user or item.
 
     Attributes:
-        user_ids, item_ids: tokens, as they stand in the .inter file.
-        attributes: names; the columns of the two arrays.
+        user_ids, item_ids: the ids in the .inter file.
+        attributes: the names of the attributes, which are the columns of the next two arrays.
         item_attributes: bool [n_items, n_attributes].
         user_tastes: float64 [n_users, n_attributes], from 0 to 1.
-        popularity: float64 [n_items], the share of choices that an item would get without tastes.
-        choice_scores: float64 [n_users, n_items]; a user chooses items with odds exp(score). The best ranking there is.
-        objective_words: attribute -> phrases that name it in reviews.
-        sentiment_words: words that carry no preference.
+        popularity: float64 [n_items], the share of choices that an item would get if there were no tastes.
+        choice_scores: float64 [n_users, n_items]; a user chooses items with odds exp(score). No ranking is better than
+            the ranking by these scores.
+        objective_words: the phrases that name each attribute in reviews.
+        sentiment_words: the words that say nothing about preference.
     """
 
     user_ids: tuple[str, ...]
@@ -99,7 +96,7 @@ class Planted:
 
 
 def planted(seed: int = SEED) -> Planted:
-    """Draws the attributes, tastes and popularity behind the demo data from a seed."""
+    """Draws the attributes, the tastes and the popularity behind the demo data from a seed."""
     random = np.random.default_rng([seed, 0])
     n_attributes = len(OBJECTIVE_WORDS)
     many = random.integers(*ATTRIBUTES_PER_ITEM, endpoint=True, size=ITEMS)
@@ -126,10 +123,10 @@ def planted(seed: int = SEED) -> Planted:
 
 
 def write_demo(folder: Path, seed: int = SEED) -> dict[str, Any]:
-    """Writes the demo dataset to ``folder`` in the form that ``prepare`` gives; the same seed gives the same bytes.
+    """Writes the demo dataset to ``folder``, in the files that ``prepare`` writes. The same seed gives the same bytes.
 
     Returns:
-        What the statistics file holds.
+        The content of the statistics file.
 
     Raises:
         PreparationError: ``folder`` can't be made.
@@ -142,7 +139,7 @@ def write_demo(folder: Path, seed: int = SEED) -> dict[str, Any]:
             raw = Path(scratch) / f"demo-seed-{seed}.jsonl"
             raw.write_text("".join(json.dumps(row) + "\n" for row in _rows(seed)), encoding="utf-8")
             return prepare(source, [raw], folder, filters=everything)
-    except OSError as error:  # of the temporary folder; ``prepare`` raises no other
+    except OSError as error:  # from the temporary folder; ``prepare`` raises only PreparationError
         raise PreparationError(f"{error.filename or 'temporary files'}: {error.strerror or error}") from error
 
 
@@ -154,7 +151,7 @@ def _rows(seed: int) -> list[dict[str, Any]]:
     starts = FIRST_TIME + random.uniform(0, 300 * DAY, USERS)
     gaps = 60.0 + random.exponential(9 * DAY, n)
     waited = np.cumsum(gaps)
-    first = np.searchsorted(users, users)  # where each row's user begins
+    first = np.searchsorted(users, users)  # the first row of the user of each row
     times = (starts[users] + waited - waited[first]).astype(np.int64)
     positive = random.random(n) < 0.7
     ratings = np.where(positive, random.integers(4, 5, n, endpoint=True), random.integers(1, 3, n, endpoint=True))
@@ -172,10 +169,10 @@ def _rows(seed: int) -> list[dict[str, Any]]:
 
 
 def _choices(truth: Planted, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draws users and items of all interactions, sorted by user and then by time; no pair occurs twice.
+    """Draws the user and the item of each interaction, sorted by user and then by time. No pair occurs twice.
 
-    Items are drawn without replacement with odds exp(score) (Gumbel-top-k), then put in random order: early and late
-    choices follow the same taste.
+    The items of a user are drawn without replacement with odds exp(score) (Gumbel-top-k) and then shuffled, so that
+    early and late choices follow the same taste.
     """
     counts = np.empty(USERS, dtype=np.int64)
     counts[:COLD_USERS] = random.integers(5, 6, COLD_USERS, endpoint=True)
@@ -189,7 +186,7 @@ def _choices(truth: Planted, random: np.random.Generator) -> tuple[np.ndarray, n
 def _texts(
     truth: Planted, users: np.ndarray, items: np.ndarray, positive: np.ndarray, random: np.random.Generator
 ) -> list[str]:
-    """Writes a review for each interaction: two phrases on the attribute that its writer likes best, amid sentiment."""
+    """Returns a review for each interaction. Two of its phrases name the attribute that its writer likes best."""
     n = len(users)
     topic = np.argmax(truth.user_tastes[users] * truth.item_attributes[items], axis=1)
     phrases = np.array(list(truth.objective_words.values()))[topic]  # [n, phrases per attribute]

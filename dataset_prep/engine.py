@@ -1,4 +1,4 @@
-"""The interface between the pipeline and an engine, and DuckDB, the default engine, which spills to disk."""
+"""The interface that the pipeline needs of an engine, and DuckDB, which is the default engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from dataset_prep.errors import PreparationError
 
 POLL_SECONDS = 0.1
-PROGRESS_DELAY_SECONDS = 2  # quicker steps show no bar
+PROGRESS_DELAY_SECONDS = 2  # a task that ends earlier shows no bar
 
 
 def literal(text: str) -> str:
@@ -28,7 +28,7 @@ def identifier(name: str) -> str:
 
 
 def progress(task: str, total: int, **options: Any) -> tqdm:
-    """Shows a progress bar for a task of several seconds, if there is a terminal."""
+    """Returns a progress bar, which appears after some seconds and only in a terminal."""
     return tqdm(total=total, desc=task, **{"leave": False, "delay": PROGRESS_DELAY_SECONDS, "disable": None} | options)
 
 
@@ -37,11 +37,12 @@ class _OutOfMemory(PreparationError):
 
 
 class Executor(Protocol):
-    """What the pipeline asks of an engine: tables and the operations on them.
+    """The operations on tables that the pipeline needs of an engine.
 
-    There are two languages. ``sql`` without more is a query that DuckDB and Spark both understand and answer alike.
-    Where ``of`` stands beside it, ``of`` is such a query, and ``sql`` is DuckDB's own, over its rows as ``batch``; it
-    looks at one row at a time, so that an engine may cut ``batch`` where it likes.
+    Queries come in two dialects. An operation with ``sql`` alone takes a query that DuckDB and Spark both understand
+    and answer alike. An operation with ``of`` and ``sql`` takes such a query as ``of``; its ``sql`` is a query in
+    DuckDB's dialect over the rows of ``of``, which it calls ``batch``. That query must handle each row by itself,
+    because an engine may pass the rows in several batches.
     """
 
     def execute(self, sql: str, *, task: str = "") -> list[tuple[Any, ...]]:
@@ -51,34 +52,35 @@ class Executor(Protocol):
         """Returns the only value of the only row of a query."""
 
     def view(self, name: str, of: str, sql: str) -> None:
-        """Names a query, which runs when it is used."""
+        """Gives a query a name. The query runs whenever the name is used."""
 
     def table(self, name: str, sql: str, *, task: str = "") -> None:
         """Makes or replaces a table; the query may read the table that it replaces."""
 
     def drop(self, name: str) -> None:
-        """Drop a table."""
+        """Drops a table."""
 
     def keep(self, name: str, condition: str, *, task: str = "") -> int:
         """Drops the rows of a table that do not meet a condition, and returns their number."""
 
     def number(self, name: str, of: str, order: str, *, task: str = "") -> None:
-        """Makes ``name`` from the rows of ``of`` with their ``position`` from 0, in an order without ties."""
+        """Makes ``name`` of the rows of the table ``of`` and their ``position`` in an order without ties, from 0."""
 
     def write(self, path: Path, of: str, sql: str, *, header: str | None = None, task: str = "") -> None:
-        """Writes a line for each row, in the order of ``position``, which both queries give."""
+        """Writes the column ``line`` of each row to a file, in the order of the column ``position`` of both queries."""
 
 
 class Engine:
-    """A DuckDB database that spills to ``folder`` what does not fit in memory; the caller removes the folder.
+    """A DuckDB database that moves what does not fit in memory to ``folder``, which the caller removes.
 
     Args:
         folder: an existing folder with room for about twice the uncompressed input.
-        memory: DuckDB's own limit, such as ``"1GB"``, at least 200 MB; the process takes some 150 MB more.
-        threads: cores to use; None is all.
+        memory: how much memory DuckDB may use, such as ``"1GB"``; at least 200 MB. The process itself takes about
+            150 MB more.
+        threads: the number of cores to use; None is all.
 
     Raises:
-        PreparationError: ``memory`` isn't a size, or a statement ran out of memory or disk.
+        PreparationError: ``memory`` is not a size, or a statement ran out of memory or disk space.
     """
 
     def __init__(self, folder: Path, memory: str, threads: int | None = None) -> None:
@@ -88,12 +90,12 @@ class Engine:
                 config={
                     "memory_limit": memory,
                     "temp_directory": str(folder / "spill"),
-                    "autoinstall_known_extensions": False,  # never reach for the network
+                    "autoinstall_known_extensions": False,  # DuckDB would download them
                     **({"threads": threads} if threads else {}),
                 },
             )
         except (duckdb.InvalidInputException, duckdb.ParserException) as error:
-            raise PreparationError(f"memory limit {memory!r}: {_first_line(error)}; give a size such as 1GB") from error
+            raise PreparationError(f"memory limit {memory!r}: {first_line(error)}; give a size such as 1GB") from error
         self._connection.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
 
     def __enter__(self) -> Engine:
@@ -105,10 +107,10 @@ class Engine:
         self._connection.close()
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), *, task: str = "") -> list[tuple[Any, ...]]:
-        """Returns the rows of one statement; ``task`` labels its progress bar.
+        """Returns the rows of one statement. Its progress bar is labelled with ``task``.
 
-        The statement runs in a thread of its own, since DuckDB looks at the main thread's signals too seldom: Ctrl-C
-        would wait for minutes.
+        The statement runs in a thread of its own. In the main thread, Ctrl-C could take minutes to have an effect,
+        because DuckDB seldom looks for signals.
         """
         with (
             ThreadPoolExecutor(max_workers=1) as pool,
@@ -122,11 +124,11 @@ class Engine:
                     bar.update(max(0.0, self._connection.query_progress() - bar.n))
                 return running.result()
             except duckdb.OutOfMemoryException as error:
-                raise _OutOfMemory(f"{task}: {_first_line(error)}; raise --memory or free disk space") from error
+                raise _OutOfMemory(f"{task}: {first_line(error)}; raise --memory or free disk space") from error
             except duckdb.IOException as error:
-                raise PreparationError(f"{task}: {_first_line(error)}; free disk space or mend the disk") from error
+                raise PreparationError(f"{task}: {first_line(error)}; free disk space or mend the disk") from error
             except BaseException:
-                while not running.done():  # asked again, since a statement that is about to begin doesn't hear it
+                while not running.done():  # more than once, because a statement that has not begun ignores it
                     self._connection.interrupt()
                     wait([running], timeout=POLL_SECONDS)
                 raise
@@ -151,7 +153,7 @@ class Engine:
         self.table(name, f"SELECT row_number() OVER (ORDER BY {order}) - 1 AS position, * FROM {of}", task=task)
 
     def write(self, path: Path, of: str, sql: str, *, header: str | None = None, task: str = "") -> None:
-        # The order is asked for last: DuckDB joins where ``sql`` looks into a long list, and a join keeps none
+        # The rows are sorted last, because DuckDB looks values up in a long list by a join, which loses their order.
         named = f"SELECT line AS {identifier(header or 'line')} FROM ({_over(of, sql)}) ORDER BY position"
         copy = (
             f"COPY ({named}) TO {literal(str(path))} (FORMAT csv, HEADER {header is not None}, DELIMITER '\t', "
@@ -159,16 +161,16 @@ class Engine:
         )
         try:
             self.execute(copy, task=task)
-        except (
-            _OutOfMemory
-        ):  # threads hold what is not next in order; one needs half the memory, and half as long again
+        except _OutOfMemory:
+            # Several threads keep rows in memory until it is their turn. One thread needs half the memory, and 1.5
+            # times as long.
             threads = self.value("SELECT current_setting('threads')")
             self._connection.execute("SET threads = 1")
             self.execute(copy, task=task)
             self._connection.execute(f"SET threads = {threads}")
 
     def batches(self, sql: str, rows: int) -> Iterator[Any]:
-        """Returns the result of a query as PyArrow's record batches of at most so many rows."""
+        """Yields the result of a query as record batches of PyArrow, of at most ``rows`` rows each."""
         yield from self._connection.sql(sql).to_arrow_reader(rows)
 
     def _rows(self, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -179,5 +181,6 @@ def _over(of: str, sql: str) -> str:
     return f"WITH batch AS NOT MATERIALIZED ({of}) {sql}"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Returns the first line of the message of an error."""
     return str(error).split("\n", 1)[0]

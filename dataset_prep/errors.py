@@ -1,4 +1,4 @@
-"""The errors of preparation; :class:`UserError` lives here because this package must not import PyTorch."""
+"""The errors of preparation. :class:`UserError` stands here because this package must not import PyTorch."""
 
 
 class UserError(ValueError):
@@ -10,4 +10,4 @@ class UserError(ValueError):
 
 
 class PreparationError(UserError):
-    """Raw files can't become a dataset."""
+    """Raw files can't be converted to a dataset."""

@@ -1,4 +1,4 @@
-"""How rows stand in a raw file: JSON lines, delimited text, Parquet. Each becomes one SQL relation of strings."""
+"""The formats of raw files: JSON lines, delimited text and Parquet. Each is read as an SQL relation of strings."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from dataset_prep.engine import Engine, identifier, literal
 from dataset_prep.errors import PreparationError
 from dataset_prep.staging import Staged
 
-SAMPLED_OBJECTS = 1000  # JSON lines that are asked for their fields: a line may lack one that others have
+# The fields of a JSON file are collected from its first lines, because one line may lack a field that others have.
+SAMPLED_OBJECTS = 1000
 
 
 class Format(Protocol):
-    """How to read one kind of file. ``record`` counts its rows from 1, those that could not be read left out."""
+    """How to read the files of one format.
+
+    The rows that ``relation`` selects are numbered from 1. This number is called ``record``.
+    """
 
     @property
     def is_text(self) -> bool:
@@ -25,25 +29,35 @@ class Format(Protocol):
 
     @property
     def is_divisible(self) -> bool:
-        """Whether any whole lines of the file are a file of this kind."""
+        """Whether a file can be cut at any line end into parts that are files of this format themselves."""
 
     def fields(self, engine: Engine, file: Staged) -> list[str]:
-        """Names of the fields that the file has."""
+        """Returns the names of the fields that the file has."""
 
     def relation(self, engine: Engine, file: Staged, columns: Mapping[str, str | None]) -> str:
-        """SQL that selects ``record``, ``broken`` (what is wrong with the row, or NULL) and strings named by the keys
-        of ``columns`` from the fields that are its values (NULL for None)."""
+        """Returns SQL that selects the rows of the file.
+
+        Args:
+            columns: the field from which each selected column takes its strings; None fills the column with NULL.
+
+        Returns:
+            A query with the columns ``record``, ``broken`` (what is wrong with the row, or NULL), and those of
+            ``columns``.
+        """
 
     def broken_rows(self, engine: Engine, file: Staged) -> list[tuple[int, str]]:
-        """Line and fault of the rows that ``relation``, once read, had to leave out; in order."""
+        """Returns the line and the fault of each row that ``relation`` left out, in the order of the file.
+
+        The query of ``relation`` must have run before.
+        """
 
     def place(self, engine: Engine, file: Staged, record: int) -> str:
-        """Where ``record`` stands, such as ``line 12``; exact while no row was left out."""
+        """Returns the place of a record, such as ``line 12``. It is exact if ``relation`` left out no row before it."""
 
 
 @dataclass(frozen=True)
 class JsonLines:
-    """One JSON object a line; empty lines don't count."""
+    """JSON lines: one object on each line. Blank lines are skipped."""
 
     is_text = True
     is_divisible = True
@@ -71,7 +85,7 @@ class JsonLines:
                 FROM {self._objects(file)})"""
 
     def broken_rows(self, engine: Engine, file: Staged) -> list[tuple[int, str]]:
-        return []  # they stay, as rows that say so
+        return []  # ``relation`` keeps broken lines, and says what is wrong in ``broken``
 
     def place(self, engine: Engine, file: Staged, record: int) -> str:
         with file.path.open("rb") as lines:
@@ -87,12 +101,14 @@ class JsonLines:
 
 @dataclass(frozen=True)
 class Delimited:
-    """Delimited text with the names of its fields in the first line.
+    """Delimited text, such as CSV, whose first line usually holds the names of the fields.
 
     Attributes:
-        delimiter: between fields.
-        quote: around fields that hold a delimiter, a quote (then doubled) or a newline; "" if quotes mean nothing.
-        names: of the fields of a file that has no such line; its first line is then the first row.
+        delimiter: the character between two fields.
+        quote: the character around a field that holds a delimiter, a quote or a newline; a quote inside such a field
+            is doubled. "" means that quotes are plain characters.
+        names: the names of the fields in a file without a line of names. A file counts as one if its first line has as
+            many fields as there are names, and none of these names.
     """
 
     delimiter: str
@@ -100,7 +116,7 @@ class Delimited:
     names: tuple[str, ...] = ()
 
     is_text = True
-    is_divisible = False  # a line may begin inside quotes
+    is_divisible = False  # a newline may stand inside quotes
 
     def fields(self, engine: Engine, file: Staged) -> list[str]:
         return self._read_fields(file)[0]
@@ -127,7 +143,7 @@ class Delimited:
         return f"line {int(before) + header + record:,}"
 
     def _read_fields(self, file: Staged) -> tuple[list[str], bool]:
-        """Names of the fields, and whether the first line gave them."""
+        """Returns the names of the fields, and whether they stand in the first line of the file."""
         with file.path.open(encoding="utf-8", newline="") as lines:
             reader = csv.reader(
                 lines,
@@ -140,7 +156,9 @@ class Delimited:
             except csv.Error as error:
                 raise PreparationError(f"{file.source}, line 1: not delimited text ({error})") from error
         if not first:
-            raise PreparationError(f"{file.source}, line 1: no names of fields; the file is empty or starts so")
+            raise PreparationError(
+                f"{file.source}, line 1: no names of fields; the file is empty or begins with an empty line"
+            )
         if len(first) == len(self.names) and not set(first) & set(self.names):
             return list(self.names), False
         return first, True
@@ -161,7 +179,7 @@ class Delimited:
 
 @dataclass(frozen=True)
 class Parquet:
-    """A Parquet file; a field of a date or timestamp type counts as seconds since 1970."""
+    """A Parquet file. Dates and timestamps are read as seconds since 1970."""
 
     is_text = False
     is_divisible = False
@@ -194,10 +212,10 @@ class Parquet:
 
 
 def format_of(path: Path) -> Format:
-    """The format that a file's suffix names, whatever compression follows it.
+    """Returns the format that the suffix of a file names; a suffix of compression (.gz, .zst or .zstd) is ignored.
 
     Raises:
-        PreparationError: the suffix names none.
+        PreparationError: the suffix names no format.
     """
     suffixes = [suffix for suffix in path.suffixes if suffix.lower() not in (".gz", ".zst", ".zstd")]
     match suffixes[-1].lower() if suffixes else "":
@@ -210,7 +228,8 @@ def format_of(path: Path) -> Format:
         case ".parquet":
             return Parquet()
     raise PreparationError(
-        f"{path}: the name says no format; rename the file to end in .csv, .tsv, .jsonl or .parquet (then .gz or .zst)"
+        f"{path}: the name says no format; rename the file to end in .csv, .tsv or .jsonl (then .gz or .zst), "
+        "or in .parquet"
     )
 
 
@@ -220,7 +239,7 @@ def _as_string(field: str, kind: str) -> str:
 
 
 def _line_at(path: Path, byte: int) -> int:
-    """Number of the line that holds a byte of a file."""
+    """Returns the number of the line that holds a byte of a file."""
     ended = 0
     with path.open("rb") as file:
         while byte > 0 and (chunk := file.read(min(byte, 1 << 20))):

@@ -1,4 +1,4 @@
-"""Raw files to ``parsed``, the table of their rows, by DuckDB; Spark does it with the same SQL, piece by piece."""
+"""Reads raw files into the table ``parsed`` with DuckDB. Spark runs the same SQL, on pieces of the files."""
 
 from __future__ import annotations
 
@@ -19,25 +19,29 @@ from dataset_prep.text import WHITE_SPACE
 
 logger = logging.getLogger(__name__)
 
-MISSING_RATINGS = ("", "null", "none", "nan", "na", "n/a")  # in any case
-SHOWN_CHARACTERS = 60  # of a faulty value or name, in a message
-SHOWN_FIELDS = 1000  # characters of all names
+MISSING_RATINGS = ("", "null", "none", "nan", "na", "n/a")  # compared in lower case
+SHOWN_CHARACTERS = 60  # how much of a faulty value or of a name a message shows
+SHOWN_FIELDS = 1000  # characters; how much of all the names of fields a message shows
 
 
 def read(
     engine: Engine, source: Source, inputs: Sequence[Path], work: Path, *, skip_broken: bool
 ) -> tuple[list[Staged], Step]:
-    """Fills ``parsed``: row (input order), user_id, item_id, review, seconds since 1970, rating, fault, value.
+    """Reads raw files into the table ``parsed``.
+
+    The columns of ``parsed`` are ``row`` (the place of the row in the input, from 0), ``user_id``, ``item_id``,
+    ``review``, ``seconds`` (since 1970), ``rating``, ``fault`` (what is wrong with the row, or NULL) and ``value`` (the
+    value that is wrong, or NULL).
 
     Args:
         work: an existing folder for the unpacked files.
-        skip_broken: leave broken rows out with a counted warning, instead of raising at the first.
+        skip_broken: leave broken rows out and warn with their number, instead of raising an error at the first.
 
     Returns:
-        The raw files with their fingerprints, and how many of their rows are sound.
+        The raw files with their fingerprints, and the step that leaves broken rows out.
 
     Raises:
-        PreparationError: a file can't be read, a field is missing from it, or a row is broken.
+        PreparationError: a file can't be read or lacks a needed field; or a row is broken and ``skip_broken`` is false.
     """
     files = [staged(source, path, work / f"input-{place}", skip_broken) for place, path in enumerate(inputs)]
     engine.execute(
@@ -53,21 +57,21 @@ def read(
 def staged(
     source: Source, path: Path, target: Path, skip_broken: bool, warn: Callable[[str], None] = logger.warning
 ) -> Staged:
-    """``path`` as a file that DuckDB reads, ``target`` if it must be another; see ``staging.stage``."""
+    """Makes a raw file readable for DuckDB; ``staging.stage`` describes the arguments and the errors."""
     encoding = encoding_of(source, path)
     return stage(path, target, encoding=encoding, member=source.member, skip_broken=skip_broken, warn=warn)
 
 
 def encoding_of(source: Source, path: Path) -> str | None:
-    """Returns the encoding of the file; None if it is not text.
+    """Returns the encoding of a file, or None if its format is not text.
 
     Raises:
-        PreparationError: it is no text, and the source names an encoding.
+        PreparationError: the format is not text, but the source names an encoding.
     """
     if (source.format or format_of(path)).is_text:
         return source.encoding or "utf-8"
     if source.encoding:
-        raise PreparationError(f"{path}: this format has no encoding; leave --encoding out")
+        raise PreparationError(f"{path}: the format of this file has no encoding; leave --encoding out")
     return None
 
 
@@ -100,22 +104,28 @@ def layout_of(engine: Engine, form: Format, file: Staged, layouts: Sequence[Layo
     """Returns the first layout whose fields the file has.
 
     Raises:
-        PreparationError: it has those of none.
+        PreparationError: no layout has all its fields in the file.
     """
     fields = form.fields(engine, file)
     missing = [[field for field in layout.columns.values() if field and field not in fields] for layout in layouts]
     if not fields:
-        return layouts[0]  # nothing could be read: the rows say why
+        return layouts[0]  # no field was found; an error for the rows will say why
     fewest = min(missing, key=len)
     if fewest:
-        # Where the file isn't what it seems, its first line can be anything.
+        # The first line of a file of another kind can be long, so the names are shortened.
         found = textwrap.shorten(", ".join(sorted(field[:SHOWN_CHARACTERS] for field in fields)), SHOWN_FIELDS)
         raise PreparationError(f"{file.source}, line 1: no field {', '.join(fewest)}; the file has {found}")
     return layouts[missing.index(fewest)]
 
 
 def parsed_rows(relation: str, layout: Layout, first: int) -> str:
-    """SQL of the columns of ``parsed`` for a format's ``relation``; ``first`` is the row of its record 1."""
+    """Returns SQL that selects the columns of ``parsed``.
+
+    Args:
+        relation: the query that ``Format.relation`` returned.
+        layout: the layout of the file.
+        first: the number of the row of record 1.
+    """
     blank = literal(f"[^{WHITE_SPACE}]")
     missing = ", ".join(map(literal, MISSING_RATINGS))
     expected = " or ".join(layout.time_formats)
@@ -151,7 +161,11 @@ def _seconds(time_formats: Sequence[str]) -> str:
 
 
 def check_time_formats(time_formats: Sequence[str]) -> None:
-    """Raises ``PreparationError`` unless times can be read with these formats."""
+    """Checks that DuckDB knows the formats of the times.
+
+    Raises:
+        PreparationError: DuckDB does not know one of the formats.
+    """
     try:
         with duckdb.connect() as connection:
             connection.execute(f"SELECT {_seconds(time_formats)} FROM (SELECT '' AS time)").fetchall()
@@ -174,10 +188,14 @@ def report_faults(
     """Raises an error for the first broken row of a file, or warns with the number of rows of each fault.
 
     Args:
-        source: the file, for messages.
-        rows: of ``parsed`` that are the file's.
-        rejected: line and fault of rows that aren't there, as ``Format.broken_rows`` gives them.
-        place: of a record of the file, counted from 1.
+        source: the file that messages name.
+        rows: the rows of the file in ``parsed``.
+        rejected: the line and the fault of each row that is not in ``parsed``, from ``Format.broken_rows``.
+        place: returns the place of a record of the file for a message.
+        skip_broken: warn instead of raising an error.
+
+    Raises:
+        PreparationError: the file has no rows, or ``skip_broken`` is false and a row is broken.
     """
     if not rows and not rejected:
         raise PreparationError(f"{source}: the file has no rows")

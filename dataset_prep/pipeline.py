@@ -1,13 +1,14 @@
-"""From parsed rows to the interactions of a dataset, in SQL that DuckDB and Spark read alike.
+"""Filters and sorts the parsed rows, which become the interactions of a dataset.
 
-clean -> filter rows -> drop duplicates -> k-core, to a fixed point -> sample users -> k-core -> order
+The steps are: clean texts -> filter rows -> drop duplicates -> k-core, until nothing changes -> sample users -> k-core
+-> order by time.
 
-Tables: ``parsed`` (every row, with its text: see ``parsing``), ``kept`` (the narrow rows that are still in),
-``interactions`` (the result: ``kept`` with its ``position`` in the order of time). Texts stay in ``parsed`` until they
-are written, so that filtering and sorting handle a few dozen bytes a row.
+There are three tables. ``parsed`` has every row with its text (see ``parsing``). ``kept`` has the rows that are left,
+without their texts. ``interactions`` is the result: the rows of ``kept`` with their ``position`` in the order of time.
+Texts stay in ``parsed`` until they are written, so filtering and sorting handle only a few dozen bytes of each row.
 
-What looks at several rows is plain SQL of both engines. What looks at one row at a time (cleaning, counting words,
-writing values) is DuckDB's SQL on either: see ``engine.Executor``.
+Queries over several rows are in SQL that DuckDB and Spark both understand. Queries that handle each row by itself
+(cleaning, counting words, writing values) are in DuckDB's SQL on both engines; see ``engine.Executor``.
 """
 
 from __future__ import annotations
@@ -32,12 +33,16 @@ class Filters:
     """Which interactions a dataset keeps.
 
     Attributes:
-        user_core, item_core: rows that every user and every item must keep; filtered until both hold. 0 or 1: no limit.
-        duplicates: which row of a repeated (user, item) pair stays, by time and then by input order.
-        missing_text: whether rows whose review is blank are dropped or kept.
-        min_words: fewest words of a review, between white space (in Japanese a sentence is one such word).
-        start, end: first and last day, UTC, both included.
-        max_users: draw this many users of the k-core, whole, by ``seed``; the k-core of theirs remains.
+        user_core, item_core: the fewest rows that every user and every item must have in the end. Users and items with
+            fewer rows are dropped until all others have enough; 0 or 1 means no limit.
+        duplicates: which row of a repeated (user, item) pair to keep: the first or the last by time, then by input
+            order; or ``keep`` for all.
+        missing_text: whether to drop or to keep rows whose review is blank.
+        min_words: the fewest words of a review, separated by white space. (A Japanese sentence counts as one word.)
+        start, end: the first and the last day, in UTC; both days are kept.
+        max_users: how many users of the k-core to draw, with all their rows; the k-core of their rows is kept. None
+            keeps all users.
+        seed: the seed of the draw of users.
 
     Raises:
         PreparationError: a value is out of range.
@@ -75,7 +80,7 @@ class Filters:
 
 @dataclass(frozen=True)
 class Step:
-    """How many rows a step took and gave."""
+    """A step of the pipeline, and the numbers of rows before and after it."""
 
     name: str
     rows_in: int
@@ -86,18 +91,18 @@ class Step:
 
 
 def cleaned(engine: Executor) -> str:
-    """Returns DuckDB's SQL for the ``review`` of ``parsed`` without HTML; a missing review becomes ''."""
+    """Returns SQL of DuckDB for the ``review`` of ``parsed`` without HTML. A missing review becomes an empty text."""
     return without_html("coalesce(review, '')", entities_in(engine, "parsed", "review"))
 
 
 def filter_rows(engine: Executor, filters: Filters, text: str) -> list[Step]:
-    """Fills ``kept`` with row, user_id, item_id, seconds, rating, n_words, n_characters, digest of the rows to keep.
+    """Fills the table ``kept``, whose columns are ``KEPT``, with the rows that pass all filters.
 
     Args:
-        text: what ``cleaned`` gave.
+        text: the SQL that ``cleaned`` returned.
 
-    Raises:
-        PreparationError: none is left.
+    Returns:
+        The steps, in order.
     """
     drop = _drop_reasons(filters)
     reasons = " ".join(f"WHEN {condition} THEN {place}" for place, (_, condition) in enumerate(drop))
@@ -126,12 +131,12 @@ def filter_rows(engine: Executor, filters: Filters, text: str) -> list[Step]:
 
 
 def _digest(text: str) -> str:
-    """Returns SQL for a hash of 64 bits; it is signed because Spark has no unsigned numbers."""
+    """Returns SQL for a hash of a text, a signed number of 64 bits, because Spark has no unsigned numbers."""
     return f"(hash({text})::HUGEINT - {1 << 63})::BIGINT"
 
 
 def _drop_reasons(filters: Filters) -> list[tuple[str, str]]:
-    """Returns the name of each step that looks at single rows, and the condition under which it drops a row."""
+    """Returns the name of each step that handles rows one by one, and the condition under which it drops a row."""
     reasons = [("rows without user or item left out", "user_id IS NULL OR item_id IS NULL")]
     if filters.missing_text == "drop":
         reasons.append(("rows without text left out", "n_words = 0"))
@@ -176,7 +181,7 @@ def _sample_users(engine: Executor, users: int, seed: int) -> Step:
 
 
 def _core(engine: Executor, filters: Filters) -> Step:
-    """Drops the rows of users and items with too few rows, and repeats this until none are left."""
+    """Drops the rows of users and items with too few rows, and repeats this until no such user or item is left."""
     before = _count(engine)
     limits = {"user_id": filters.user_core, "item_id": filters.item_core}
     enough = " AND ".join(
@@ -197,20 +202,25 @@ def _count(engine: Executor) -> int:
 
 
 def order(engine: Executor, steps: Sequence[Step]) -> None:
-    """Fill ``interactions``: ``kept``, which goes, and the position of each row by time, ties by input order.
+    """Fills the table ``interactions`` with the rows of ``kept`` and the position of each, and drops ``kept``.
+
+    Rows are in the order of time, and rows with the same time in the order of the input.
+
+    Args:
+        steps: the steps so far, for the message of the error.
 
     Raises:
-        PreparationError: no row is left.
+        PreparationError: ``kept`` has no rows.
     """
     if not _count(engine):
         trail = "; ".join(f"{step.name}: {step.rows_in:,} -> {step.rows_out:,}" for step in steps)
-        raise PreparationError(f"no interaction is left ({trail}); loosen the filter that takes the most")
+        raise PreparationError(f"no interaction is left ({trail}); loosen the filter that drops the most rows")
     engine.number("interactions", "kept", "seconds, row", task="ordering by time")
     engine.drop("kept")
 
 
 def statistics(engine: Executor) -> dict[str, Any]:
-    """Returns counts of ``interactions`` and percentiles of the lengths of their texts."""
+    """Returns counts of ``interactions``, their first and last time, and the lengths of their texts."""
     users, items, pairs, texts = (
         _distinct(engine, columns) for columns in ("user_id", "item_id", "user_id, item_id", "digest")
     )
@@ -241,14 +251,14 @@ def statistics(engine: Executor) -> dict[str, Any]:
 def _distinct(engine: Executor, columns: str) -> int:
     """Returns the number of distinct values of ``columns``.
 
-    They are counted as groups, because DuckDB keeps all that ``count(DISTINCT ...)`` has seen in memory.
+    Groups are counted, because for ``count(DISTINCT ...)`` DuckDB keeps every distinct value in memory.
     """
     groups = f"SELECT {columns} FROM interactions GROUP BY {columns}"
     return int(engine.value(f"SELECT count(*) FROM ({groups})", task="counting"))
 
 
 def _lengths(engine: Executor, column: str) -> dict[str, float]:
-    """Returns the mean and percentiles of a column of integers, from the count of each value."""
+    """Returns the mean and the percentiles of a column of integers."""
     counts = engine.execute(
         f"SELECT {column}, count(*) FROM interactions GROUP BY {column} ORDER BY {column}", task="counting"
     )
@@ -256,7 +266,7 @@ def _lengths(engine: Executor, column: str) -> dict[str, float]:
     found: dict[str, float] = {"mean": round(sum(value * count for value, count in counts) / total, 2)}
     passed, values = 0, iter(counts)
     for percent in PERCENTILES:
-        while 100 * passed < percent * total:  # the least value that so many don't exceed
+        while 100 * passed < percent * total:  # find the least value that ``percent`` of the rows do not exceed
             value, count = next(values)
             passed += count
         found[f"p{percent}"] = value

@@ -1,10 +1,11 @@
-"""What a source of reviews states: where its raw files come from, how they are laid out, which fields they hold."""
+"""What a source of reviews states: how its raw files are laid out, and how the command line presents it."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from dataset_prep.formats import Format
 
@@ -17,10 +18,10 @@ class Layout:
     """The names of the fields of one raw file.
 
     Attributes:
-        user, item, text, time: names of fields that the file must have.
-        rating: the name of the field of the rating; None leaves every rating empty.
-        time_formats: ``(SECONDS,)`` or ``(MILLISECONDS,)`` since 1970, or strptime formats, which are tried in order.
-            A time without a zone is UTC.
+        user, item, text, time: the names of four fields that the file must have.
+        rating: the name of the field of the rating, which the file must have too; None leaves every rating empty.
+        time_formats: ``(SECONDS,)`` or ``(MILLISECONDS,)`` for times that are numbers since 1970, or strptime formats,
+            which are tried in order. A time without a time zone is in UTC.
     """
 
     user: str
@@ -32,7 +33,7 @@ class Layout:
 
     @property
     def columns(self) -> dict[str, str | None]:
-        """The pipeline's columns and the fields that they come from."""
+        """The columns of the pipeline, each with the name of the field that fills it."""
         return {
             "user_id": self.user,
             "item_id": self.item,
@@ -47,11 +48,11 @@ class Source:
     """How to read raw files of one kind.
 
     Attributes:
-        name: what the statistics of a dataset call the source.
-        layouts: a file is read by the first layout whose fields it has.
-        format: how rows stand in a file; None lets the file's suffix say it.
-        member: the wanted file inside a tar; a file that is no tar is read as it is.
-        encoding: of text files; None is UTF-8.
+        name: the name of the source in the statistics of a dataset.
+        layouts: the possible layouts of a file; a file is read by the first layout whose fields it has.
+        format: the format of the files; None takes the format that the suffix of each file names.
+        member: the name of the wanted file inside a tar; a file that is not a tar is read as it is.
+        encoding: the encoding of text files; None is UTF-8.
     """
 
     name: str
@@ -61,24 +62,44 @@ class Source:
     encoding: str | None = None
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of raw files as the command line knows it.
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What the command line says about one thing that it can prepare.
 
     Attributes:
-        name: the word that names the kind, ``symcere prep NAME``.
-        about: how to get the raw files and under which terms; the first line says what they are.
-        example: the arguments of a call, after the name.
-        source: makes the source from the parsed options of a call.
-        columns: the default name of each column that the user can name, None where the user must name it; empty where
-            the files have fixed names. ``source`` finds the names in the options ``user``, ``item``, ``text``,
-            ``time``, ``rating`` and ``encoding``.
-        add_options: adds further options of this kind.
+        name: the word after ``symcere prep``.
+        about: how to get the data and under which terms; the first line says what the data are, in one sentence.
+        example: the arguments of an example call, after the name.
+        add_options: adds the options that only this entry has.
     """
 
     name: str
     about: str
     example: str
+    add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind(Entry):
+    """A kind of raw files.
+
+    Attributes:
+        source: makes the source from the parsed options of a call.
+        columns: the default name of each column that the user can name, or None if the user must name it. It is empty
+            if the names of the fields are fixed; otherwise ``source`` finds the names in the options ``user``,
+            ``item``, ``text``, ``time``, ``rating`` and ``encoding``.
+    """
+
     source: Callable[[argparse.Namespace], Source]
     columns: Mapping[str, str | None] = field(default_factory=dict)
-    add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator(Entry):
+    """A generator, which makes a dataset without raw files.
+
+    Attributes:
+        write: writes the dataset to the folder that the option ``output`` names, and returns its statistics.
+    """
+
+    write: Callable[[argparse.Namespace], dict[str, Any]]

@@ -1,6 +1,6 @@
-"""A raw file as a plain UTF-8 file that the engine can read, with its fingerprint, in one pass over its bytes.
+"""Turns a raw file into a plain UTF-8 file that DuckDB can read, and takes its fingerprint in the same pass.
 
-DuckDB reads gzip itself, but without its checksum, and knows neither tar nor the Japanese encodings.
+DuckDB can unpack gzip itself, but it does not verify the checksum, and it reads neither tar nor the Japanese encodings.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ else:
 logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
-LONGEST_LINE = 16 << 20  # characters; no review comes near it
-LARGEST_RATIO = 200  # of unpacked text to the packed file; reviews come to 10, zeros to 1,000 and more
-UNPACKED_ANYWAY = 64 << 20  # bytes
+LONGEST_LINE = 16 << 20  # characters; no review is nearly as long
+# Against files made to fill the disk: the limit on unpacked bytes is UNPACKED_ANYWAY + LARGEST_RATIO * packed bytes.
+# Packed reviews unpack to about 10 times their size, and packed zeros to 1,000 times or more.
+LARGEST_RATIO = 200
+UNPACKED_ANYWAY = 64 << 20
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 TAR_MAGIC = b"ustar"
@@ -42,19 +44,20 @@ TAR_MAGIC_AT = 257
 TAR_BLOCK = 512
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError, tarfile.TarError)
 
-UNDECODABLE = "\ufdd0"  # stands for bytes outside the encoding; Unicode keeps this code point out of any text
+# Takes the place of bytes that are not in the encoding. Unicode never assigns this code point, so texts don't hold it.
+UNDECODABLE = "\ufdd0"
 codecs.register_error("dataset_prep.mark", lambda error: (UNDECODABLE, cast(UnicodeDecodeError, error).end))
 
 
 @dataclass(frozen=True)
 class Staged:
-    """A raw file, ready for the engine.
+    """A raw file that DuckDB can read.
 
     Attributes:
-        source: the raw file, as the user named it.
-        path: the plain UTF-8 file with its content; the raw file itself where nothing had to be changed.
-        size: bytes of the raw file.
-        sha256: of the raw file, in hexadecimal.
+        source: the path of the raw file, as the user named it.
+        path: the plain UTF-8 file with the same content; the raw file itself if nothing had to be changed.
+        size: the size of the raw file in bytes.
+        sha256: the SHA-256 of the raw file in hexadecimal.
     """
 
     source: Path
@@ -72,18 +75,22 @@ def stage(
     skip_broken: bool = False,
     warn: Callable[[str], None] = logger.warning,
 ) -> Staged:
-    """Unpack (gzip, zstd, a member of a tar) and decode ``source``; the file's first bytes tell which.
+    """Unpacks and decodes a raw file, and takes its fingerprint.
+
+    The first bytes of the file tell whether it is packed by gzip or zstd, and whether it is a tar.
 
     Args:
-        target: the plain file to write; left unwritten if ``source`` is plain UTF-8 already.
-        encoding: of the text; None for a binary file, which is fingerprinted only.
-        member: name of the wanted file inside a tar.
-        skip_broken: mark undecodable bytes with ``UNDECODABLE`` and end at damage, instead of raising.
-        warn: is told of damage that is not raised.
+        source: the raw file.
+        target: the plain file to write. It is not written if the raw file is plain UTF-8 and ``skip_broken`` is false.
+        encoding: the encoding of the text; None for a binary file, of which only the fingerprint is taken.
+        member: the name of the wanted file inside a tar; None does not look for a tar.
+        skip_broken: put ``UNDECODABLE`` in the place of bytes that are not in the encoding, and stop where the file is
+            damaged, instead of raising an error.
+        warn: is called with a message if the file is damaged and ``skip_broken`` is true.
 
     Raises:
-        PreparationError: ``source`` can't be read, is truncated or damaged, isn't in ``encoding``, lacks the member, or
-            has a line over 16 Mi characters, or unpacks to over 200 times its size.
+        PreparationError: the file can't be read, is truncated or damaged, is not in ``encoding``, lacks the member, has
+            a line of over 16 Mi characters, or unpacks to over 200 times its size plus 64 MiB.
     """
     try:
         with (
@@ -94,16 +101,16 @@ def stage(
             stream = io.BufferedReader(cast(Any, raw), CHUNK_BYTES)
             path = source
             if encoding is not None:
-                as_it_stands = _is_plain(stream, encoding, member)
+                is_plain = _is_plain(stream, encoding, member)
                 lines = _texts(stream, source, encoding, member, skip_broken, warn)
-                if as_it_stands and not skip_broken:
-                    for _ in lines:  # only to see that it is valid
+                if is_plain and not skip_broken:
+                    for _ in lines:  # raises an error if a line is not valid
                         pass
                 else:
                     path = target
                     with target.open("wb") as plain:
                         plain.writelines(text.encode() for text in lines)
-            while stream.read(CHUNK_BYTES):  # what follows a tar's member belongs to the fingerprint
+            while stream.read(CHUNK_BYTES):  # the fingerprint also covers what follows the member of a tar
                 pass
     except OSError as error:
         where = error.filename or f"{source}, unpacking to {target.parent}"
@@ -112,7 +119,7 @@ def stage(
 
 
 class _Fingerprinted(io.RawIOBase):
-    """A file that hashes and counts what is read from it."""
+    """A file that hashes and counts the bytes that are read from it."""
 
     def __init__(self, file: BinaryIO, bar: tqdm) -> None:
         self._file = file
@@ -137,7 +144,7 @@ def _codec(encoding: str) -> str:
         name = codecs.lookup(encoding).name
     except LookupError as error:
         raise PreparationError(f"encoding {encoding!r} is unknown; try utf-8, cp932, euc_jp or latin-1") from error
-    return "utf-8-sig" if name == "utf-8" else name  # a byte-order mark is no text
+    return "utf-8-sig" if name == "utf-8" else name  # "utf-8-sig" leaves out a byte-order mark
 
 
 def texts(
@@ -148,7 +155,7 @@ def texts(
     skip_broken: bool = False,
     warn: Callable[[str], None] = logger.warning,
 ) -> Iterator[str]:
-    """The text that ``stage`` writes, in pieces of whole lines; arguments and errors are those of ``stage``."""
+    """Yields the text that ``stage`` writes, in pieces of whole lines. Arguments and errors are those of ``stage``."""
     try:
         with source.open("rb") as file:
             yield from _texts(file, source, encoding, member, skip_broken, warn)
@@ -157,17 +164,22 @@ def texts(
 
 
 def texts_between(source: Path, start: int, end: int, *, skip_broken: bool) -> Iterator[str]:
-    """The text of a range of bytes, which are whole lines, of a file that ``ranges`` split.
+    """Yields the text of one of the ranges of a file that ``ranges`` returned, in pieces of whole lines.
+
+    Args:
+        start, end: the first byte of the range, and the byte after its last.
+        skip_broken: as for ``stage``.
 
     Raises:
-        PreparationError: as ``texts``; the line that it names is counted in the whole file.
+        PreparationError: as for ``texts``; the message counts lines from the beginning of the file, not of the range.
     """
     try:
         with source.open("rb") as file:
             file.seek(start)
             yield from _Lines(source, "utf-8", _errors(skip_broken)).of(_Until(file, end))
     except PreparationError:
-        for _ in texts(source, encoding="utf-8", skip_broken=skip_broken):  # raises it again, now with all lines before
+        # Reading from the beginning raises the same error again, with the number of the line in the whole file.
+        for _ in texts(source, encoding="utf-8", skip_broken=skip_broken):
             pass
         raise
     except OSError as error:
@@ -175,7 +187,12 @@ def texts_between(source: Path, start: int, end: int, *, skip_broken: bool) -> I
 
 
 def ranges(source: Path, size: int, *, encoding: str, member: str | None = None) -> list[tuple[int, int]]:
-    """First bytes and ends of pieces of whole lines, of about ``size`` bytes; none if only the whole can be read."""
+    """Cuts a file into ranges of whole lines, of about ``size`` bytes each.
+
+    Returns:
+        The first byte of each range and the byte after its last. The list is empty if the file can't be cut, because it
+        is packed, a tar with a wanted ``member``, or not plain UTF-8.
+    """
     with source.open("rb") as file:
         if not _is_plain(file, encoding, member):
             return []
@@ -183,14 +200,14 @@ def ranges(source: Path, size: int, *, encoding: str, member: str | None = None)
         for about in range(size, source.stat().st_size, size):
             file.seek(about - 1)
             while (part := file.readline(CHUNK_BYTES)) and not part.endswith(b"\n"):
-                pass  # a line may be longer than memory
+                pass  # reads to the end of the line in chunks, because a line may be longer than memory
             starts.append(file.tell())
         starts.append(source.stat().st_size)
     return [(start, end) for start, end in pairwise(starts) if start < end]
 
 
 class _Until:
-    """An open file of which only a range of bytes is read."""
+    """An open file that is read only up to a given byte."""
 
     def __init__(self, file: io.BufferedReader, end: int) -> None:
         self._file = file
@@ -201,7 +218,7 @@ class _Until:
 
 
 def _is_plain(stream: io.BufferedReader, encoding: str, member: str | None) -> bool:
-    """Whether a file at its beginning is UTF-8 text as it stands, if it is valid."""
+    """Returns whether a file looks, by its first bytes, like plain UTF-8, which needs no unpacking and no decoding."""
     magic = stream.peek(TAR_BLOCK)
     return (
         _codec(encoding) == "utf-8-sig"
@@ -245,7 +262,7 @@ def _decompressed(stream: io.BufferedReader, magic: bytes) -> io.BufferedReader 
 
 
 def _tar_member(stream: Any, source: Path, name: str) -> IO[bytes]:
-    """The member's content; nothing is unpacked to disk, so no name inside the tar can reach a folder."""
+    """Returns the content of a file inside a tar. Nothing is unpacked to disk, so a name in the tar can do no harm."""
     archive = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115 (the stream closes it)
     for entry in archive:
         if entry.isfile() and Path(entry.name).name == name:
@@ -254,25 +271,29 @@ def _tar_member(stream: Any, source: Path, name: str) -> IO[bytes]:
 
 
 class _Lines:
-    """Decoded text of a file, in pieces of whole lines, with the number of lines that have ended so far."""
+    """Decodes the text of a file in pieces of whole lines.
+
+    Attributes:
+        ended: the number of lines that have been read to their end so far.
+    """
 
     def __init__(self, source: Path, codec: str, errors: str) -> None:
         self._source = source
         self._codec = codec
         self._errors = errors
         self._decoder = codecs.getincrementaldecoder(codec)(errors)
-        self._left = UNPACKED_ANYWAY + LARGEST_RATIO * source.stat().st_size  # bytes
+        self._left = UNPACKED_ANYWAY + LARGEST_RATIO * source.stat().st_size  # bytes that may still be unpacked
         self.ended = 0
 
     def of(self, content: Any) -> Iterator[str]:
-        """Returns the lines of an open binary file. If the file is damaged, the line that was cut off is left out."""
-        begun = ""  # a line whose end hasn't been read yet
-        while chunk := content.read1(CHUNK_BYTES):  # unlike read, it keeps what came before damage
+        """Yields the lines of an open binary file. If the file is damaged, the line that was cut off is left out."""
+        begun = ""  # the beginning of a line whose end has not been read yet
+        while chunk := content.read1(CHUNK_BYTES):  # unlike read, read1 returns what comes before the damage
             self._left -= len(chunk)
             if self._left < 0:
                 raise PreparationError(
-                    f"{self._source}, after line {self.ended:,}: unpacks to over {LARGEST_RATIO} times its size; "
-                    "this is no file of reviews. If you trust it, unpack it yourself and give the unpacked file"
+                    f"{self._source}, after line {self.ended:,}: unpacks to over {LARGEST_RATIO} times its size, "
+                    "which no file of reviews does; if you trust the file, unpack it yourself and give the result"
                 )
             text = begun + self._decode(chunk)
             cut = text.rfind("\n") + 1
@@ -281,7 +302,7 @@ class _Lines:
             if len(begun) > LONGEST_LINE:
                 raise PreparationError(
                     f"{self._source}, line {self.ended + 1:,}: longer than {LONGEST_LINE:,} characters; "
-                    "this is no file of reviews, a row a line"
+                    "give a file of reviews with one row on each line"
                 )
             yield text[:cut]
         yield begun + self._decode(b"", final=True)
@@ -289,13 +310,14 @@ class _Lines:
     def _decode(self, chunk: bytes, final: bool = False) -> str:
         try:
             text = self._decoder.decode(chunk, final)
-            if final and (rest := self._decoder.getstate()[0]):  # Python keeps part of a byte-order mark back for ever
+            # Python's decoder never gives out the beginning of a byte-order mark, even at the end of the file.
+            if final and (rest := self._decoder.getstate()[0]):
                 text += rest.decode(self._codec.removesuffix("-sig"), self._errors)
             return text
         except UnicodeDecodeError as error:
             line = self.ended + error.object[: error.start].count(b"\n") + 1
             codec = self._codec.removesuffix("-sig")
             raise PreparationError(
-                f"{self._source}, line {line:,}: not {codec} ({error.reason}); name the file's own with --encoding "
-                "(such as cp932, euc_jp, latin-1), or leave such lines out with --on-error skip"
+                f"{self._source}, line {line:,}: not {codec} ({error.reason}); name the file's encoding with "
+                "--encoding (such as cp932, euc_jp, latin-1), or leave such lines out with --on-error skip"
             ) from error

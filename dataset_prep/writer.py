@@ -1,4 +1,4 @@
-"""The three files of a dataset, and the one step that puts them in place."""
+"""Writes the three files of a dataset, and puts them in place in one step."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ COLUMNS = ("user_id:token", "item_id:token", "rating:float", "timestamp:float", 
 
 @contextmanager
 def new_dataset(output: Path) -> Iterator[tuple[Path, Path]]:
-    """Yields two temporary folders: one to work in, and one that takes the place of ``output`` at the end.
+    """Yields a temporary folder to work in, and a folder for the files of the dataset, which becomes ``output``.
 
-    Whatever ends the body early, ``output`` stays as it was. A dataset that is the same already is left alone; another
-    is replaced whole.
+    If the body ends early, for whatever reason, ``output`` stays as it was. If ``output`` has the same files already,
+    it is left alone; otherwise the new folder replaces it as a whole.
 
     Raises:
-        PreparationError: ``output`` isn't a place for a dataset, or the folder can't be written.
+        PreparationError: ``output`` can't be a dataset, for example because it holds other files; or a folder can't be
+            written.
     """
-    name, place = output.absolute().name, _resolved(output)  # a link keeps its name, and what it points to is replaced
+    # If ``output`` is a link, the dataset is named after the link, and the folder that it points to is replaced.
+    name, place = output.absolute().name, _resolved(output)
     names = [name + suffix for suffix in SUFFIXES]
     try:
         _check_place(name, place, names)
@@ -45,7 +47,7 @@ def new_dataset(output: Path) -> Iterator[tuple[Path, Path]]:
 def _resolved(output: Path) -> Path:
     try:
         return output.resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a NUL
+    except (OSError, RuntimeError, ValueError) as error:  # a circle of links, or a NUL
         raise PreparationError(f"{output}: {error}; choose another --output") from error
 
 
@@ -57,7 +59,7 @@ def _check_place(name: str, place: Path, names: Sequence[str]) -> None:
     foreign = sorted({path.name for path in place.glob("*")} - set(names))
     if foreign:
         raise PreparationError(
-            f"{place}: the folder holds other files ({', '.join(foreign[:3])}), which replacing it would take away; "
+            f"{place}: the folder holds other files ({', '.join(foreign[:3])}), which would be lost; "
             "move them or choose another --output"
         )
 
@@ -73,7 +75,7 @@ def _put_in_place(new: Path, place: Path, names: Sequence[str], replaced: Path) 
         if replaced.exists():
             replaced.replace(place)
         elif _are_the_same(new, place, names):
-            return  # made by another run in the meantime
+            return  # another run has made the same dataset in the meantime
         raise
 
 
@@ -82,10 +84,10 @@ def _are_the_same(new: Path, place: Path, names: Sequence[str]) -> bool:
 
 
 def write_interactions(engine: Executor, folder: Path) -> None:
-    """Writes RecBole's atomic file ``folder/NAME.inter`` in the order of time; NAME is the name of the folder.
+    """Writes RecBole's atomic file ``folder/NAME.inter`` in the order of time. NAME is the name of the folder.
 
-    Timestamps are seconds since 1970, written so that they read back exactly. A missing rating is an empty field,
-    which RecBole reads as NaN.
+    Timestamps are seconds since 1970, with enough digits to be read back exactly. A missing rating is an empty
+    field, which RecBole reads as NaN.
     """
     fields = (
         token("user_id"),
@@ -104,10 +106,10 @@ def write_interactions(engine: Executor, folder: Path) -> None:
 
 
 def write_reviews(engine: Executor, folder: Path, text: str) -> None:
-    """Writes ``folder/NAME.review.jsonl``: ``review_id`` and ``review`` of each interaction, in the same order.
+    """Writes ``folder/NAME.review.jsonl``: the ``review_id`` and the ``review`` of each interaction, in the same order.
 
     Args:
-        text: what ``pipeline.cleaned`` gave.
+        text: the SQL that ``pipeline.cleaned`` returned.
     """
     engine.write(
         folder / f"{folder.name}.review.jsonl",
@@ -118,6 +120,6 @@ def write_reviews(engine: Executor, folder: Path, text: str) -> None:
 
 
 def write_statistics(statistics: dict[str, Any], folder: Path) -> None:
-    """``folder/NAME.stats.json``."""
+    """Writes the statistics to ``folder/NAME.stats.json``."""
     path = folder / f"{folder.name}.stats.json"
     path.write_text(json.dumps(statistics, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

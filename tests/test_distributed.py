@@ -213,7 +213,7 @@ def test_more_processes_than_users_to_rank_are_refused(settings: Settings, tmp_p
         "topk": [3],
         "valid_metric": "NDCG@3",
     }
-    assert "3 processes are to share 2 users" in in_processes(3, _refusal, settings)[0]
+    assert "3 processes can't share 2 users" in in_processes(3, _refusal, settings)[0]
 
 
 class _Counting:

@@ -336,7 +336,7 @@ def test_commands_that_take_too_long_are_read_without_an_error(page: str, checko
 def options() -> set[str]:
     """All options of all commands, and all settings of all models."""
     commands: list[tuple[Callable[[Sequence[str]], int], list[str]]] = [(recbole_symcere.cli.train, [])]
-    commands += [(dataset_prep.cli.main, [source]) for source in (*kinds(), dataset_prep.cli.DEMO)]
+    commands += [(dataset_prep.cli.main, [source]) for source in kinds()]
     commands += [(analysis.main, [command]) for command in ANALYSES]
     commands += [(comparison.main, []), (benchmarks.main, []), (recbole_symcere.cli.main, ["recommend"])]
     known: set[str] = set()

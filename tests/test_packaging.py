@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("recbole_symcere", "dataset_prep")
+SPARK = {ROOT / "dataset_prep" / name for name in ("spark.py", "spark_parsing.py")}
 
 
 def run(command: list[str | Path], cwd: Path, **environment: str) -> str:
@@ -75,7 +76,7 @@ def test_what_the_code_imports_is_what_setup_cfg_declares() -> None:
     extra = {name_of(line) for line in requirements(setup["options.extras_require"]["analysis"])}
     analysis = set((ROOT / "recbole_symcere" / "analysis").rglob("*.py"))
     # Spark's engine has an extra that the tests may lack, and the suite for users' own models needs pytest.
-    others = {ROOT / "dataset_prep" / "spark.py", ROOT / "recbole_symcere" / "testing.py"}
+    others = {*SPARK, ROOT / "recbole_symcere" / "testing.py"}
     # pandas imports these two to write Markdown and LaTeX.
     assert imported_distributions(sources() - analysis - others) | {"jinja2", "tabulate"} == declared
     # captum's linear models are scikit-learn's
@@ -117,7 +118,7 @@ def test_what_runs_on_spark_imports_its_extra() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     declared = {name_of(line) for line in requirements(setup["options.extras_require"]["spark"])}
-    imported = imported_distributions({ROOT / "dataset_prep" / "spark.py"})
+    imported = imported_distributions(SPARK)
     assert imported == declared | {"py4j"}  # PySpark's own way to Java
 
 

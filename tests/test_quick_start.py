@@ -280,7 +280,7 @@ def test_saved_dataloaders_are_used_while_they_fit(
     for ours, theirs in zip(made, loaded, strict=True):
         assert torch.equal(ours["review_id"], theirs["review_id"])
     prepare(dataloaders_save_path=path, user_inter_num_interval="[6,inf)")
-    assert "splitting anew" in caplog.text and "audit" in caplog.text
+    assert "the dataset is split again" in caplog.text and "audit" in caplog.text
 
 
 class RunsCode:

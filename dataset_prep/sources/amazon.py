@@ -1,13 +1,14 @@
-"""Amazon product reviews: the dumps of 2014, 2018 and 2023, which are told apart by their fields."""
+"""Amazon product reviews: the dumps of 2014, 2018 and 2023. The names of the fields tell the dumps apart."""
 
 from dataset_prep.formats import JsonLines
 from dataset_prep.source import MILLISECONDS, Kind, Layout, Source
 
 ABOUT = """\
-Amazon reviews, one JSON object a line (plain, .gz or .zst), one or more category files:
-  2023  https://amazon-reviews-2023.github.io  raw review files, e.g. All_Beauty.jsonl.gz (items are parent_asin)
-  2018  https://cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/  e.g. Musical_Instruments_5.json.gz
-  2014  https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html  e.g. reviews_Musical_Instruments_5.json.gz
+Amazon product reviews, in the dumps of 2014, 2018 and 2023.
+Give one or more files of a category, with one JSON object on each line (plain, .gz or .zst):
+  2023  https://amazon-reviews-2023.github.io  raw review files, such as All_Beauty.jsonl.gz (the item is parent_asin)
+  2018  https://cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/  such as Musical_Instruments_5.json.gz
+  2014  https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html  such as reviews_Musical_Instruments_5.json.gz
 Terms: offered by the McAuley lab for research, without a formal licence. Cite McAuley et al. (SIGIR 2015) and He and
 McAuley (WWW 2016) for 2014, Ni, Li and McAuley (EMNLP 2019) for 2018, Hou et al. (arXiv:2403.03952) for 2023."""
 

@@ -1,12 +1,12 @@
-"""Rakuten Travel user reviews (Japanese): tab-separated files, with or without a line of field names."""
+"""Rakuten Travel user reviews, in Japanese: tab-separated files with or without a line of field names."""
 
 import argparse
 
 from dataset_prep.formats import Delimited
 from dataset_prep.source import Kind, Layout, Source
 
-# These are the order and the names of the release's manual. For a release that differs, change them here or name the
-# five columns that matter on the command line.
+# The names and the order of the fields come from the manual of the release. If your release differs, change them here,
+# or name the five columns that are read on the command line.
 USER, TIME, ITEM, RATING, TEXT = "投稿者ID", "投稿日時", "施設ID", "評価７（総合）", "ユーザ投稿本文"
 FIELDS = (
     USER,
@@ -31,10 +31,11 @@ FIELDS = (
 TIME_FORMATS = ("%Y-%m-%d %H:%M:%S", "%Y/%m/%d %H:%M:%S", "%Y-%m-%d", "%Y/%m/%d")
 
 ABOUT = """\
-Rakuten Travel reviews of the Rakuten Data Release: the unpacked review files (such as 01_Travel_Review.2019.tsv; plain,
-.gz or .zst), UTF-8 unless --encoding says cp932 (Shift-JIS) or euc_jp. An overall rating of 0 means "not rated".
-Apply at https://rit.rakuten.com/data_release/ or https://www.nii.ac.jp/dsc/idr/rakuten/.
-Terms: given to researchers of universities and public institutes who sign Rakuten's agreement; no redistribution."""
+Rakuten Travel reviews, from the Rakuten Data Release.
+Give the unpacked review files, such as 01_Travel_Review.2019.tsv (plain, .gz or .zst). They are read as UTF-8
+unless --encoding names another encoding, such as cp932 (Shift-JIS) or euc_jp. An overall rating of 0 means "not rated".
+Apply for the data at https://rit.rakuten.com/data_release/ or https://www.nii.ac.jp/dsc/idr/rakuten/.
+Terms: for researchers of universities and public institutes who sign Rakuten's agreement; no redistribution."""
 
 
 def source(
@@ -45,7 +46,10 @@ def source(
     rating: str | None = RATING,
     encoding: str | None = None,
 ) -> Source:
-    """Returns the source for a release with these names of columns; quotes in its texts are plain characters."""
+    """Returns the source for a release whose columns have the given names.
+
+    Quotes in the files are plain characters. ``None`` for ``rating`` leaves every rating empty.
+    """
     return Source(
         name="rakuten-travel",
         layouts=(Layout(user=user, item=item, text=text, time=time, rating=rating, time_formats=TIME_FORMATS),),

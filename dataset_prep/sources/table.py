@@ -1,14 +1,15 @@
-"""Any table of reviews: CSV, TSV, JSON lines or Parquet, with its columns named by the user."""
+"""A table of reviews of the user's own: CSV, TSV, JSON lines or Parquet. The user names its columns."""
 
 import argparse
 
 from dataset_prep.source import SECONDS, Kind, Layout, Source
 
 ABOUT = """\
-Your own reviews, one a row: .csv, .tsv, .jsonl or .parquet (then .gz or .zst), with a first line of column names where
-the format has none of its own. Times are seconds since 1970, or what --time-format says; a rating that is empty or
-says null, none, nan, na or n/a counts as missing.
-Terms: those under which you got the reviews. They hold people's words and names: keep them where you may."""
+Your own reviews, from a .csv, .tsv, .jsonl or .parquet file.
+Each row is one review. A .csv or .tsv file needs a first line with the names of its columns. Text files may be packed
+(.gz or .zst). Times are seconds since 1970 unless --time-format says otherwise. A rating that is empty, null, none,
+nan, na or n/a counts as missing.
+Terms: those under which you got the reviews. Reviews hold people's words and names: store them only where you may."""
 
 
 def source(
@@ -20,12 +21,12 @@ def source(
     time_format: str = SECONDS,
     encoding: str | None = None,
 ) -> Source:
-    """Returns the source for a table with these columns.
+    """Returns the source for a table whose columns have the given names.
 
     Args:
-        user, item, text, time, rating: names of columns; None for ``rating`` leaves every rating empty.
-        time_format: ``seconds``, ``milliseconds``, or a strptime format such as ``%d %B %Y``.
-        encoding: of text files; None is UTF-8.
+        user, item, text, time, rating: the names of columns; None for ``rating`` leaves every rating empty.
+        time_format: ``seconds`` or ``milliseconds`` since 1970, or a strptime format such as ``%d %B %Y``.
+        encoding: the encoding of text files; None is UTF-8.
     """
     return Source(
         name="table",
@@ -38,7 +39,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time-format",
         default=SECONDS,
-        help="seconds or milliseconds since 1970, or a strptime format; UTC without a zone (default: seconds)",
+        help="seconds or milliseconds since 1970, or a strptime format; UTC if it has no zone (default: %(default)s)",
     )
 
 

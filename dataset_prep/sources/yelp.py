@@ -1,13 +1,13 @@
-"""The Yelp Open Dataset: its review file, alone or inside the official tar."""
+"""The reviews of the Yelp Open Dataset: its review file, alone or inside the official tar."""
 
 from dataset_prep.formats import JsonLines
 from dataset_prep.source import Kind, Layout, Source
 
 ABOUT = """\
-Yelp Open Dataset, https://business.yelp.com/data/resources/open-dataset/: yelp_dataset.tar (or .tgz) as it comes, or
-yelp_academic_dataset_review.json from it (plain, .gz or .zst).
-Terms: the Yelp Dataset User Agreement that is inside the download: personal, educational and academic use only, no
-redistribution. Read it first."""
+The reviews of the Yelp Open Dataset, from https://business.yelp.com/data/resources/open-dataset/.
+Give yelp_dataset.tar (or .tgz) as it is, or the file yelp_academic_dataset_review.json from it (plain, .gz or .zst).
+Terms: the Yelp Dataset User Agreement, which is inside the download. It allows personal, educational and academic use
+only, and no redistribution. Read it first."""
 
 SOURCE = Source(
     name="yelp",

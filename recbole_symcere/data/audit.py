@@ -1,4 +1,4 @@
-"""Checks of the split for leaks and duplicates, made before training."""
+"""Checks a split for leaks before training."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,13 @@ class Audit:
     """The number of faults of each kind in a split.
 
     Attributes:
-        test_pairs: (user, item) pairs of the test part.
-        recurring_pairs: those that stand in training or validation too. RecBole does not mask them in the ranking.
-        reachable_texts: reviews of held-out interactions that the text encoder is given.
-        time_inversions: users with a training interaction later than one of their held-out ones; with one cut in time
-            for everybody, held-out interactions earlier than the last one that trains.
+        test_pairs: the number of different (user, item) pairs in the test part.
+        recurring_pairs: how many of these pairs also occur in training or validation. RecBole does not mask such pairs
+            in the ranking.
+        reachable_texts: the number of reviews of held-out interactions that the text encoder can reach.
+        time_inversions: if each user's history is split by itself, the number of users with a training interaction
+            later than one of their held-out interactions; if all interactions are split together, the number of
+            held-out interactions earlier than the last training interaction.
     """
 
     test_pairs: int
@@ -27,6 +29,7 @@ class Audit:
 
     @property
     def leaks(self) -> bool:
+        """Whether any count but ``test_pairs`` is above 0."""
         return bool(self.recurring_pairs or self.reachable_texts or self.time_inversions)
 
     def __str__(self) -> str:
@@ -38,18 +41,20 @@ class Audit:
         )
 
     def check(self) -> None:
-        """Raises:
-        LeakError: any count but ``test_pairs`` is above 0.
+        """Checks that there are no leaks.
+
+        Raises:
+            LeakError: any count but ``test_pairs`` is above 0.
         """
         if self.leaks:
             raise LeakError(
-                f"{self}. Mend: rm_dup_inter: first removes recurring pairs, eval_args order: TO time inversions; "
-                "audit: warn trains all the same"
+                f"{self}. To mend it: rm_dup_inter: first removes recurring pairs, and order: TO in eval_args removes "
+                "time inversions; audit: warn trains in spite of leaks"
             )
 
 
 def audit(train: ReviewDataset, valid: ReviewDataset, test: ReviewDataset) -> Audit:
-    """Checks the three parts of one split."""
+    """Counts the faults of a split from its three parts."""
     held_out_part = [part for part in (valid, test) if len(part)]
     earlier = np.concatenate([_pairs(part) for part in (train, valid) if len(part)])
     test_pairs = np.unique(_pairs(test)) if len(test) else np.empty(0, np.int64)
@@ -62,7 +67,7 @@ def audit(train: ReviewDataset, valid: ReviewDataset, test: ReviewDataset) -> Au
 
 
 def _pairs(part: ReviewDataset) -> np.ndarray:
-    """Returns one number for each interaction that stands for its user and item."""
+    """Returns a number for each interaction, which is the same only for the same user and item."""
     return _column(part, part.uid_field) * part.item_num + _column(part, part.iid_field)
 
 

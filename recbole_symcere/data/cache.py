@@ -1,9 +1,9 @@
-"""Arrays on disk, keyed by their content and memory-mapped.
+"""Caches arrays on disk, and reads them by memory-mapping.
 
-Every array is one ``.npy`` file whose name is a hash of all that determines its content (texts, tokenizer, weights of
-the encoder, ...), so a changed input never meets an old file. The file ends with a SHA-256 of itself, so a damaged or
-truncated file is noticed and rebuilt. A file appears by an atomic rename, and the same name always holds the same
-bytes, so any number of runs can share a folder.
+Each array is one ``.npy`` file. The name of the file is a hash of all that determines the array (texts, tokenizer,
+weights of the encoder, ...), so a file made from other inputs is never read. The file ends with the SHA-256 of what is
+before it, so a damaged or truncated file is noticed and made again. A file gets its name by an atomic rename, and files
+of the same name hold the same bytes, so any number of runs can share a folder.
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ from recbole_symcere.errors import ReviewFileError
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1  # raise this whenever the arrays of the same texts change
-TEXTS_PER_DIGEST = 4096  # joined at a time
+FORMAT_VERSION = 1  # raise this whenever a change of the code changes the arrays of the same texts
+TEXTS_PER_DIGEST = 4096  # how many texts are joined and hashed at a time
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def key_of(*parts: object) -> str:
+    """Returns a hash of ``parts`` for the name of a file, of 32 hexadecimal digits."""
     return hashlib.sha256(json.dumps([FORMAT_VERSION, *parts]).encode()).hexdigest()[:32]
 
 
 def digest_texts(texts: Sequence[str]) -> str:
+    """Returns a SHA-256 of texts, in hexadecimal."""
     # The lengths tell ["ab", "c"] from ["a", "bc"].
     digest = hashlib.sha256(np.fromiter(map(len, texts), np.int64, len(texts)).tobytes())
     for start in range(0, len(texts), TEXTS_PER_DIGEST):
@@ -45,10 +47,15 @@ def digest_texts(texts: Sequence[str]) -> str:
 def new_array(
     path: Path, dtype: type[np.generic], row_shape: tuple[int, ...] = ()
 ) -> Iterator[Callable[[np.ndarray], None]]:
-    """Yields a function that appends rows to a new ``.npy`` file, which takes its name once it is complete.
+    """Yields a function that appends rows to a new ``.npy`` file. The file gets its name when it is complete.
 
-    The rows are written, not memory-mapped (``numpy.lib.format.open_memmap``): their number can be unknown before the
-    last one, and a disk that is full while a mapped page is written kills the process with SIGBUS.
+    The rows are not written through a memory map (``numpy.lib.format.open_memmap``). A map needs their number in
+    advance, and if the disk were full, SIGBUS would kill the process.
+
+    Args:
+        path: the file to make. Its folder is made if it does not exist.
+        dtype: the type of the numbers.
+        row_shape: the shape of each row.
 
     Raises:
         ReviewFileError: the file can't be written.
@@ -57,7 +64,7 @@ def new_array(
     n_rows = 0
 
     def write_header(file: BinaryIO) -> None:
-        # numpy leaves room in the header for the first axis to grow, so the final one fits over the first.
+        # numpy leaves room for the first axis to grow, so the final header has the same length as the first one.
         descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
         shape = (n_rows, *row_shape)
         np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
@@ -85,12 +92,15 @@ def new_array(
     except OSError as error:
         raise ReviewFileError(
             f"{path}: can't be written ({error.strerror or error}); free disk space, or set text_cache_dir to a folder "
-            "that can be written"
+            "that you may write to"
         ) from error
 
 
 def load_array(path: Path) -> np.ndarray | None:
-    """The array in ``path``, memory-mapped copy-on-write; None if there is none. A damaged file is removed."""
+    """Returns the array in a file, memory-mapped copy-on-write; None if the file is absent or damaged.
+
+    A damaged file is removed.
+    """
     try:
         with path.open("rb") as file:
             n_bytes = max(0, path.stat().st_size - DIGEST_BYTES)
@@ -98,13 +108,13 @@ def load_array(path: Path) -> np.ndarray | None:
                 return np.load(path, mmap_mode="c", allow_pickle=False)
     except FileNotFoundError:
         return None
-    logger.warning("%s is damaged: rebuilding it", path)
+    logger.warning("%s is damaged and is made again", path)
     path.unlink(missing_ok=True)
     return None
 
 
 def _digest_file(file: BinaryIO, n_bytes: int) -> bytes:
-    """SHA-256 of the next ``n_bytes`` of ``file``, which it leaves standing after them."""
+    """Reads the next ``n_bytes`` of a file and returns their SHA-256."""
     digest = hashlib.sha256()
     while n_bytes and (block := file.read(min(n_bytes, 1 << 20))):
         digest.update(block)

@@ -1,4 +1,4 @@
-"""RecBole's Dataset, whose every interaction keeps its one review."""
+"""Reads the dataset of a run with RecBole, and keeps the id of its review with each interaction."""
 
 import re
 from collections.abc import Iterator
@@ -24,37 +24,42 @@ from recbole_symcere.errors import DatasetError
 
 MASKING_SEED = 2020
 COLUMN = r"[^:]+:(token|float|token_seq|float_seq)"
-SHOWN_CHARACTERS = 200  # of what is wrong, in a message
-PARTS = 3  # that train, validate and test
+SHOWN_CHARACTERS = 200  # how much of a faulty value a message shows
+PARTS = 3  # training, validation and test
 
 
 class ReviewDataset(Dataset):
-    """The interactions of ``NAME.inter``, each with the id of its review; the texts stay in ``NAME.review.jsonl``.
+    """A dataset of RecBole whose interactions, from ``NAME.inter``, have the ids of their reviews.
 
-    RecBole's operations work row by row, so the id in ``REVIEW_ID_FIELD`` follows its interaction through all of them.
-    The texts never pass through RecBole's reader, which would corrupt them. The field is optional: without it the
-    dataset serves the models that read no text.
+    RecBole filters and splits whole rows, so the id in the column ``REVIEW_ID_FIELD`` stays with its interaction. The
+    texts stay in ``NAME.review.jsonl``, because RecBole's reader would corrupt them. Without the column, the dataset
+    can be used by the models that read no text.
+
+    Each part of a split reaches only the reviews of its own interactions, so training reaches no held-out text.
 
     Raises:
-        DatasetError: a file or a column is missing, a timestamp is not a number, or a review id is missing or stands
+        DatasetError: a file or a column is missing, a timestamp is not a number, or a review id is missing or occurs
             twice.
     """
 
-    inter_feat: Any  # a DataFrame until RecBole's build(), an Interaction after it
+    inter_feat: Any  # a DataFrame before RecBole's build(), and an Interaction after it
 
     def _get_field_from_config(self) -> None:
         super()._get_field_from_config()
         self.review_field = self.config["REVIEW_ID_FIELD"]
 
     def _load_data(self, token: str, dataset_path: str) -> None:
-        for path in self._inter_paths:  # RecBole would try a download that is gone
+        for path in self._inter_paths:  # RecBole would try to download it from an address that no longer exists
             if not path.is_file():
                 raise DatasetError(self._missing(path))
         super()._load_data(token, dataset_path)
 
     def _missing(self, path: Path) -> str:
         if self.benchmark_filename_list is not None:
-            return f"{path}: no such file, but benchmark_filename names this part; mend the name, or leave it out"
+            return (
+                f"{path}: no such file, but benchmark_filename names this part; mend the name, or leave "
+                "benchmark_filename out"
+            )
         return (
             f"{path}: no such file; convert a raw dump with `symcere prep SOURCE --input FILE --output {path.parent}`, "
             f"or set data_path to the folder that holds {self.dataset_name}/"
@@ -75,9 +80,9 @@ class ReviewDataset(Dataset):
             with path.open(encoding=encoding) as file:
                 header = file.readline().rstrip("\r\n").split(self.config["field_separator"])
         except LookupError as error:
-            raise DatasetError(f"{path}: {error}; set encoding to the file's own, such as utf-8 or cp932") from error
+            raise DatasetError(f"{path}: {error}; set encoding to that of the file, such as utf-8 or cp932") from error
         except UnicodeError as error:
-            raise DatasetError(f"{path}: not {encoding} ({error}); set encoding to the file's own") from error
+            raise DatasetError(f"{path}: not {encoding} ({error}); set encoding to that of the file") from error
         names = [column.partition(":")[0] for column in header]
         needed = [self.uid_field, self.iid_field]
         if self.config["eval_args"]["order"] == "TO":
@@ -90,7 +95,7 @@ class ReviewDataset(Dataset):
             )
 
     def _unreadable(self, encoding: str, error: ValueError) -> DatasetError:
-        """What is wrong with the first file that is not as it should be."""
+        """Returns an error that names the first line that can't be read."""
         found = (broken for path in self._inter_paths if (broken := _broken_line(path, encoding, self.config)))
         names = " or ".join(map(str, self._inter_paths))
         unknown = DatasetError(f"{names}: can't be read ({_shown(error)}); convert the raw dump again")
@@ -105,18 +110,18 @@ class ReviewDataset(Dataset):
         for field in (self.time_field, self.review_field):
             if field in feat and feat[field].isna().any():
                 row = int(np.flatnonzero(feat[field].isna())[0])
-                raise DatasetError(f"{self._place(row)}: no {field}; give the line one or delete it")
+                raise DatasetError(f"{self._place(row)}: no {field}; add it or delete the line")
         if self.review_field in feat and feat[self.review_field].duplicated().any():
             repeated = feat[self.review_field].duplicated(keep=False).to_numpy()
             review_id = feat[self.review_field].to_numpy()[repeated][0]
             first, second = np.flatnonzero((feat[self.review_field] == review_id).to_numpy())[:2]
             raise DatasetError(
-                f"{self._place(second)}: review_id {review_id!r} stands in {self._place(first)} already; give each "
+                f"{self._place(second)}: review_id {review_id!r} is already in {self._place(first)}; give each "
                 "interaction its own"
             )
 
     def _place(self, row: int) -> str:
-        """The file and the line of a row of the interactions as they were read."""
+        """Returns the file and the line of a row of the interactions, before any row is filtered out."""
         for path, size in zip(self._inter_paths, self._file_sizes, strict=True):
             if row < size:
                 lines = (number for number, values in _rows(path, self.config) if values)
@@ -131,21 +136,21 @@ class ReviewDataset(Dataset):
     def _data_filtering(self) -> None:
         try:
             super()._data_filtering()
-        except ValueError as error:  # RecBole's "Some feat is empty"
-            raise DatasetError(f"{self._inter_path}: no interaction is left after filtering; loosen it") from error
+        except ValueError as error:  # RecBole says only "Some feat is empty"
+            raise DatasetError(
+                f"{self._inter_path}: no interaction is left after filtering; loosen the filters"
+            ) from error
 
     def _dataframe_to_interaction(self, data: pd.DataFrame) -> Interaction:
-        """Converts as RecBole does, but keeps time in float64: float32 can't tell events two minutes apart."""
+        """Converts as RecBole does, but keeps times in float64. In float32, times within two minutes can be equal."""
         interaction = super()._dataframe_to_interaction(data)
         if self.time_field in data:
             interaction.interaction[self.time_field] = torch.tensor(data[self.time_field].to_numpy(np.float64))
         return interaction
 
-    # Only the reviews of this part's interactions can be reached, so the part that trains reaches no held-out text.
-
     @property
     def has_reviews(self) -> bool:
-        """Whether each interaction carries a review id."""
+        """Whether each interaction has a review id."""
         return self.review_field in self.inter_feat
 
     @cached_property
@@ -154,7 +159,7 @@ class ReviewDataset(Dataset):
 
     @cached_property
     def _inter_paths(self) -> list[Path]:
-        """The files of the interactions: one, or one for each part that ``benchmark_filename`` names."""
+        """The files of the interactions: one file, or one for each part that ``benchmark_filename`` names."""
         parts = self.benchmark_filename_list
         if parts is None:
             return [self._inter_path]
@@ -171,9 +176,12 @@ class ReviewDataset(Dataset):
         return self._inter_path.with_suffix(".review.jsonl")
 
     def review_rows(self) -> Tensor:
-        """Returns where the text of each review id stands in :meth:`review_texts`, [n_review_ids] long.
+        """Returns the place of the text of each review id in :meth:`review_texts`, int64 [n_review_ids].
 
-        The ids of other parts get n, one past the last text, so looking a held-out review up is an index error.
+        The ids of reviews in other parts get the place after the last text, so that looking one up is an index error.
+
+        Raises:
+            DatasetError: the interactions have no review ids.
         """
         self._need_reviews()
         rows = torch.full((self.num(self.review_field),), len(self))
@@ -184,8 +192,8 @@ class ReviewDataset(Dataset):
         """Returns the texts of this part's interactions, in their order.
 
         Raises:
-            DatasetError: the interactions carry no review ids.
-            ReviewFileError: the file is missing or broken, or lacks one of the ids.
+            DatasetError: the interactions have no review ids.
+            ReviewFileError: the file is missing or broken, lacks one of the ids, or a text is blank.
         """
         self._need_reviews()
         review_ids = self.field2id_token[self.review_field][self.inter_feat[self.review_field].numpy()]
@@ -207,12 +215,17 @@ class ReviewDataset(Dataset):
             )
 
     def embedded_reviews(self, encoder: Embedder, views: int, mask_ratio: float) -> list[np.ndarray]:
-        """Returns vectors of :meth:`review_texts`, clean and in ``views`` word-masked views, cached on disk.
+        """Returns vectors of :meth:`review_texts`, which are cached on disk.
 
-        Runs of all seeds share the masked views, because encoding them takes longer than most runs.
+        Runs with different seeds share the masked views, because encoding them takes longer than most runs.
+
+        Args:
+            encoder: the encoder.
+            views: the number of views with masked words.
+            mask_ratio: the share of words to mask in them.
 
         Returns:
-            1 + views arrays, float32 [n, hidden].
+            1 + views arrays, float32 [n, hidden]: of the texts as they are, then of each masked view.
         """
         texts = self.review_texts()
         return cached_embeddings(texts, encoder, views, mask_ratio, MASKING_SEED, self._cache_dir, self._bars)
@@ -226,13 +239,13 @@ class ReviewDataset(Dataset):
         return bool(self.config["show_progress"])
 
     def save(self) -> None:
-        """Saves RecBole's pickle of the filtered dataset, with the fingerprint of what it was made from."""
+        """Saves RecBole's pickle of the filtered dataset, with the fingerprint of its files and settings."""
         self.source = source_fingerprint(self.config)
         super().save()
 
 
 def _rows(path: Path, config: Config) -> Iterator[tuple[int, list[str]]]:
-    """Yields the number and the values of each line after the first; a blank line, which pandas skips, has none."""
+    """Yields the number and the values of each line after the first. A blank line, which pandas skips, has none."""
     with path.open(encoding=config["encoding"] or "utf-8", newline="\n") as file:
         next(file)
         for number, line in enumerate(file, start=2):
@@ -241,7 +254,10 @@ def _rows(path: Path, config: Config) -> Iterator[tuple[int, list[str]]]:
 
 
 def _broken_line(path: Path, encoding: str, config: Config) -> DatasetError | None:
-    """The error of the first line that can't be read, or None; read slowly, to explain what pandas refused."""
+    """Returns an error for the first line that can't be read, or None.
+
+    This is slow, and is only used after pandas could not read the file.
+    """
     separator = config["field_separator"]
     try:
         with path.open(encoding=encoding) as file:
@@ -253,7 +269,7 @@ def _broken_line(path: Path, encoding: str, config: Config) -> DatasetError | No
                 if name.endswith(":float") and value and not _is_number(value):
                     return DatasetError(f"{path}, line {number}: {name} is {_shown(value)!r}, not a number; mend it")
     except UnicodeError as error:
-        return DatasetError(f"{path}: not {encoding} ({error}); set encoding to the file's own")
+        return DatasetError(f"{path}: not {encoding} ({error}); set encoding to that of the file")
     return None
 
 

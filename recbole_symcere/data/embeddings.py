@@ -1,4 +1,4 @@
-"""Vectors of reviews by an encoder that does not train, kept on disk."""
+"""Makes vectors of reviews with an encoder that is not trained, and keeps them on disk."""
 
 from __future__ import annotations
 
@@ -14,12 +14,18 @@ from recbole_symcere import distributed
 from recbole_symcere.data.cache import digest_texts, key_of, load_array, new_array
 from recbole_symcere.data.tokens import TokenisedReviews, tokenise
 
-TEXTS_PER_SHARD = 1024  # embedded at a time; a killed run loses at most this many
+TEXTS_PER_SHARD = 1024  # how many texts are embedded at a time; a killed run loses the vectors of these at most
 SHARD = ".shard"
 
 
 class Embedder(Protocol):
-    """What ``cached_embeddings`` needs of an encoder; ``ReviewEncoder`` is one."""
+    """What ``cached_embeddings`` needs of an encoder. ``ReviewEncoder`` has it.
+
+    Attributes:
+        max_length: the most tokens of a text, with the special ones.
+        fast_tokenizer: the tokenizer.
+        prompt: the text that stands before every review.
+    """
 
     @property
     def max_length(self) -> int: ...
@@ -31,10 +37,17 @@ class Embedder(Protocol):
     def prompt(self) -> str: ...
 
     def fingerprint(self) -> str:
-        """A hash of all that determines a text's vector: weights, tokenizer, pooling, precision, length."""
+        """Returns a hash of what determines the vector of a text: weights, tokenizer, pooling, precision, length."""
 
     def embed(self, reviews: TokenisedReviews, rows: np.ndarray, mask_ratio: float, seed: int) -> np.ndarray:
-        """Vectors of reviews ``rows`` with ``mask_ratio`` of their words masked, float32 [len(rows), hidden]."""
+        """Returns vectors of some reviews, float32 [len(rows), hidden].
+
+        Args:
+            reviews: the token ids of all reviews.
+            rows: which reviews to embed.
+            mask_ratio: the share of words to mask.
+            seed: decides which words are masked.
+        """
 
 
 def cached_embeddings(
@@ -46,10 +59,20 @@ def cached_embeddings(
     cache_dir: Path,
     show_progress: bool = True,
 ) -> list[np.ndarray]:
-    """The clean view of ``texts`` and ``views`` word-masked ones: 1 + views memory-mapped float32 [n, hidden].
+    """Returns vectors of texts from the cache, and makes those that are missing.
 
-    Each view is its own file, so asking for more views adds to an older cache. A run that was killed goes on with the
-    shard of reviews it was at. Several processes embed every so many shards each.
+    Each view is a file of its own, so a call with more views makes only the additional ones. If a run was killed, the
+    next run continues with the shard of texts at which it stopped. Several processes divide the shards among them.
+
+    Args:
+        texts: n texts.
+        views: the number of views with masked words.
+        mask_ratio: the share of words to mask in them.
+        seed: decides which words are masked.
+        cache_dir: the folder of the cache.
+
+    Returns:
+        1 + views memory-mapped arrays, float32 [n, hidden]: of the texts as they are, then of each masked view.
     """
     encoder_and_texts = key_of(encoder.fingerprint(), digest_texts(texts))
     keys = [key_of("clean", encoder_and_texts)]
@@ -57,7 +80,7 @@ def cached_embeddings(
     paths = [cache_dir / f"{key}.npy" for key in keys]
     arrays = [load_array(path) for path in paths]
     for path, array in zip(paths, arrays, strict=True):
-        if array is not None:  # a run that was killed here may have left what this was joined from
+        if array is not None:  # a run that was killed after joining the shards may have left them
             _remove_shards(path)
     missing = distributed.union((view for view, array in enumerate(arrays) if array is None), len(arrays))
     if missing:
@@ -76,7 +99,7 @@ def cached_embeddings(
 def _embed_view(
     path: Path, reviews: TokenisedReviews, encoder: Embedder, mask_ratio: float, seed: tuple[int, int], bar: tqdm
 ) -> np.ndarray:
-    """Embeds the shards that are not there yet, joins them under ``path`` and removes them."""
+    """Embeds the shards that do not exist yet, joins all shards to the file ``path``, and removes them."""
     starts = range(0, len(reviews), TEXTS_PER_SHARD)
     shards = [path.with_name(f"{path.stem}{SHARD}{start}.npy") for start in starts]
 
@@ -94,17 +117,20 @@ def _embed_view(
         embed(range(distributed.rank(), len(shards), distributed.world_size()))
         distributed.wait_for_all()
     with distributed.first_of_machine_first():
-        for _ in range(3):  # another run may finish first and remove the shards under our feet: then its file is loaded
-            embed(range(len(shards)))  # also those of the other processes, if their folders are not shared
+        # Another run may finish first and remove the shards. Then the next round loads its file.
+        for _ in range(3):
+            # This also makes the shards of the other processes, if these write to other folders.
+            embed(range(len(shards)))
             if not path.exists():
                 _join(shards, path)
             if (view := load_array(path)) is not None:
                 _remove_shards(path)
                 return view
-    raise OSError(f"{path}: can't be read back after writing; is the disk full?")
+    raise OSError(f"{path}: can't be read back after it was written; is the disk full?")
 
 
 def _join(shards: list[Path], path: Path) -> None:
+    """Joins shards to one file, unless another run has removed one of them."""
     arrays = [load_array(shard) for shard in shards]
     if any(array is None for array in arrays):
         return

@@ -1,4 +1,4 @@
-"""A hash of all that determines the interactions of a run."""
+"""Computes a hash of all that determines the interactions of a run."""
 
 import hashlib
 import json
@@ -8,8 +8,8 @@ from recbole.utils.argument_list import dataset_arguments
 
 from recbole_symcere.config import Config
 
-FORMAT = 1  # raise this whenever the same files and settings give other interactions
-# Settings beside RecBole's own ``dataset_arguments`` that decide which interactions there are.
+FORMAT = 1  # raise this whenever a change of the code changes the interactions of the same files and settings
+# Settings that also determine the interactions, besides the ``dataset_arguments`` of RecBole.
 FURTHER_ARGUMENTS = ("REVIEW_ID_FIELD", "seed", "repeatable", "eval_args")
 
 
@@ -18,7 +18,7 @@ def source_fingerprint(config: Config) -> str:
     digest = hashlib.sha256(f"format {FORMAT}".encode())
     folder, name = Path(config["data_path"]), str(config["dataset"])
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        # the converter's statistics decide nothing
+        # statistics of the converter (.json) do not change the interactions
         if path.name.startswith(f"{name}.") and path.suffix != ".json" and path.is_file():
             digest.update(path.name.encode())
             with path.open("rb") as file:

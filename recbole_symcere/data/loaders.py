@@ -1,4 +1,4 @@
-"""From a configuration to the three dataloaders: reading, splitting, auditing, and drawing negatives."""
+"""Makes the dataset and the three dataloaders of a configuration: reads, splits, audits, and draws negatives."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ DataLoaders = tuple[AbstractDataLoader, AbstractDataLoader, AbstractDataLoader]
 
 
 def create_dataset(config: Config) -> ReviewDataset:
-    """Returns the filtered dataset of a configuration, and generates the files of the demo if they are absent.
+    """Returns the filtered dataset of a configuration. Generates the demo data if they are wanted and do not exist.
 
-    RecBole loads a pickled dataset whenever one lies in ``checkpoint_dir``, stale or not. Here a pickle is loaded only
-    if ``dataset_save_path`` names it, ``trust_pickles`` is set, and the files and settings have not changed since.
+    RecBole would load any pickled dataset that it finds in ``checkpoint_dir``, even one made from other files. Here a
+    pickle is loaded only if ``dataset_save_path`` names it, ``trust_pickles`` is set, and neither the files nor the
+    settings have changed since it was made.
 
     Raises:
-        ConfigError: the pickle is absent or not trusted.
+        ConfigError: the pickle does not exist or is not trusted.
         DatasetError: the atomic files can't be used.
         PreparationError: the files of the demo can't be written.
     """
     if saved := _trusted_pickle(config, "dataset_save_path"):
         with saved.open("rb") as file:
-            dataset = pickle.load(file)  # noqa: S301 - RecBole's format, of a file that the user trusts
+            dataset = pickle.load(file)  # noqa: S301 - a file in RecBole's format, which the user trusts
         if getattr(dataset, "source", None) == source_fingerprint(config):
             return dataset
-        getLogger().warning(f"{saved} was made from other files or settings: building the dataset anew")
+        getLogger().warning(f"{saved} was made from other files or settings; the dataset is made from the files again")
     with distributed.first_of_machine_first():
         _make_demo_data(config)
     dataset = ReviewDataset(config)
@@ -62,9 +63,9 @@ def data_preparation(config: Config, dataset: ReviewDataset) -> DataLoaders:
         The dataloaders of training, validation and test.
 
     Raises:
-        ConfigError: the evaluation does not fit the data, or a pickle is absent or not trusted.
+        ConfigError: the evaluation does not fit the data, or a pickle does not exist or is not trusted.
         DatasetError: a part is empty, or no negative item can be drawn.
-        LeakError: held-out interactions reach training and ``audit`` is ``error``.
+        LeakError: the audit finds a leak, and ``audit`` is ``error``.
     """
     if loaders := _saved_dataloaders(config):
         return loaders
@@ -86,12 +87,12 @@ def data_preparation(config: Config, dataset: ReviewDataset) -> DataLoaders:
     for loader in (valid_data, test_data):
         if isinstance(loader, RankingDataLoader) and loader.sample_size < distributed.world_size():
             raise ConfigError(
-                f"{distributed.world_size()} processes are to share {loader.sample_size} users to rank: start fewer"
+                f"{distributed.world_size()} processes can't share {loader.sample_size} users to rank; start fewer"
             )
     if config["save_dataloaders"] and distributed.is_main():
         train_data.source = source_fingerprint(config)
         generators = [loader.generator for loader in loaders]
-        save_split_dataloaders(config, loaders)  # takes the generators away
+        save_split_dataloaders(config, loaders)  # removes the generators from the dataloaders
         for loader, generator in zip(loaders, generators, strict=True):
             loader.generator = loader.sampler.generator = generator
     return train_data, valid_data, test_data
@@ -103,22 +104,25 @@ def _dataloader(config: Config, phase: str) -> type[AbstractDataLoader]:
 
 
 def _saved_dataloaders(config: Config) -> DataLoaders | None:
-    """The pickled dataloaders that ``dataloaders_save_path`` names, if files and settings have not changed since."""
+    """Returns the pickled dataloaders that ``dataloaders_save_path`` names.
+
+    Returns None if the setting is empty, or if the files or the settings have changed since the pickle was made.
+    """
     path = _trusted_pickle(config, "dataloaders_save_path")
     if path is None:
         return None
     loaders = load_split_dataloaders(config)
     if loaders and getattr(loaders[0], "source", None) == source_fingerprint(config):
         return loaders
-    getLogger().warning(f"{path} was made from other files or settings: splitting anew")
+    getLogger().warning(f"{path} was made from other files or settings; the dataset is split again")
     return None
 
 
 def _trusted_pickle(config: Config, key: str) -> Path | None:
-    """The pickle that a setting names, or None where the setting is empty.
+    """Returns the pickle that a setting names, or None if the setting is empty.
 
     Raises:
-        ConfigError: there is no such file, or the user has not said that it can be trusted.
+        ConfigError: there is no such file, or ``trust_pickles`` is not set.
     """
     if not config[key]:
         return None
@@ -128,7 +132,7 @@ def _trusted_pickle(config: Config, key: str) -> Path | None:
     if not config["trust_pickles"]:
         raise ConfigError(
             f"{key}: {path} is a pickle, which can run any code; if you made it yourself, add --trust-pickles, else "
-            f"leave {key} out: the atomic files are read anew"
+            f"leave {key} out, and the atomic files are read again"
         )
     return path
 

@@ -1,4 +1,4 @@
-"""Reading the texts of reviews from the file beside a dataset's interactions."""
+"""Reads the texts of reviews from the file beside the interactions of a dataset."""
 
 from __future__ import annotations
 
@@ -12,19 +12,26 @@ from recbole_symcere.errors import ReviewFileError
 
 
 def read_reviews(path: Path, review_ids: Sequence[str], *, allow_empty: bool = False) -> list[str]:
-    """Reads the texts of ``review_ids``, in that order, from JSON lines of ``review_id`` and ``review``.
+    """Returns the texts of reviews, in the order of ``review_ids``.
+
+    Args:
+        path: a file of JSON lines, each an object with the strings ``review_id`` and ``review``.
+        review_ids: the ids of the wanted reviews.
+        allow_empty: whether a wanted text may be blank.
 
     Raises:
-        ReviewFileError: the file is missing, a line is not such an object, an id is missing from the file or stands
-            there twice, ``review_ids`` is empty, or a wanted text is blank and ``allow_empty`` is false.
+        ReviewFileError: the file does not exist, a line is not such an object, an id is not in the file or is there
+            twice, ``review_ids`` is empty, or a wanted text is blank and ``allow_empty`` is false.
     """
     if not path.is_file():
         raise ReviewFileError(f"{path}: no such review file; make it with `symcere prep`")
     if not len(review_ids):
-        raise ReviewFileError(f"{path}: no review_id is asked for; the dataset has no interactions left")
+        raise ReviewFileError(
+            f"{path}: no review_id is wanted, because the dataset has no interactions left; loosen its filters"
+        )
     try:
         reviews = pl.read_ndjson(path, schema={"review_id": pl.String, "review": pl.String})
-    except (pl.exceptions.PolarsError, OSError) as error:  # OSError: the file begins as a packed file does
+    except (pl.exceptions.PolarsError, OSError) as error:  # OSError: the file begins like a packed file
         raise _broken_line(path, str(error)) from error
     if reviews.null_count().sum_horizontal().item():
         raise _broken_line(path, "a line lacks a value")
@@ -47,7 +54,13 @@ def read_reviews(path: Path, review_ids: Sequence[str], *, allow_empty: bool = F
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The number and the object of each line, read slowly, to explain what is wrong with a file."""
+    """Yields the number and the object of each line that is not blank.
+
+    This is slow, and is only used to say what is wrong with a file.
+
+    Raises:
+        ReviewFileError: a line is not an object with the two strings.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -75,5 +88,5 @@ def _broken_line(path: Path, reason: str) -> ReviewFileError:
 def _repeated_id(path: Path, review_id: str) -> ReviewFileError:
     numbers = [str(number) for number, review in _lines(path) if review["review_id"] == review_id]
     return ReviewFileError(
-        f"{path}, lines {' and '.join(numbers)}: review_id {review_id!r} stands more than once; give each its own"
+        f"{path}, lines {' and '.join(numbers)}: review_id {review_id!r} occurs more than once; give each line its own"
     )

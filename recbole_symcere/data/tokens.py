@@ -1,4 +1,4 @@
-"""From review texts to token ids, and to the words that the tokens belong to."""
+"""Turns review texts into token ids, and finds the word that each token belongs to."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from tqdm import tqdm
 
 from recbole_symcere.data.cache import digest_texts, key_of, load_array, new_array
 
-TEXTS_PER_CHUNK = 4096  # tokenised at a time
+TEXTS_PER_CHUNK = 4096  # how many texts are tokenised at a time
 SPECIAL = -1  # the word index of a special token
 
 
 @dataclass(frozen=True)
 class TokenisedReviews:
-    """Token ids of n reviews, unpadded and end to end.
+    """The token ids of n reviews, one review after the other, without padding.
 
     Attributes:
         token_ids: int32 [n_tokens].
-        word_index: int32 [n_tokens], the place of the token's word in its review; -1 for a special token.
-        offsets: int64 [n + 1]; review i is ``token_ids[offsets[i]:offsets[i + 1]]``.
+        word_index: int32 [n_tokens], the number of the word in its review that the token belongs to; -1 for a special
+            token.
+        offsets: int64 [n + 1]; the tokens of review i are ``token_ids[offsets[i]:offsets[i + 1]]``.
     """
 
     token_ids: np.ndarray
@@ -36,14 +37,20 @@ class TokenisedReviews:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each review, int64 [n]."""
+        """The number of tokens of each review, int64 [n]."""
         return np.diff(self.offsets)
 
     def gather(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Reviews ``rows`` [B], end to end: token ids [T], word index [T] and lengths [B].
+        """Returns the tokens of some reviews, one review after the other.
+
+        Args:
+            rows: the numbers of B reviews.
+
+        Returns:
+            The token ids [T], the word index [T], and the number of tokens of each review [B].
 
         Raises:
-            IndexError: there is no such review; -1, which stands for a review of another part, is none either.
+            IndexError: there is no review of this number. Negative numbers do not count from the end.
         """
         if (rows < 0).any():
             raise IndexError(f"there is no review {rows.min()} among {len(self)}")
@@ -54,8 +61,8 @@ class TokenisedReviews:
 
 
 def end_to_end(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The places in the spans [B] that begin at ``starts`` and are so long, one span after the other: [T]."""
-    begins = np.cumsum(lengths) - lengths  # in the result
+    """Returns the indices [T] inside B spans, one span after the other, from their starts [B] and lengths [B]."""
+    begins = np.cumsum(lengths) - lengths  # where each span begins in the result
     return np.repeat(starts - begins, lengths) + np.arange(lengths.sum())
 
 
@@ -67,15 +74,19 @@ def tokenise(
     show_progress: bool = True,
     prompt: str = "",
 ) -> TokenisedReviews:
-    """Returns the token ids of texts, cut to ``max_length`` tokens, special ones included; made once, memory-mapped.
+    """Returns the token ids of texts from the cache, and makes them if they are missing.
 
     Args:
-        prompt: stands before every text. Its tokens count as special ones, so they are in no word.
+        max_length: the most tokens of a text, with the special ones; the rest is cut off.
+        cache_dir: the folder of the cache.
+        prompt: a text to put before every text. Its tokens count as special ones, so they belong to no word.
 
     Raises:
-        ValueError: no texts, or a ``max_length`` that leaves no room beside the special tokens.
+        ValueError: there are no texts, or ``max_length`` leaves no room beside the special tokens.
+        OSError: the tokens can't be read back after they were written.
     """
-    tokenizer = Tokenizer.from_str(tokenizer.to_str())  # the caller's own keeps its settings
+    # This is a copy, so that the settings of the caller's tokenizer do not change.
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())
     if not len(texts):
         raise ValueError("no texts to tokenise")
     if max_length <= tokenizer.num_special_tokens_to_add(is_pair=False):
@@ -89,7 +100,7 @@ def tokenise(
         if all(array is not None for array in arrays.values()):
             return TokenisedReviews(**arrays)  # type: ignore[arg-type]
         _write_tokens(texts, tokenizer, paths, show_progress, prompt)
-    raise OSError(f"{cache_dir}: files just written can't be read back; is the disk full?")
+    raise OSError(f"{cache_dir}: files can't be read back after they were written; is the disk full?")
 
 
 def _write_tokens(
@@ -117,12 +128,21 @@ def _write_tokens(
 
 
 def _words(text: str, encoding: Encoding, prompt_length: int = 0) -> np.ndarray:
-    """The word that each token belongs to, int32 [tokens]; special tokens and those of a prompt are ``SPECIAL``.
+    """Returns the number of the word that each token belongs to, int32 [tokens].
 
-    A word begins at a new pre-token (as in BERT's whole-word masking), and, since a pre-token may be a whole sentence
-    (SentencePiece; text without spaces), also at whitespace and at each piece on either side of a character of a script
-    that puts none between words. A piece that begins inside the piece before it is a byte of the same character, and
-    one after mere whitespace is what that leads up to (``Ġ`` ``gui`` ``tar``): neither begins a word.
+    Special tokens and the tokens of the prompt get ``SPECIAL``. For the others, a word begins
+
+    - at a new pre-token, as in BERT's whole-word masking;
+    - at white space, because a pre-token of SentencePiece may be a whole sentence;
+    - before and after a token with a character of a script without spaces between words, for the same reason.
+
+    A token does not begin a word if it begins inside the token before it, because both are bytes of one character. Nor
+    does it if the token before it is only white space, which belongs to the word after it (``Ġ`` ``gui`` ``tar``).
+
+    Args:
+        text: the prompt and the text.
+        encoding: their tokens.
+        prompt_length: the number of characters of the prompt.
     """
     if not len(encoding):
         return np.zeros(0, np.int32)
@@ -134,7 +154,7 @@ def _words(text: str, encoding: Encoding, prompt_length: int = 0) -> np.ndarray:
     characters = np.frombuffer((text + " ").encode("utf-32-le"), np.uint32)
     space = _IS_SPACE[np.minimum(characters, len(_IS_SPACE) - 1)]
     unspaced = _count(_is_unspaced(characters), start, stop) > 0
-    blank = ~special & (_count(space, start, stop) == stop - start)  # RoBERTa's offsets leave the whitespace out
+    blank = ~special & (_count(space, start, stop) == stop - start)  # in RoBERTa's offsets, white space is left out
     begins = space[start] | space[np.maximum(start - 1, 0)] | unspaced | np.roll(unspaced, 1)
     begins &= start >= np.roll(stop, 1)
     begins |= pre_token != np.roll(pre_token, 1)
@@ -147,7 +167,7 @@ def _words(text: str, encoding: Encoding, prompt_length: int = 0) -> np.ndarray:
 
 
 def _count(found: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """How many of ``found[start:stop]`` are true, for each of many ranges."""
+    """Returns how many of ``found[start:stop]`` are true, for each ``start`` and ``stop``."""
     counts = np.concatenate([[0], np.cumsum(found)])
     return counts[stop] - counts[start]
 
@@ -171,5 +191,6 @@ _UNSPACED_BLOCKS = np.array(
 
 
 def _is_unspaced(characters: np.ndarray) -> np.ndarray:
-    # The blocks do not touch: an odd place among their sorted bounds is inside one.
+    """Returns which characters belong to scripts that put no spaces between words."""
+    # The blocks are sorted and do not touch, so a character inside a block has an odd number of bounds up to it.
     return np.searchsorted(_UNSPACED_BLOCKS, characters, side="right") % 2 == 1

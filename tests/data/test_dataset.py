@@ -221,7 +221,7 @@ def _inter_lines(config: Config) -> list[str]:
         (
             3,
             "u0\ti1\t4.0\t1600000000.0\tr0",
-            r"own\.inter, line 4: review_id 'r0' stands in \S*own\.inter, line 2 already",
+            r"own\.inter, line 4: review_id 'r0' is already in \S*own\.inter, line 2",
         ),
         (3, "u0\ti1\t4.0\t1600000000.0\t", r"own\.inter, line 4: no review_id"),
         (3, "u0\ti1\t4.0\t\tr999", r"own\.inter, line 4: no timestamp"),
@@ -270,7 +270,7 @@ PARTS = {"train": slice(0, 300), "valid": slice(300, 330), "test": slice(330, No
     [
         ("valid", 3, "u0\ti1\tmany\t1600000000.0\tr_a", r"own\.valid\.inter, line 3: rating:float is 'many'"),
         ("test", 2, "u0\ti1\t4.0\t\tr_a", r"own\.test\.inter, line 2: no timestamp"),
-        ("test", 4, "u0\ti1\t4.0\t1600000000.0\tr0", r"own\.test\.inter, line 4: .*own\.train\.inter, line 2 already"),
+        ("test", 4, "u0\ti1\t4.0\t1600000000.0\tr0", r"own\.test\.inter, line 4: .*own\.train\.inter, line 2"),
         ("valid", 1, "user_id\titem_id", r"own\.valid\.inter, line 1: expected columns"),
     ],
 )

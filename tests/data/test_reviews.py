@@ -39,7 +39,7 @@ GOOD_LINE = b'{"review_id": "a", "review": "fine"}\n'
         (GOOD_LINE + b"[1]\n", "line 2: not an object"),
         (GOOD_LINE + b'{"review_id": "b"}\n', "line 2: not an object"),
         (GOOD_LINE + b'{"review_id": "b", "review": null}\n', "line 2: not an object"),
-        (b'{"review_id": "c", "review": "x"}\n' + GOOD_LINE + GOOD_LINE, "lines 2 and 3: review_id 'a' stands more"),
+        (b'{"review_id": "c", "review": "x"}\n' + GOOD_LINE + GOOD_LINE, "lines 2 and 3: review_id 'a' occurs more"),
         (b'{"review_id": "b", "review": "x"}\n', r"review_id 'a' is not in the file \(1 of 1"),
         (b'{"review_id": "a", "review": " \\n"}\n', "review_id 'a' has no text"),
         (b"", "review_id 'a' is not in the file"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset_prep import cli, demo
+from dataset_prep import cli
 from dataset_prep.command import INTERRUPTED
 from dataset_prep.sources import kinds
 from tests.dataset_prep.rows import START, amazon_line, read_dataset, read_statistics
@@ -70,12 +70,12 @@ def test_an_error_is_one_line_and_status_2(raw: Path, tmp_path: Path, capsys: py
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {raw}, line 61: is not valid JSON")
 
 
-@pytest.mark.parametrize("source", [*kinds(), cli.DEMO])
+@pytest.mark.parametrize("source", kinds())
 def test_each_sources_help_says_how_to_get_the_files_and_the_terms(source: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main([source, "--help"])
     said = capsys.readouterr().out
-    assert (kinds()[source].about if source in kinds() else demo.ABOUT) in said
+    assert kinds()[source].about in said
     assert "Terms: " in said
     assert f"example:\n  symcere-prep {source} " in said
 

@@ -203,7 +203,7 @@ def test_a_row_that_is_not_in_the_encoding_can_be_left_out(tmp_path: Path, caplo
         ("raw.csv", "user,item,text,rating\n", "no field time; the file has item, rating, text, user"),
         ("raw.csv", CSV_HEADER, "the file has no rows"),
         ("raw.csv", "", "no names of fields; the file is empty"),
-        ("raw.csv", "\n" + CSV_HEADER + CSV_GOOD, "no names of fields; the file is empty or starts so"),
+        ("raw.csv", "\n" + CSV_HEADER + CSV_GOOD, "no names of fields; the file is empty or begins with an empty line"),
         ("raw.csv", '"' + "x" * 200_000, "not delimited text"),
         ("raw.json", "\n\n", "the file has no rows"),
     ],

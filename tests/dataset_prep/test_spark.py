@@ -26,7 +26,7 @@ from tests.dataset_prep.rows import START, amazon_line, contents, read_dataset, 
 
 pytest.importorskip("pyarrow")
 SparkSession = pytest.importorskip("pyspark.sql").SparkSession
-spark = pytest.importorskip("dataset_prep.spark")
+spark_parsing = pytest.importorskip("dataset_prep.spark_parsing")
 
 has_java = pytest.mark.skipif(not os.environ.get("JAVA_HOME") and shutil.which("java") is None, reason="needs Java")
 OWN_TABLE = table.source(user="user", item="item", text="text", time="time", rating="rating")
@@ -52,10 +52,10 @@ lines = st.lists(
 
 def by_pieces(source: Source, path: Path, work: Path) -> list[dict[str, Any]]:
     """What the tasks give for a file, in its order; the fingerprint left out."""
-    whole = spark.Piece(0, path, source, skip_broken=True)
+    whole = spark_parsing.Piece(0, path, source, skip_broken=True)
     found = []
-    for number, piece in enumerate(spark._cut(whole, "200MB", work)):
-        rows = [row for batch in spark._read_piece(number, piece, "200MB") for row in batch.to_pylist()]
+    for number, piece in enumerate(spark_parsing._cut(whole, "200MB", work)):
+        rows = [row for batch in spark_parsing._read_piece(number, piece, "200MB") for row in batch.to_pylist()]
         found += sorted(rows, key=lambda row: row["row"] or 0)
     return found
 
@@ -67,7 +67,7 @@ def test_a_file_read_in_pieces_has_the_rows_of_the_file_read_at_once(
 ) -> None:
     content = "".join([amazon_line("a", "x"), *raw]).encode(errors="surrogateescape")
     with scratch_folder() as folder, scratch_engine() as engine, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spark, "PIECE_BYTES", size)
+        patch.setattr(spark_parsing, "PIECE_BYTES", size)
         patch.setattr("dataset_prep.staging.CHUNK_BYTES", 100)
         path = folder / "raw.json"
         path.write_bytes(gzip.compress(content) if compressed else content)
@@ -84,18 +84,18 @@ def test_a_file_read_in_pieces_has_the_rows_of_the_file_read_at_once(
 def test_an_error_in_a_late_piece_names_the_line_of_the_file(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spark, "PIECE_BYTES", 20_000)
+    monkeypatch.setattr(spark_parsing, "PIECE_BYTES", 20_000)
     content = amazon_line("a", "x").encode() * 500 + b"b\xffd\n" + amazon_line("a", "x").encode() * 2000
     path = tmp_path / name
     path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    monkeypatch.setattr(spark, "SAMPLED_OBJECTS", 1)
+    monkeypatch.setattr(spark_parsing, "SAMPLED_OBJECTS", 1)
     monkeypatch.setattr("dataset_prep.staging.CHUNK_BYTES", 5000)
-    pieces = spark._cut(spark.Piece(0, path, amazon.SOURCE, skip_broken=False), "200MB", tmp_path)
+    pieces = spark_parsing._cut(spark_parsing.Piece(0, path, amazon.SOURCE, skip_broken=False), "200MB", tmp_path)
     assert (len(pieces) > 5) == (name == "raw.json")
     notes = [
         row["fault"]
         for number, piece in enumerate(pieces)
-        for batch in spark._read_piece(number, piece, "200MB")
+        for batch in spark_parsing._read_piece(number, piece, "200MB")
         for row in batch.to_pylist()
         if row["note"] == "error"
     ]
@@ -177,7 +177,7 @@ def write_every_format(folder: Path) -> list[Path]:
 def test_every_format_and_every_text_gives_the_same_bytes_on_both_engines(
     session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(spark, "PIECE_BYTES", 30_000)
+    monkeypatch.setattr(spark_parsing, "PIECE_BYTES", 30_000)
     raw = [str(path) for path in write_every_format(tmp_path)]
     columns = "--user user --item item --text text --time time --rating rating --on-error skip"
     keep = "--user-core 3 --item-core 4 --duplicates last --missing-text keep --max-users 12 --from 1990-01-01"
@@ -202,7 +202,7 @@ def test_every_format_and_every_text_gives_the_same_bytes_on_both_engines(
 def test_a_broken_row_in_a_late_piece_is_named_as_duckdb_names_it(
     session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spark, "PIECE_BYTES", 30_000)
+    monkeypatch.setattr(spark_parsing, "PIECE_BYTES", 30_000)
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
     for path in paths:
         path.write_text(amazon_line("u", "i") * 700 + "\n" * 3)
