@@ -213,7 +213,7 @@ class Setting:
         for name in value:
             if name not in known:
                 raise ConfigError(
-                    f"{where}: unknown entry {name!r}, known are {', '.join(known)}{nearest(str(name), known)}"
+                    f"{where}: unknown entry {name!r}{nearest(str(name), known)} (known: {', '.join(known)})"
                 )
         default, kind_name = value["default"], value.get("type")
         if kind_name is not None and kind_name not in TYPES:

@@ -54,6 +54,7 @@ from recbole_symcere.metrics import METRICS
 from recbole_symcere.model import baselines
 from recbole_symcere.model.graph import GRAPH_ENCODERS
 from recbole_symcere.model.loss import CONTRASTS
+from recbole_symcere.model.registry import MODELS
 from recbole_symcere.properties import properties_folder
 from recbole_symcere.quick_start import create_dataset, load_data_and_model, recommend, run_recbole_symcere
 from tests.conftest import tiny_rows
@@ -147,7 +148,7 @@ def write_module(path: Path, code: str) -> None:
             command, env=os.environ | {"PYTHONPATH": "."}, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
-    else:
+    elif path.parent.parts:
         package = import_module(".".join(path.parent.parts))
         package.__path__.append(str(path.parent.absolute()))
 
@@ -287,8 +288,11 @@ def checkout(tmp_path: Path, tiny_encoder: Path, text_cache: Path, monkeypatch: 
     assert changed == 1
     overall.write_text(text, encoding="utf-8")
     monkeypatch.setattr(properties, "FOLDER", tmp_path / "properties")
-    for registry in (GRAPH_ENCODERS, CONTRASTS, METRICS):  # what a page registers is taken out afterwards
-        for name in (*registry, "LastLayer", "Teleport", "margin", "sigmoid", "first"):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for module in ("my_models", "my_metrics"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    for registry in (GRAPH_ENCODERS, CONTRASTS, METRICS, MODELS):  # what a page registers is taken out afterwards
+        for name in (*registry, "LastLayer", "Teleport", "margin", "sigmoid", "first", "NarrowBPR"):
             monkeypatch.setitem(registry, name, registry.get(name))
             if registry[name] is None:
                 del registry[name]

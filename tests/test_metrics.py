@@ -138,6 +138,12 @@ def test_a_name_that_could_not_be_found_again_is_refused(name: str) -> None:
         register(Metric(name, "Repeats", function=Repeats))
 
 
+@pytest.mark.parametrize("odd", [{"direction": "up"}, {"table": "foo"}])
+def test_a_direction_or_table_that_nothing_knows_is_refused(odd: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"the metric repeats has '{next(iter(odd.values()))}', but this must be one"):
+        register(Metric("repeats", "Repeats", **odd))
+
+
 def test_a_chart_that_the_report_would_not_draw_is_refused() -> None:
     chart = Chart("repeats", "Repeated items on {}", "mean")
     with pytest.raises(ValueError, match="the table 'popularity' only"):

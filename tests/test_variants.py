@@ -50,6 +50,21 @@ def test_a_variant_of_a_variant_has_the_settings_of_both(properties: Path) -> No
         get_model("Second")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("width: 3", "the file has neither implementation nor variant_of"),
+        ("implementation: no_such_module.Odd", "implementation: the module 'no_such_module' can't be imported"),
+        ("implementation: Odd", "implementation: the module '' can't be imported"),
+        ("implementation: recbole_symcere.metrics.Odd", "implementation: recbole_symcere.metrics has no Odd"),
+    ],
+)
+def test_a_file_that_names_no_class_says_what_it_lacks(properties: Path, content: str, message: str) -> None:
+    (properties / "model" / "Odd.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=rf"Odd\.yaml: {message}"):
+        get_model("Odd")
+
+
 @pytest.mark.parametrize("file", ["model/Mine.yaml", "tuned/toys/Mine.yaml"])
 def test_a_typo_in_a_variants_or_a_tuned_file_is_caught(properties: Path, file: str) -> None:
     with (properties / file).open("a") as lines:

@@ -22,6 +22,7 @@ from recbole_symcere.comparison.search import search_space
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import ConfigError, TrainingError, UserError
+from recbole_symcere.model.registry import get_model
 from recbole_symcere.properties import load_yaml, parse_value, properties_folder
 from recbole_symcere.ranking import RankingDataLoader
 from recbole_symcere.trainer import Trainer
@@ -79,7 +80,7 @@ def test_every_model_gets_the_same_budget_and_the_test_part_once(
         assert all((Path("comparison/strict") / f"{name}.{suffix}").read_text() for suffix in ("md", "csv", "tex"))
     assert set(numbers(Path("comparison"))["model"]) == set(MODELS)
     tuned = yaml.safe_load((Path("comparison/strict") / "tuned" / "tiny" / "LightGCN.yaml").read_text())
-    assert tuned.keys() == search_space("LightGCN").keys() | {"train_batch_size", "epochs"}
+    assert tuned.keys() == search_space("LightGCN", get_model("LightGCN")).keys() | {"train_batch_size", "epochs"}
     for record in Path("comparison").glob("runs/strict/tiny/LightGCN/*/run.json"):
         settings = json.loads(record.read_text())["settings"]
         assert {key: settings[key] for key in tuned} == tuned
@@ -353,7 +354,7 @@ def test_a_variant_is_searched_in_its_models_space(arguments: Callable[..., list
     settings = {key: parse_value(value) for key, value in given if key != "text_train"}
     comparison = Comparison(["SMORE-dup"], ["tiny"], [], 2, 1, "strict", settings, Path("variant"))
     (entry,) = comparison.entries
-    assert entry.search.space == search_space("SMORE") and entry.settings["model"] == "SMORE-dup"
+    assert entry.search.space == search_space("SMORE", get_model("SMORE")) and entry.settings["model"] == "SMORE-dup"
 
 
 @pytest.mark.parametrize("option", ["--models", "--datasets", "--ours"])

@@ -11,6 +11,7 @@ from recbole_symcere import properties
 from recbole_symcere.comparison.search import UNPRUNED_EPOCHS, UNPRUNED_TRIALS, Search, search_space
 from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError
+from recbole_symcere.model.recommender import Recommender
 from recbole_symcere.properties import properties_folder
 
 SPACE = {"rate": FloatDistribution(1e-3, 1.0, log=True), "layers": IntDistribution(1, 4)}
@@ -204,7 +205,7 @@ def test_a_default_outside_its_space_is_refused(tmp_path: Path, space: Any, valu
 @pytest.mark.parametrize("model", sorted(path.stem for path in (properties_folder() / "search").glob("*.yaml")))
 def test_each_model_reads_what_is_searched_and_starts_from_its_defaults(model: str, tmp_path: Path) -> None:
     config = Config(model, "demo")
-    space = search_space(model)
+    space = search_space(model, config.model_class)
     assert space and space.keys() <= config.known_keys
     make(tmp_path, space=space, defaults=config.settings)
 
@@ -221,15 +222,23 @@ def test_a_space_is_read_from_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     file.write_text(
         "a: [1, ~, x]\nb: {low: 1, high: 3}\nc: {low: 1.0e-3, high: 1.0, log: True}\nd: {low: 1, high: 1.5}\n"
     )
-    assert search_space("Model") == {
-        "a": CategoricalDistribution([1, None, "x"]),
-        "b": IntDistribution(1, 3),
-        "c": FloatDistribution(1e-3, 1.0, log=True),
-        "d": FloatDistribution(1, 1.5),
-    }
-    assert search_space("Another") == {}
+    assert (
+        search_space("Model", Recommender)
+        == search_space("Variant", type("Model", (Recommender,), {}))
+        == {
+            "a": CategoricalDistribution([1, None, "x"]),
+            "b": IntDistribution(1, 3),
+            "c": FloatDistribution(1e-3, 1.0, log=True),
+            "d": FloatDistribution(1, 1.5),
+        }
+    )
+    assert search_space("Another", Recommender) == {}
+    own = type("Own", (Recommender,), {"search_space": {"a": [1, 2]}})
+    assert search_space("Own", own) == {"a": CategoricalDistribution([1, 2])}
+    with pytest.raises(ConfigError, match=r"Own\.search_space: a: "):
+        search_space("Own", type("Own", (Recommender,), {"search_space": {"a": 3}}))
     ends = ("{low: 1}", "{low: 1, high: 2, step: 1}", "{low: 2, high: 1}", "{low: x, high: 2}", "{low: ~, high: 2}")
     for broken in ("3", "[]", *ends):
         file.write_text(f"a: {broken}")
         with pytest.raises(ConfigError, match=r"Model\.yaml: a: "):
-            search_space("Model")
+            search_space("Model", Recommender)
