@@ -48,12 +48,21 @@ from recbole_symcere.properties import (
     tuned_file,
     tuned_settings,
 )
+from recbole_symcere.recbole_settings import (
+    EVAL_ARGS_KEYS,
+    INTERVALS,
+    NEGATIVE_SAMPLING_KEYS,
+    check_evaluation,
+    check_filters,
+    check_is_read,
+    check_own_parts,
+    check_training,
+    read_intervals,
+)
 
 compat.apply()
 
 View = TypeVar("View")
-EVAL_ARGS_KEYS = ("split", "group_by", "order", "mode")
-NEGATIVE_SAMPLING_KEYS = ("distribution", "sample_num", "alpha", "dynamic", "candidate_num")
 # Read by RecBole or by this package, and absent from RecBole's argument lists and from all property files.
 FURTHER_KEYS = (
     "model", "dataset", "protocol", "checkpoint_file", "result_file", "encoding", "discretization",
@@ -79,6 +88,7 @@ class Config(RecBoleConfig):
     Attributes:
         settings: what rebuilds this configuration; checkpoints and results hold it.
         known_keys: all keys that the model, the data, the training or the evaluation reads.
+        ignored: settings that were given and that this model does not read, each with a model that does.
 
     Raises:
         ConfigError: a key, a model or a protocol is unknown, a file can't be read, or a value can't work.
@@ -86,6 +96,7 @@ class Config(RecBoleConfig):
 
     settings: dict[str, Any]
     known_keys: set[str]
+    ignored: dict[str, str]
     model_class: type[Recommender]
 
     def __init__(
@@ -198,7 +209,7 @@ class Config(RecBoleConfig):
             given, base = self.external_config_dict.get(key), self.internal_config_dict.get(key)
             if isinstance(given, dict) and isinstance(base, dict):
                 final[key] = base | given
-        self._check_evaluation(final)
+        self._check_early(final)
         # This is taken before RecBole adds what it derives. Tuned settings are among the values by now, and the file of
         # tuned settings may be gone when the configuration is rebuilt.
         self.settings = _plain({key: value for key, value in final.items() if key not in ("MODEL_TYPE", *UNREAD_KEYS)})
@@ -220,10 +231,17 @@ class Config(RecBoleConfig):
     # Checks
 
     def _check_keys(self) -> None:
-        self.known_keys = _known_keys(self.internal_config_dict)
-        for key, value in self.external_config_dict.items():
+        self.known_keys, self.ignored = _known_keys(self.internal_config_dict), {}
+        for key, value in list(self.external_config_dict.items()):
             where = f"{self._origin[key]}: " if key in self._origin else ""
+            if key not in self.known_keys and (owner := model_with_setting(key)):
+                self.ignored[key] = owner  # such as a script over several models gives
+                del self.external_config_dict[key]
+                continue
             self._check_names(where, [key], self.known_keys)
+            check_is_read(where, key, value, self.internal_config_dict.get(key), self.model_class)
+            if key in INTERVALS:
+                self.external_config_dict[key] = value = read_intervals(f"{where}{key}", value)
             for name, allowed in (("eval_args", EVAL_ARGS_KEYS), ("train_neg_sample_args", NEGATIVE_SAMPLING_KEYS)):
                 for inner in value if key == name and isinstance(value, dict) else ():
                     if inner not in allowed:
@@ -253,22 +271,16 @@ class Config(RecBoleConfig):
             raise ConfigError(f"valid_metric is {self['valid_metric']!r}, but topk is {self['topk']}")
         self.model_class.check_settings(self)
 
-    def _check_evaluation(self, settings: Mapping[str, Any]) -> None:
-        """Checks how a run is evaluated before RecBole reads it: RecBole's own messages come late or name nothing."""
+    def _check_early(self, settings: Mapping[str, Any]) -> None:
+        """Checks what RecBole's constructor reads next, because its own messages come late or name nothing."""
         metrics = settings["metrics"]
         for metric in [metrics] if isinstance(metrics, str) else metrics:
             if str(metric).lower() not in known_metrics():
                 raise ConfigError(f"there is no metric {metric!r}{nearest(str(metric), known_metrics())}")
-        split = settings["eval_args"].get("split")
-        shares = split.get("RS") if isinstance(split, dict) else None
-        if shares is not None and not (isinstance(shares, list) and len(shares) == 3):
-            raise ConfigError(f"eval_args split is {split!r}, but RS needs three parts: training, validation, test")
-        for key, allowed in (("order", ("TO", "RO")), ("group_by", ("user", "none", None))):
-            if settings["eval_args"].get(key) not in allowed:
-                value = settings["eval_args"].get(key)
-                raise ConfigError(
-                    f"{key} in eval_args is {value!r}, but must be one of {', '.join(map(repr, allowed))}"
-                )
+        check_own_parts(self.external_config_dict, self.internal_config_dict)
+        check_evaluation(settings)
+        check_filters(settings)
+        check_training(settings, self.model_class)
 
 
 def _model_files(model_class: type[Recommender]) -> Iterable[tuple[str, Mapping[str, Any]]]:

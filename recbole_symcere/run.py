@@ -57,6 +57,9 @@ def fit(config: Config, saved: bool = True, callback_fn: Callable[[int, float], 
     _start_logging(config)
     logger = getLogger()
     logger.info(config, extra=DETAIL)
+    if config.ignored:
+        keys = ", ".join(f"{key} ({owner}'s)" for key, owner in config.ignored.items())
+        logger.warning(f"{config['model']} does not read these settings, so they change nothing: {keys}")
     data = create_dataset(config)
     logger.info(data)
     train_data, valid_data, test_data = data_preparation(config, data)

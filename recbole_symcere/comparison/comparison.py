@@ -191,7 +191,9 @@ def _settings_of_each(
     configs = [Config(model, dataset, config_dict=dict(common)) for dataset in datasets for model in models]
     read_by_none = sorted(set(settings) - set().union(*(config.known_keys for config in configs)))
     if read_by_none:
-        Config(models[0], datasets[0], config_dict={key: settings[key] for key in read_by_none})  # raises
+        ignored = Config(models[0], datasets[0], config_dict={key: settings[key] for key in read_by_none}).ignored
+        owners = ", ".join(f"{key} is {owner}'s" for key, owner in ignored.items())
+        raise ConfigError(f"no model of the comparison reads some of the settings: {owners}; leave them out")
     found = []
     for config in configs:
         own = {key: value for key, value in settings.items() if key in config.known_keys}

@@ -19,13 +19,14 @@ class Audit:
         reachable_texts: the number of reviews of held-out interactions that the text encoder can reach.
         time_inversions: if each user's history is split by itself, the number of users with a training interaction
             later than one of their held-out interactions; if all interactions are split together, the number of
-            held-out interactions earlier than the last training interaction.
+            held-out interactions earlier than the last training interaction. None if the interactions have no times,
+            so that nobody knows.
     """
 
     test_pairs: int
     recurring_pairs: int
     reachable_texts: int
-    time_inversions: int
+    time_inversions: int | None
 
     @property
     def leaks(self) -> bool:
@@ -34,10 +35,13 @@ class Audit:
 
     def __str__(self) -> str:
         share = self.recurring_pairs / max(self.test_pairs, 1)
+        inversions = "time inversions not checked, since no times are loaded"
+        if self.time_inversions is not None:
+            inversions = f"{self.time_inversions:,} time inversions"
         return (
             f"audit: {self.recurring_pairs:,} of {self.test_pairs:,} test pairs recur from training ({share:.1%}), "
             f"{self.reachable_texts:,} held-out texts reachable by the encoder, "
-            f"{self.time_inversions:,} time inversions"
+            f"{inversions}"
         )
 
     def check(self) -> None:
@@ -82,8 +86,10 @@ def _reachable_texts(train: ReviewDataset, held_out: ReviewDataset) -> int:
     return int((rows < len(train)).sum())
 
 
-def _time_inversions(train: ReviewDataset, held_out: list[ReviewDataset]) -> int:
-    if train.time_field not in train.inter_feat or not held_out:
+def _time_inversions(train: ReviewDataset, held_out: list[ReviewDataset]) -> int | None:
+    if train.time_field not in train.inter_feat:
+        return None
+    if not held_out:
         return 0
     time, user = train.time_field, train.uid_field
     if train.config["eval_args"]["group_by"] == "user":

@@ -1,7 +1,7 @@
 """Reads the dataset of a run with RecBole, and keeps the id of its review with each interaction."""
 
-import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -12,20 +12,22 @@ import pandas as pd
 import torch
 from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
+from recbole.utils import FeatureSource, FeatureType
+from recbole.utils.argument_list import dataset_arguments
 from torch import Tensor
 
 from recbole_symcere import distributed
 from recbole_symcere.config import Config
+from recbole_symcere.data.atomic import broken_line, check_columns, check_file, rows
 from recbole_symcere.data.embeddings import Embedder, cached_embeddings
 from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.data.reviews import read_reviews
 from recbole_symcere.data.tokens import TokenisedReviews, tokenise
-from recbole_symcere.errors import DatasetError
+from recbole_symcere.errors import ConfigError, DatasetError, UserError
+from recbole_symcere.properties import nearest
+from recbole_symcere.recbole_settings import read_intervals
 
 MASKING_SEED = 2020
-COLUMN = r"[^:]+:(token|float|token_seq|float_seq)"
-SHOWN_CHARACTERS = 200  # how much of a faulty value a message shows
-PARTS = 3  # training, validation and test
 
 
 class ReviewDataset(Dataset):
@@ -43,6 +45,7 @@ class ReviewDataset(Dataset):
     """
 
     inter_feat: Any  # a DataFrame before RecBole's build(), and an Interaction after it
+    config: Config
 
     def _get_field_from_config(self) -> None:
         super()._get_field_from_config()
@@ -65,49 +68,66 @@ class ReviewDataset(Dataset):
             f"or set data_path to the folder that holds {self.dataset_name}/"
         )
 
+    def _from_scratch(self) -> None:
+        with _recboles_own_errors(self.config):
+            super()._from_scratch()
+
+    def build(self) -> list["ReviewDataset"]:
+        """Splits the interactions into the parts of training, validation and test, as RecBole does.
+
+        Raises:
+            DatasetError: RecBole can't split them with these settings.
+        """
+        with _recboles_own_errors(self.config):
+            parts: list[ReviewDataset] = super().build()
+        return parts
+
     def _load_inter_feat(self, token: str, dataset_path: str) -> None:
-        encoding = self.config["encoding"] or "utf-8"
+        needed = [self.uid_field, self.iid_field]
+        types = dict.fromkeys((*needed, self.review_field), "token")
+        types |= dict.fromkeys((self.time_field, self.config["RATING_FIELD"]), "float")
+        if self._orders_by_time:
+            needed.append(self.time_field)
         for path in self._inter_paths:
-            self._check_header(path, encoding)
+            check_file(path, self.config, needed, types)
+            check_columns(path, self.config, "inter")
         try:
             super()._load_inter_feat(token, dataset_path)
         except ValueError as error:  # pandas names neither the file nor the line
-            raise self._unreadable(encoding, error) from error
+            found = (broken for path in self._inter_paths if (broken := broken_line(path, self.config)))
+            names = " or ".join(map(str, self._inter_paths))
+            unknown = DatasetError(f"{names}: can't be read ({str(error)[:200]}); convert the raw dump again")
+            raise next(found, unknown) from error
         self._check_interactions()
 
-    def _check_header(self, path: Path, encoding: str) -> None:
-        try:
-            with path.open(encoding=encoding) as file:
-                header = file.readline().rstrip("\r\n").split(self.config["field_separator"])
-        except LookupError as error:
-            raise DatasetError(f"{path}: {error}; set encoding to that of the file, such as utf-8 or cp932") from error
-        except UnicodeError as error:
-            raise DatasetError(f"{path}: not {encoding} ({error}); set encoding to that of the file") from error
-        names = [column.partition(":")[0] for column in header]
-        needed = [self.uid_field, self.iid_field]
-        if self.config["eval_args"]["order"] == "TO":
-            needed.append(self.time_field)
-        missing = [name for name in needed if name not in names]
-        if missing or not all(re.fullmatch(COLUMN, column) for column in header):
+    def _load_user_or_item_feat(
+        self, token: str, dataset_path: str, source: FeatureSource, field_name: str
+    ) -> pd.DataFrame | None:
+        """Loads the features of users or items; a file that ``load_col`` names must exist and have their ids."""
+        path, name = self._inter_path.with_suffix(f".{source.value}"), getattr(self, field_name)
+        asked = source.value in (self.config["load_col"] or {})
+        if asked and not path.is_file():
             raise DatasetError(
-                f"{path}, line 1: expected columns `name:type` with {', '.join(needed)}, tab-separated, "
-                f"but found {_shown(', '.join(header))}"
+                f"{path}: no such file, but load_col names its columns; take {source.value} out of load_col"
             )
+        if path.is_file() and (asked or self.config["load_col"] is None):
+            check_file(path, self.config, [name], {name: "token"})
+            check_columns(path, self.config, source.value)
+        return super()._load_user_or_item_feat(token, dataset_path, source, field_name)
 
-    def _unreadable(self, encoding: str, error: ValueError) -> DatasetError:
-        """Returns an error that names the first line that can't be read."""
-        found = (broken for path in self._inter_paths if (broken := _broken_line(path, encoding, self.config)))
-        names = " or ".join(map(str, self._inter_paths))
-        unknown = DatasetError(f"{names}: can't be read ({_shown(error)}); convert the raw dump again")
-        return next(found, unknown)
+    @property
+    def _orders_by_time(self) -> bool:
+        """Whether the split asks for times; a split of the user's own does not."""
+        return self.benchmark_filename_list is None and self.config["eval_args"]["order"] == "TO"
 
     def _check_interactions(self) -> None:
         feat: pd.DataFrame = self.inter_feat
-        if self.config["eval_args"]["order"] == "TO" and self.time_field not in feat:
-            raise DatasetError(
-                f"{self._inter_paths[0]}: {self.time_field} is not loaded, but order: TO needs it; add it to load_col"
-            )
-        for field in (self.time_field, self.review_field):
+        needed = [self.uid_field, self.iid_field, *[self.time_field] * self._orders_by_time]
+        for field in needed:
+            if field not in feat:
+                why = "order: TO needs it" if field == self.time_field else "every run needs it"
+                raise DatasetError(f"{self._inter_paths[0]}: {field} is not loaded, but {why}; add it to load_col")
+        for field in (*needed, self.time_field, self.review_field):
             if field in feat and feat[field].isna().any():
                 row = int(np.flatnonzero(feat[field].isna())[0])
                 raise DatasetError(f"{self._place(row)}: no {field}; add it or delete the line")
@@ -124,7 +144,7 @@ class ReviewDataset(Dataset):
         """Returns the file and the line of a row of the interactions, before any row is filtered out."""
         for path, size in zip(self._inter_paths, self._file_sizes, strict=True):
             if row < size:
-                lines = (number for number, values in _rows(path, self.config) if values)
+                lines = (number for number, values in rows(path, self.config) if values)
                 return f"{path}, line {next(islice(lines, row, None))}"
             row -= size
         raise IndexError(row)
@@ -134,12 +154,62 @@ class ReviewDataset(Dataset):
         return [len(self.inter_feat)] if self.benchmark_filename_list is None else self.file_size_list
 
     def _data_filtering(self) -> None:
+        self._check_filters()
         try:
             super()._data_filtering()
         except ValueError as error:  # RecBole says only "Some feat is empty"
             raise DatasetError(
                 f"{self._inter_path}: no interaction is left after filtering; loosen the filters"
             ) from error
+        for source, names in (self.config["unused_col"] or {}).items():
+            feat = getattr(self, f"{source}_feat", None)
+            for name in names:
+                if feat is None or name not in feat or name in (self.uid_field, self.iid_field):
+                    raise ConfigError(f"unused_col names {name}, which is no column that .{source} could do without")
+        for feat, field, kind in ((self.user_feat, self.uid_field, "user"), (self.item_feat, self.iid_field, "item")):
+            unmet = 0 if feat is None else int((~feat[field].isin(self.inter_feat[field])).sum())
+            if unmet:
+                self.logger.warning(
+                    f"{unmet:,} of {len(feat):,} {kind}s in {self._inter_path.with_suffix(f'.{kind}')} have no "
+                    f"interaction, so nothing trains them; unranked {kind}s change the metrics, so take them out"
+                )
+
+    def _check_filters(self) -> None:
+        """Checks that each filter names a column that is loaded, and values that the column can have.
+
+        Raises:
+            ConfigError: a filter would do nothing, or something else than it says.
+        """
+        if not self.config["filter_inter_by_user_or_item"] and self.user_feat is None is self.item_feat:
+            raise ConfigError(
+                "filter_inter_by_user_or_item=False changes nothing: it is about the files .user and .item, and "
+                "load_col loads neither; leave it out"
+            )
+        found: dict[str, str | list[str]] = {}
+        for field, value in (self.config["val_interval"] or {}).items():
+            key = f"val_interval of {field}"
+            if field not in self.field2type:
+                loaded = sorted(self.field2type)
+                raise ConfigError(
+                    f"{key}: no such column is loaded{nearest(field, loaded)} (loaded: {', '.join(loaded)})"
+                )
+            if self.field2type[field] == FeatureType.FLOAT:
+                self.config["val_interval"][field] = read_intervals(key, value)
+            elif self.field2type[field] == FeatureType.TOKEN:
+                self.config["val_interval"][field] = self._known_tokens(key, field, value)
+            else:
+                raise ConfigError(f"{key}: the column holds sequences, which RecBole does not filter")
+        if found:
+            self.config = self.config.with_settings(val_interval=found)
+
+    def _known_tokens(self, key: str, field: str, value: Any) -> list[str]:
+        if not isinstance(value, list):
+            raise ConfigError(f"{key} is {value!r}, but the column holds tokens: give a list of those to keep")
+        known = set().union(*(feat[field] for feat in self.field2feats(field)))
+        for token in map(str, value):
+            if token not in known:
+                raise ConfigError(f"{key}: there is no {token!r}{nearest(token, known)}")
+        return list(map(str, value))
 
     def _dataframe_to_interaction(self, data: pd.DataFrame) -> Interaction:
         """Converts as RecBole does, but keeps times in float64. In float32, times within two minutes can be equal."""
@@ -161,14 +231,8 @@ class ReviewDataset(Dataset):
     def _inter_paths(self) -> list[Path]:
         """The files of the interactions: one file, or one for each part that ``benchmark_filename`` names."""
         parts = self.benchmark_filename_list
-        if parts is None:
-            return [self._inter_path]
-        if not (isinstance(parts, list) and len(parts) == PARTS and all(isinstance(part, str) for part in parts)):
-            raise DatasetError(
-                f"benchmark_filename is {parts!r}; name three parts, for training, validation and testing, such as "
-                "[train, valid, test]"
-            )
-        return [self._inter_path.with_name(f"{self.dataset_name}.{part}.inter") for part in parts]
+        names = [f".{part}" for part in parts] if parts else [""]
+        return [self._inter_path.with_name(f"{self.dataset_name}{name}.inter") for name in names]
 
     @property
     def review_path(self) -> Path:
@@ -244,42 +308,18 @@ class ReviewDataset(Dataset):
         super().save()
 
 
-def _rows(path: Path, config: Config) -> Iterator[tuple[int, list[str]]]:
-    """Yields the number and the values of each line after the first. A blank line, which pandas skips, has none."""
-    with path.open(encoding=config["encoding"] or "utf-8", newline="\n") as file:
-        next(file)
-        for number, line in enumerate(file, start=2):
-            values = line.rstrip("\r\n").split(config["field_separator"])
-            yield number, values if len(values) > 1 or values[0].strip() else []
-
-
-def _broken_line(path: Path, encoding: str, config: Config) -> DatasetError | None:
-    """Returns an error for the first line that can't be read, or None.
-
-    This is slow, and is only used after pandas could not read the file.
-    """
-    separator = config["field_separator"]
+@contextmanager
+def _recboles_own_errors(config: Config) -> Iterator[None]:
+    """Makes one line of an error inside RecBole, with the data's settings that differ from the defaults."""
     try:
-        with path.open(encoding=encoding) as file:
-            names = file.readline().rstrip("\r\n").split(separator)
-        for number, values in _rows(path, config):
-            for name, value in zip(names, values, strict=False):
-                if value.startswith('"'):
-                    return DatasetError(f"{path}, line {number}: {name} begins with a quotation mark; take it out")
-                if name.endswith(":float") and value and not _is_number(value):
-                    return DatasetError(f"{path}, line {number}: {name} is {_shown(value)!r}, not a number; mend it")
-    except UnicodeError as error:
-        return DatasetError(f"{path}: not {encoding} ({error}); set encoding to that of the file")
-    return None
-
-
-def _shown(value: object) -> str:
-    return str(value)[:SHOWN_CHARACTERS]
-
-
-def _is_number(value: str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
+        yield
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        usual = config.internal_config_dict
+        keys = (*dataset_arguments, "eval_args", "encoding")
+        given = [f"{key}={config[key]}" for key in keys if config[key] != usual.get(key)]
+        raise DatasetError(
+            f"{config['dataset']}: RecBole can't use the data with these settings ({type(error).__name__}: {error}); "
+            f"{'mend one of ' + ', '.join(given) if given else 'convert the raw dump again'}"
+        ) from error

@@ -101,8 +101,20 @@ def our_models() -> list[str]:
 
 
 def model_with_setting(key: str) -> str | None:
-    """The name of one of this package's models that has a setting, or None."""
-    return next((model for model in our_models() if key in read_model_file(model)), None)
+    """The name of a general recommender, of this package or of RecBole, that has a setting, or None."""
+    own = next((model for model in our_models() if key in read_model_file(model)), None)
+    return own or next((name for name in _general_models() if key in _recbole_file(name)), None)
+
+
+@cache
+def _general_models() -> list[str]:
+    """The names of RecBole's general recommenders."""
+    modules = {file.stem for file in RECBOLE_PROPERTIES.parent.glob("model/general_recommender/*.py")}
+    return sorted(file.stem for file in (RECBOLE_PROPERTIES / "model").glob("*.yaml") if file.stem.lower() in modules)
+
+
+def _recbole_file(name: str) -> dict[str, Any]:
+    return load_yaml(RECBOLE_PROPERTIES / "model" / f"{name}.yaml")
 
 
 def variants(name: str) -> list[tuple[Path, dict[str, Any]]]:

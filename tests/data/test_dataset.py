@@ -19,7 +19,7 @@ from recbole_symcere.config import Config
 from recbole_symcere.data import fingerprint
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.data.fingerprint import source_fingerprint
-from recbole_symcere.errors import DatasetError
+from recbole_symcere.errors import ConfigError, DatasetError
 from recbole_symcere.quick_start import create_dataset, data_preparation
 from tests.conftest import START, Row, tiny_rows, write_atomic_files
 
@@ -225,8 +225,8 @@ def _inter_lines(config: Config) -> list[str]:
         ),
         (3, "u0\ti1\t4.0\t1600000000.0\t", r"own\.inter, line 4: no review_id"),
         (3, "u0\ti1\t4.0\t\tr999", r"own\.inter, line 4: no timestamp"),
-        (3, "u0\ti1\t4.0\tyesterday\tr999", r"own\.inter, line 4: timestamp:float is 'yesterday', not a number"),
-        (3, '"u0\ti1\t4.0\t1.0\tr999', r"own\.inter, line 4: user_id:token begins with a quotation mark"),
+        (3, "u0\ti1\t4.0\tyesterday\tr999", r"own\.inter, line 4: timestamp is 'yesterday', not a number"),
+        (3, '"u0\ti1\t4.0\t1.0\tr999', r"own\.inter, line 4: user_id begins with a quotation mark"),
         (
             0,
             "user_id:token\titem_id:token\trating:float\twhen:float\treview_id:token",
@@ -268,7 +268,7 @@ PARTS = {"train": slice(0, 300), "valid": slice(300, 330), "test": slice(330, No
 @pytest.mark.parametrize(
     ("part", "number", "line", "message"),
     [
-        ("valid", 3, "u0\ti1\tmany\t1600000000.0\tr_a", r"own\.valid\.inter, line 3: rating:float is 'many'"),
+        ("valid", 3, "u0\ti1\tmany\t1600000000.0\tr_a", r"own\.valid\.inter, line 3: rating is 'many'"),
         ("test", 2, "u0\ti1\t4.0\t\tr_a", r"own\.test\.inter, line 2: no timestamp"),
         ("test", 4, "u0\ti1\t4.0\t1600000000.0\tr0", r"own\.test\.inter, line 4: .*own\.train\.inter, line 2"),
         ("valid", 1, "user_id\titem_id", r"own\.valid\.inter, line 1: expected columns"),
@@ -318,8 +318,8 @@ def test_a_changed_file_changes_the_fingerprint_whatever_the_dataset_is_called(
 @pytest.mark.parametrize("names", ["train", ["train", "test"], ["train", "valid", 3]])
 def test_a_split_of_other_than_three_parts_is_refused(make_config: MakeConfig, tmp_path: Path, names: Any) -> None:
     write_parts(tmp_path / "own", tiny_rows(), PARTS)
-    with pytest.raises(DatasetError, match=r"benchmark_filename is .*name three parts"):
-        ReviewDataset(make_config(dataset="own", data_path=str(tmp_path), benchmark_filename=names))
+    with pytest.raises(ConfigError, match=r"benchmark_filename is .*name three parts"):
+        make_config(dataset="own", data_path=str(tmp_path), benchmark_filename=names)
 
 
 def test_a_part_without_reviews_is_named_when_reviews_are_asked_for(make_config: MakeConfig, tmp_path: Path) -> None:

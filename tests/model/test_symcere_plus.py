@@ -155,10 +155,6 @@ def test_ranking_is_without_noise(plus_config: MakeConfig) -> None:
     [
         ({"contrast_layer": 3}, "contrast_layer is 3, but n_layers is 2"),
         ({"n_layers": 0}, "n_layers is 0, but must be at least 1"),
-        (
-            {"graph_encoder": "LightGCN"},
-            "unknown key 'graph_encoder': it is SymCERE's, and SymCEREPlus does not read it",
-        ),
         ({"eps": -0.1}, "eps is -0.1, but must be at least 0"),
         ({"profile_weight": -0.1}, "profile_weight is -0.1, but must be at least 0"),
     ],

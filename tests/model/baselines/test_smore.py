@@ -301,7 +301,6 @@ def test_predict_and_full_ranking_agree_and_follow_the_weights(make_config: Make
         ({"smore_mode": "dup", "image_knn_k": 99}, "image_knn_k is 99, but there are 30 items"),
         ({"smore_mode": "duo"}, "smore_mode is 'duo', but must be one of 'single', 'dup'"),
         ({"temperature": 0}, "temperature is 0, but must be above 0"),
-        ({"text_train": "lora"}, "unknown key 'text_train': it is SymCERE's, and SMORE does not read it"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], changes: dict[str, Any], message: str) -> None:
