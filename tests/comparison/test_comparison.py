@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
@@ -424,13 +425,15 @@ def test_a_missing_dataset_or_encoder_is_told_before_any_training(
 def test_broken_reviews_of_a_later_model_are_told_before_any_training(
     settings: dict[str, Any],
     arguments: Callable[..., list[str]],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = Path(settings["data_path"]) / "tiny"
-    (folder / "tiny.review.jsonl").write_text('{"review_id": "r0"', encoding="utf-8")
+    data = shutil.copytree(settings["data_path"], tmp_path / "broken")
+    (data / "tiny" / "tiny.review.jsonl").write_text('{"review_id": "r0"', encoding="utf-8")
     monkeypatch.setattr(runs, "validation_score", lambda *_: pytest.fail("a trial began"))
-    assert main(arguments(models=["Pop", "SymCERE"])) == 2
+    given = [argument for argument in arguments(models=["Pop", "SymCERE"]) if not argument.startswith("--data_path=")]
+    assert main([*given, f"--data_path={data}"]) == 2
     assert "tiny.review.jsonl, line 1" in capsys.readouterr().err
 
 
