@@ -1,6 +1,6 @@
-"""Metrics: one record says how a metric is computed, labelled, compared and drawn.
+"""Metrics: each has one record, which says how the metric is computed, labelled, compared and drawn.
 
-Ranking, the tables of a comparison and the report read the records, so one call of :func:`register` adds a metric.
+Ranking, the tables of a comparison and the report read these records, so one call of :func:`register` adds a metric.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def register(metric: Metric) -> None:
     A metric of the same name is replaced.
 
     Raises:
-        ValueError: the name has capitals or ``@``, so it could not be found again, or the report would not draw the
-            chart.
+        ValueError: the name has capitals or ``@``, so :func:`metric_of` could not find it, or the metric has a chart
+            but is not in the table ``popularity``.
     """
     if metric.name != metric.name.lower() or "@" in metric.name:
         raise ValueError(f"the name of a metric must be in lower case and without @k, not {metric.name!r}")
@@ -86,14 +86,14 @@ def register(metric: Metric) -> None:
     if metric.function is not None:
         metric_information[metric.name] = metric.function.metric_need
         metric_types[metric.name] = metric.function.metric_type
-        metrics_dict.setdefault(metric.name, metric.function)  # RecBole's own stay; RankingEvaluator asks the records
+        metrics_dict.setdefault(metric.name, metric.function)  # not RecBole's own: RankingEvaluator replaces those
     if metric.direction == "lower" and metric.name not in smaller_metrics:
         smaller_metrics.append(metric.name)
     METRICS[metric.name] = metric
 
 
 def known_metrics() -> Collection[str]:
-    """Returns the names, without ``@k``, that the setting ``metrics`` can have in any case of letters."""
+    """Returns the names that the setting ``metrics`` can have, in lower case and without ``@k``."""
     return metric_types.keys()
 
 
@@ -113,10 +113,11 @@ def label_of(name: str) -> str:
 
 
 def columns(table: Table, computed: Collection[str]) -> tuple[str, ...]:
-    """Returns the metrics that are columns of one of a comparison's tables.
+    """Returns the metrics, with ``@k``, that are the columns of one of a comparison's tables.
 
     Args:
-        computed: the metrics that the runs have, with ``@k``; no other metric gets a column.
+        computed: the metrics that the runs have, with ``@k``; no other metric gets a column, except ``PRIMARY`` in the
+            table ``popularity``.
     """
     names = [f"{metric.name}@{k}" for k in CUTOFFS[table] for metric in METRICS.values() if metric.table == table]
     found = [name for name in names if name in computed]
@@ -221,8 +222,8 @@ class TailNDCG(GroupNDCG):
 def popularity_groups(counts: np.ndarray) -> np.ndarray:
     """Returns the popularity group of each item: head, middle or tail.
 
-    Each group has a third of the training interactions, up to the interactions of one item. SGL (Wu et al., SIGIR
-    2021, section 4.3.1) makes ten groups in the same way.
+    Each group has a third of the training interactions, give or take those of one item. SGL (Wu et al., SIGIR 2021,
+    section 4.3.1) makes ten groups in the same way.
 
     Args:
         counts: [n_items] long, interactions of each item in training.
@@ -238,7 +239,7 @@ def popularity_groups(counts: np.ndarray) -> np.ndarray:
 
 
 def _count_array(item_count: Mapping[int, int], n_items: int) -> np.ndarray:
-    """The counts as an array, [n_items] long."""
+    """Returns the counts as an array, [n_items] long."""
     counts = np.zeros(n_items, np.int64)
     counts[list(item_count)] = list(item_count.values())
     return counts

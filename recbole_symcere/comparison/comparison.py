@@ -1,4 +1,4 @@
-"""A comparison of models: on each dataset a search on validation for each model, then runs on test, then tables."""
+"""A comparison of models: for each model and dataset a search on validation, then runs on test, then tables."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from recbole_symcere.metrics import PRIMARY, columns, metric_of
 from recbole_symcere.outputs import make_output_folder
 
 Task = tuple[str, Callable[[], None]]  # the name of a task, and the function that does it
-SECONDS_BETWEEN_LOOKS = 5.0  # how long to wait before looking again at what other processes have finished
+SECONDS_BETWEEN_LOOKS = 5.0  # between two looks at what other processes have finished
 FIRST_SEED = 2020
-NEEDED = ("hit@10", "ndcg@10", "hit@20", "ndcg@20")  # the columns that every table of accuracy has
-DECIMALS = 4  # how many decimals of a metric the tables show
-SET_HERE = ("model", "dataset", "checkpoint_file", "result_file")  # settings that the comparison itself gives each run
+NEEDED = ("hit@10", "ndcg@10", "hit@20", "ndcg@20")  # columns of every table of accuracy
+DECIMALS = 4  # shown in tables
+SET_HERE = ("model", "dataset", "checkpoint_file", "result_file")  # the comparison sets these for each run
 
 
 class Comparison:
-    """Compares models on datasets under one protocol; finished work is kept on disk in ``output``.
+    """A comparison of models on datasets under one protocol; finished work is kept on disk in ``output``.
 
     Args:
         models, datasets: names, each given once.
-        ours: the models that are not baselines.
+        ours: those of ``models`` that are not baselines.
         n_trials, n_seeds: the numbers of trials and of runs of each model on each dataset.
-        settings: settings in the form ``key: value``; each is given to the models that read it.
+        settings: settings by name; each goes to the models that read it.
         ablations: whether to run ``ours`` also with each single change in ``properties/ablation/MODEL.yaml``.
 
     Raises:
-        ConfigError: a name is given twice, a setting is read by no model or can't be used, or ``output`` can't be
-            written to.
+        ConfigError: a name is given twice, ``ours`` has a name that ``models`` lacks, there are no changes for
+            ``ablations``, a setting is read by no model or can't be used, or ``output`` can't be written to.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Comparison:
         for own in given:
             config = Config(config_dict=own)
             model, dataset, complete = config["model"], config["dataset"], config.settings
-            searched = search_space(model) or search_space(config.model_class.__name__)  # or that of a variant's model
+            searched = search_space(model) or search_space(config.model_class.__name__)  # a variant has its model's
             space = {key: values for key, values in searched.items() if key not in own}
             fixed = {key: value for key, value in complete.items() if key not in runs.NOT_COMPARED | space.keys()}
             name = f"{protocol}/{dataset}/{model}"
@@ -83,7 +83,7 @@ class Comparison:
             self.entries += [entry, *(entry.ablation(*change) for change in changes.get(model, {}).items())]
 
     def work(self) -> None:
-        """Does all trials and runs that are left; other processes can share the work.
+        """Does all trials and runs that are left; several processes can share them.
 
         Raises:
             DatasetError, ReviewFileError, EncoderError: the data or an encoder can't be used.
@@ -112,7 +112,7 @@ class Comparison:
             )
 
     def _claimed_tasks(self) -> Generator[Task, None, None]:
-        """Yields tasks that no process does yet; each belongs to this process until the next one is asked for."""
+        """Yields tasks that no other process is doing; a task stays locked for this process until the next is taken."""
         for entry in self.entries:
             if entry.search.done:
                 yield from self._claimed_runs(entry)
@@ -133,7 +133,7 @@ class Comparison:
             except Timeout:
                 continue
             with held:
-                if not entry.is_complete(seed):  # another process may have completed it by now
+                if not entry.is_complete(seed):  # another process may have completed it before it was locked
                     yield f"{entry.dataset}, {entry.name}: seed {seed}", partial(_run, entry, seed)
 
     def _try(self, entry: Entry, trial: Trial) -> None:
@@ -141,13 +141,13 @@ class Comparison:
         try:
             hopeless = partial(entry.search.is_hopeless, trial)
             score, details = runs.validation_score({**entry.settings, **trial.params}, checkpoint, hopeless)
-        except (TrainingError, ConfigError) as error:  # such as a loss that is not finite, or too few layers
+        except (TrainingError, ConfigError) as error:  # for example a loss that is not finite, or too few layers
             score, details = 0.0, {"error": str(error)}
         entry.search.finish(trial, score, **details)
-        runs.remove(checkpoint)  # not earlier: a trial that is killed before this line goes on from the checkpoint
+        runs.remove(checkpoint)  # last, so that a trial that is killed before can go on from the checkpoint
 
     def _time_left(self) -> str:
-        """An estimate from the model's finished trials, or from those of the other models if it has none."""
+        """Estimates the time left from finished trials; an entry without any counts as the mean of the others."""
         means = [statistics.fmean(seconds) if (seconds := entry.search.seconds) else None for entry in self.entries]
         known = [mean for mean in means if mean is not None]
         if not known:
@@ -157,7 +157,7 @@ class Comparison:
         return f"about {tqdm.format_interval(left)} left for one process"
 
     def write_tables(self) -> str:
-        """Writes the tables and the best settings; returns the first table in Markdown."""
+        """Writes all tables and the best settings of each model; returns the summary in Markdown."""
         models = [entry for entry in self.entries if not entry.is_ablation]
         tables = make_tables(_runs(models), self.ours)
         for model in sorted({entry.model for entry in self.entries if entry.is_ablation}):
@@ -178,10 +178,10 @@ def make_tables(done: Sequence[Run], ours: Sequence[str]) -> dict[str, Table]:
     """Returns the tables ``summary``, ``accuracy`` and ``popularity`` of complete runs.
 
     Raises:
-        RunsError: the runs do not make one table.
+        RunsError: the runs can't be compared in one table, see :func:`make_table`.
     """
-    accuracy = columns("accuracy", {*done[0].metrics, *NEEDED})  # without a needed one, make_table raises
-    # On a small dataset, perhaps no user has a held-out item of one of the groups.
+    accuracy = columns("accuracy", {*done[0].metrics, *NEEDED})  # make_table raises if a run lacks one
+    # The NDCG of a popularity group is NaN if no user of a small dataset has a held-out item of the group.
     of_popularity = [
         name
         for name in columns("popularity", done[0].metrics)
@@ -206,9 +206,13 @@ def _check_names(models: Sequence[str], datasets: Sequence[str], ours: Sequence[
 def _settings_of_each(
     models: Sequence[str], datasets: Sequence[str], common: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """For each dataset and model the common settings, and those of ``settings`` that the model reads; all checked."""
+    """Returns, for each dataset and model, the common settings and those of ``settings`` that the model reads.
+
+    Raises:
+        ConfigError: a setting is read by no model, or can't be used.
+    """
     if taken := sorted(set(settings) & set(SET_HERE)):
-        raise ConfigError(f"{taken[0]} can't be set here: the comparison gives each run its own")
+        raise ConfigError(f"{taken[0]} can't be set here: the comparison sets it for each run")
     configs = [Config(model, dataset, config_dict=dict(common)) for dataset in datasets for model in models]
     read_by_none = sorted(set(settings) - set().union(*(config.known_keys for config in configs)))
     if read_by_none:
@@ -229,7 +233,7 @@ def _check_metrics(config: Config) -> None:
         raise ConfigError(f"metric_decimal_place is {config['metric_decimal_place']}, but the tables need {DECIMALS}")
     if not config["valid_metric_bigger"] or metric_of(config["valid_metric"]).sign != 1:
         raise ConfigError(
-            f"valid_metric is {config['valid_metric']}, but the search needs a metric of which higher values are better"
+            f"valid_metric is {config['valid_metric']}, but the search needs a metric whose higher values are better"
         )
 
 

@@ -1,4 +1,4 @@
-"""The text of a comparison's tables: Markdown for GitHub, LaTeX for papers, CSV for programs."""
+"""Turns the tables of a comparison into text: Markdown for GitHub, LaTeX for papers, CSV for programs."""
 
 import math
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ LATEX = str.maketrans(
 def to_csv(table: Table) -> str:
     """Returns the table as CSV in full precision, with a row for each dataset, metric and model.
 
-    A contrast is in the row of its model.
+    The row of a model also has its contrast or change, if there is one.
     """
     rows = []
     for (dataset, metric), cells in table.columns.items():
@@ -45,7 +45,10 @@ def _csv_cells(contrast: Contrast, p: float) -> list[str | float]:
 
 
 def to_markdown(table: Table) -> str:
-    """Returns the table in GitHub's Markdown, with its notes below; several datasets are named in the column heads."""
+    """Returns the table in GitHub's Markdown, with its notes below.
+
+    If the table has several datasets, the column heads name them.
+    """
     models, contrasts = _rows(table, ("**{}**", "<u>{}</u>"), MARKDOWN)
     several = len(table.datasets) > 1
     heads = [f"{dataset}: {column}" if several else column for dataset in table.datasets for column in _columns(table)]
@@ -56,7 +59,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    r"""Returns the table as a LaTeX ``tabular``, which needs only booktabs; its notes are comments above it."""
+    r"""Returns the table as a LaTeX ``tabular`` that needs only booktabs, with its notes as comments above it."""
     models, contrasts = _rows(table, (r"\textbf{{{}}}", r"\underline{{{}}}"), LATEX)
     columns = [column.translate(LATEX) for column in _columns(table)]
     starts = range(2, 2 + len(columns) * len(table.datasets), len(columns))
@@ -72,12 +75,12 @@ def to_latex(table: Table) -> str:
 
 
 def _columns(table: Table) -> list[str]:
-    """The column heads of one dataset."""
+    """Returns the column heads of one dataset."""
     return [*map(label_of, table.metrics), *["seconds"] * bool(table.seconds)]
 
 
 def _rows(table: Table, places: tuple[str, str], escape: Mapping[int, str]) -> tuple[list[list[str]], list[list[str]]]:
-    """The rows of the models and the rows of the contrasts; each row begins with its name.
+    """Returns the rows of the models and the rows of the contrasts; each row begins with its name.
 
     Args:
         places: the formats of the best and of the second value of a column.
@@ -133,14 +136,14 @@ def table_notes(table: Table) -> list[str]:
     notes = [
         f"Mean ± standard deviation over the seeds {seeds}." if len(table.seeds) > 1 else f"One seed, {seeds}.",
         f"Test users: {', '.join(f'{dataset} {n:,}' for dataset, n in table.n_users.items())}.",
-        "The best is bold, the second underlined, where higher or lower is better.",
+        "In columns where higher or lower is better, the best value is bold and the second best underlined.",
     ]
     if table.seconds:
-        notes.append("Seconds are of training.")
+        notes.append("Seconds are training time.")
     if any(issubclass(metric_of(metric).function or object, GroupNDCG) for metric in table.metrics):
         notes.append(
-            "Head, middle and tail items, by popularity, have a third of the training interactions each; "
-            "their NDCG is a mean over the test users who have such an item held out."
+            "Head, middle and tail items are groups by popularity with a third of the training interactions each; "
+            "the NDCG of a group is a mean over the test users who have a held-out item of the group."
         )
     if table.p_holm:
         notes.append(
@@ -149,10 +152,12 @@ def table_notes(table: Table) -> list[str]:
         )
     if table.contrasts:
         notes.append(
-            "The interval is a bootstrap over users. "
-            "Compared: ours that was best on validation, and of all others the one that is best here."
+            "The interval is a bootstrap interval over users. "
+            "Compared: of our models the best on validation, and of the baselines the best in this column."
         )
     if table.changes:
         whole = next(iter(table.changes.values())).baseline
-        notes.append(f"In brackets: against {whole}. Bootstrap intervals of the differences stand in the CSV file.")
+        notes.append(
+            f"In brackets: the change against {whole}. The CSV file has bootstrap intervals of the differences."
+        )
     return notes

@@ -68,6 +68,9 @@ def bootstrap_interval(values: np.ndarray, n_draws: int, generator: np.random.Ge
 
     Args:
         values: [n_users] float.
+
+    Returns:
+        The lower and the upper bound.
     """
     batch = max(1, CHUNK // len(values))
     # SciPy 1.15 renamed the argument random_state to rng, and still takes the old name.
