@@ -26,17 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--datasets", nargs="+", required=True, metavar="DATASET")
     add("--ours", nargs="+", metavar="MODEL", help="models that are not baselines (default: SymCERE and its variants)")
     add("--trials", type=_at_least(0), default=10, help="settings to try per model (default %(default)s; 0: no search)")
-    add(
-        "--seeds",
-        type=_at_least(1),
-        default=5,
-        help="seeds, with a run of the best settings each (default %(default)s)",
-    )
-    add(
-        "--tuned",
-        action="store_true",
-        help="start from settings that an earlier comparison found, in properties/tuned",
-    )
+    add("--seeds", type=_at_least(1), default=5, help="runs of the best settings, each with its own seed (%(default)s)")
+    add("--tuned", action="store_true", help="start from settings in properties/tuned, found by an earlier comparison")
     add("--ablation", action="store_true", help="also run our models with each change in properties/ablation")
     add("--protocol", default="strict", help="evaluation protocol: strict (default), paper or temporal")
     add("--output", type=Path, default=Path("comparison"), help="folder for trials, runs and tables (%(default)s)")
