@@ -194,7 +194,7 @@ def download_without_process_group() -> None:
 
 
 def collect_counts() -> None:
-    """Makes the collector accept counts, which are no tensors and which it would try to move to the CPU.
+    """Makes the collector accept counts, which it would try to move to the CPU although they are not tensors.
 
     Without this repair ItemCoverage and the other metrics that need counts crash (#2194, #2209).
     """

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn.parallel import DistributedDataParallel
 
-TIMEOUT = datetime.timedelta(hours=12)  # as long as the others wait while one process tokenises a corpus
+TIMEOUT = datetime.timedelta(hours=12)  # enough to wait while one process tokenises a corpus
 STARTED_BY_TORCHRUN = "TORCHELASTIC_RUN_ID"
 
 
@@ -97,7 +97,7 @@ class Share:
 
 
 def share(n: int) -> Share:
-    """Returns this process's share of ``n`` > 0 rows; the shares are of even size and follow one another."""
+    """Returns this process's share of ``n`` > 0 rows; the shares differ by at most one row and follow one another."""
     size = world_size()
     start, end = (n * number // size for number in (rank(), rank() + 1))
     return Share(slice(start, end), size * (end - start) / n) if start < end else Share(slice(0, 1), 0.0)

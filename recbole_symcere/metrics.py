@@ -63,7 +63,7 @@ class Metric:
 
     @property
     def sign(self) -> int:
-        """1 if higher values are better, -1 if lower ones are, 0 if neither."""
+        """1 if higher values are better, -1 if lower values are better, 0 if neither."""
         return {"higher": 1, "lower": -1, "neither": 0}[self.direction]
 
 
@@ -86,14 +86,14 @@ def register(metric: Metric) -> None:
     if metric.function is not None:
         metric_information[metric.name] = metric.function.metric_need
         metric_types[metric.name] = metric.function.metric_type
-        metrics_dict.setdefault(metric.name, metric.function)  # not RecBole's own: RankingEvaluator replaces those
+        metrics_dict.setdefault(metric.name, metric.function)  # keeps RecBole's own, which RankingEvaluator replaces
     if metric.direction == "lower" and metric.name not in smaller_metrics:
         smaller_metrics.append(metric.name)
     METRICS[metric.name] = metric
 
 
 def known_metrics() -> Collection[str]:
-    """Returns the names that the setting ``metrics`` can have, in lower case and without ``@k``."""
+    """Returns the names, in lower case and without ``@k``, that the setting ``metrics`` can have in any case."""
     return metric_types.keys()
 
 

@@ -97,7 +97,7 @@ class Trainer(RecBoleTrainer):
         return newest_validated - self.cur_step * self.eval_step
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
-        """RecBole's optimiser over the model's ``parameter_groups``."""
+        """Returns RecBole's optimiser over the model's ``parameter_groups``."""
         optimizer = super()._build_optimizer(**{"params": self.model.parameter_groups()} | kwargs)
         self._rates = [(group["lr"], group.get("warmup_steps", 0)) for group in optimizer.param_groups]
         return optimizer
@@ -370,7 +370,7 @@ class Trainer(RecBoleTrainer):
 
 
 def get_trainer(model_type: Any, model: str) -> type[Trainer]:
-    """Returns the trainer class of a model: ``Trainer``, combined with RecBole's own class if that is a special one."""
+    """Returns the trainer class of a model: ``Trainer``, on top of RecBole's special class for it if there is one."""
     base = recbole.utils.get_trainer(model_type, model)
     return Trainer if base is RecBoleTrainer else type(base.__name__, (Trainer, base), {})
 
@@ -394,4 +394,4 @@ def _quiet_console() -> Iterator[None]:
 
 
 def _plain_result(result: Mapping[str, Any]) -> dict[str, float]:
-    return {metric: float(value) for metric, value in result.items()}  # RecBole's are NumPy numbers
+    return {metric: float(value) for metric, value in result.items()}  # RecBole's values are NumPy numbers

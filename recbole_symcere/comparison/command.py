@@ -9,7 +9,7 @@ from typing import Any
 
 from recbole_symcere.properties import parse_assignments
 
-HELP = "Compare models: search settings for each equally, train with several seeds, test once, and write tables."
+HELP = "Compare models: tune each equally on validation, train it with several seeds, test it, and write tables."
 EXAMPLES = """examples:
   %(prog)s --models SymCERE LightGCN BPR --datasets demo --trials 10 --seeds 5
   %(prog)s --models SymCERE LightGCN --datasets yelp --text_train=frozen --stopping_step=100

@@ -74,7 +74,8 @@ class Comparison:
         for own in given:
             config = Config(config_dict=own)
             model, dataset, complete = config["model"], config["dataset"], config.settings
-            searched = search_space(model) or search_space(config.model_class.__name__)  # a variant has its model's
+            # A variant of a model has the search space of the model, unless it has its own.
+            searched = search_space(model) or search_space(config.model_class.__name__)
             space = {key: values for key, values in searched.items() if key not in own}
             fixed = {key: value for key, value in complete.items() if key not in runs.NOT_COMPARED | space.keys()}
             name = f"{protocol}/{dataset}/{model}"
@@ -216,7 +217,7 @@ def _settings_of_each(
     configs = [Config(model, dataset, config_dict=dict(common)) for dataset in datasets for model in models]
     read_by_none = sorted(set(settings) - set().union(*(config.known_keys for config in configs)))
     if read_by_none:
-        Config(models[0], datasets[0], config_dict={key: settings[key] for key in read_by_none})  # raises
+        Config(models[0], datasets[0], config_dict={key: settings[key] for key in read_by_none})  # names it in an error
     found = []
     for config in configs:
         own = {key: value for key, value in settings.items() if key in config.known_keys}

@@ -29,7 +29,7 @@ QUIET = {"show_progress": False, "state": "ERROR"}
 def validation_score(
     settings: Mapping[str, Any], checkpoint: Path, is_hopeless: Callable[[int, float], bool]
 ) -> tuple[float, dict[str, Any]]:
-    """Trains a model and returns its score on validation; the test part is not read.
+    """Trains a model and returns its score on validation, without ranking for any test user.
 
     Args:
         settings: the settings of the model, the dataset and the training.
@@ -136,7 +136,10 @@ def _fit(
 
 
 def _finite(value: float) -> float | None:
-    """Returns None for NaN, which JSON can't hold: the NDCG of an item group without a held-out item is NaN."""
+    """Returns a metric as a float, or None for NaN, which JSON can't hold.
+
+    The NDCG of a group of items is NaN if no user has a held-out item of the group.
+    """
     return float(value) if math.isfinite(value) else None
 
 

@@ -120,7 +120,7 @@ def make_table(
     models = tuple(sorted(dict.fromkeys(run.model for run in runs), key=lambda model: model in ours))
     seeds = tuple(sorted({run.seed for run in runs}))
     if absent := set(ours) - set(models):
-        raise RunsError(f"no run is of {', '.join(sorted(absent))}, which should be ours")
+        raise RunsError(f"there is no run of {', '.join(sorted(absent))}, which should be ours")
     columns, contrasts, seconds, n_users = {}, {}, {}, {}
     for dataset in datasets:
         found = {model: _runs_of(dataset, model, seeds, runs) for model in models}

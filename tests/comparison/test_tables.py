@@ -384,7 +384,7 @@ def test_metrics_that_recbole_rounded_are_taken() -> None:
 
 
 def test_ours_must_have_runs() -> None:
-    with pytest.raises(RunsError, match="no run is of Symcere, which should be ours"):
+    with pytest.raises(RunsError, match="there is no run of Symcere, which should be ours"):
         make_table(RUNS, METRICS, {"SymCERE", "Symcere"})
 
 
