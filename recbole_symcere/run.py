@@ -137,8 +137,8 @@ def _resume_if_begun(trainer: Trainer) -> None:
         trainer.resume_checkpoint(path)
     elif path.is_file() and load_checkpoint(path)["epoch"] >= trainer.eval_step:  # else killed before its first state
         raise CheckpointError(
-            f"{path} exists, but {resume_path(path)}, which is needed to continue the run, does not: a new run would "
-            f"overwrite {path}; move it, or name another --checkpoint_file"
+            f"{path} exists, but not {resume_path(path)}, from which its run could be continued; a new run would "
+            "overwrite the checkpoint: move it, or name another --checkpoint_file"
         )
 
 
