@@ -378,9 +378,9 @@ def test_a_name_given_twice_is_refused_before_any_work(
         (["--metric_decimal_place=2"], "metric_decimal_place is 2, but the tables need 4"),
         (
             ["--valid_metric=GiniIndex@10"],
-            "valid_metric is GiniIndex@10, but the search needs a metric of which higher",
+            "valid_metric is GiniIndex@10, but the search needs a metric whose higher",
         ),
-        (["--model=BPR"], "model can't be set here: the comparison gives each run its own"),
+        (["--model=BPR"], "model can't be set here: the comparison sets it for each run"),
         (["--result_file=a.json"], "result_file can't be set here"),
         (["--ablation"], "--ablation: no model of ours has changes"),
     ],
