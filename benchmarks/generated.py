@@ -62,7 +62,7 @@ def real_dataset(name: str, options: Options) -> Iterator[Path]:
     """
     if options.small:
         with tempfile.TemporaryDirectory() as folder:
-            write_dataset(Path(folder) / name, 1_000)
+            write_dataset(Path(folder) / name, 500)
             yield Path(folder)
         return
     if not (options.data_path / name / f"{name}.inter").is_file():

@@ -163,7 +163,7 @@ def lora_memory(options: Options) -> Iterator[Row]:
     """Measures the peak memory of a process that makes one LoRA step, and of the plain loop if it fits in memory."""
     peer = "padded to 128, fp32, two passes, peft"
     with real_dataset(DATASET, options) as folder:
-        sizes = ((8, True), (32, False)) if options.small else ((64, True), (256, False), (2_048, False))
+        sizes = ((8, True),) if options.small else ((64, True), (256, False), (2_048, False))
         for interactions, fits in sizes:
             _, ours = in_new_process(_one_step, folder, interactions, False)
             theirs = in_new_process(_one_step, folder, interactions, True)[1] if fits else None
