@@ -1,1 +1,1 @@
-"""Benchmarks of speed and memory against named peers: ``python -m benchmarks [PART …]``."""
+"""Benchmarks of speed and memory against named peers; ``python -m benchmarks [PART …]`` runs them."""

@@ -35,17 +35,19 @@ PARTS: dict[str, Callable[[Options], Iterator[Row]]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is given")
-    parser.add_argument("--small", action="store_true", help="tiny inputs: shows that it works, measures nothing")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks.json"), help="JSON file (%(default)s)")
-    parser.add_argument("--data-path", type=Path, default=Path("dataset"), help="real datasets (%(default)s)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"parts to run, of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--small", action="store_true", help="use tiny inputs, to test that the benchmarks run")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks.json"), help="JSON file to write (%(default)s)")
+    parser.add_argument("--data-path", type=Path, default=Path("dataset"), help="folder of real datasets (%(default)s)")
     parser.add_argument(
         "--recsysdatasets",
         type=Path,
-        help="a clone of https://github.com/RUCAIBox/RecSysDatasets, a peer of conversion",
+        help="a clone of https://github.com/RUCAIBox/RecSysDatasets, the peer of the part conversion",
     )
-    parser.add_argument("--reviews", type=int, default=Options.reviews, help="of preparation (%(default)s)")
-    parser.add_argument("--spark-master", metavar="URL", help="prepare them on Spark too, and compare")
+    parser.add_argument(
+        "--reviews", type=int, default=Options.reviews, help="number of reviews of the part preparation (%(default)s)"
+    )
+    parser.add_argument("--spark-master", metavar="URL", help="also prepare the reviews on this Spark, and compare")
     given = parser.parse_args(arguments)
     unknown = set(given.parts) - set(PARTS)
     if unknown:

@@ -1,4 +1,4 @@
-"""The benchmark of converting raw reviews: its time and its memory."""
+"""Benchmarks the time and the memory of converting raw reviews."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ from benchmarks.measure import REPEATS, Options, Row
 CLONE = "git clone https://github.com/RUCAIBox/RecSysDatasets, and name its folder with --recsysdatasets"
 KEEP_ALL = ("--user-core", "0", "--item-core", "0", "--duplicates", "keep", "--missing-text", "keep")
 
-VOCABULARY, WORDS = 5_000, 50  # words that there are, and words a review on average
-CHUNK = 10_000  # reviews that are drawn at a time
-EPOCH = datetime.datetime(1970, 1, 1)  # without a zone, as the dumps write times
+VOCABULARY, WORDS = 5_000, 50  # the number of different words, and the mean number of words of a review
+CHUNK = 10_000  # the number of reviews that are drawn at once
+EPOCH = datetime.datetime(1970, 1, 1)  # without a time zone, because Yelp's dates have none
 
-# A program that runs the command in its arguments and prints the seconds and the peak memory. This process does not
-# start the command itself: on Linux a new process begins with the peak of its parent, and this process holds torch.
+# A program that runs the command in its arguments and prints the seconds and the peak memory that the command took. The
+# benchmark does not start the command itself, because on Linux the peak memory of a new process begins at that of its
+# parent, and the benchmark has imported torch.
 WATCH = """
 import resource, subprocess, sys, time
 started = time.perf_counter()
@@ -45,11 +46,11 @@ class Dump:
     """A kind of review file that both converters read.
 
     Attributes:
-        peer: what the peer calls the kind.
-        file: the name that the peer wants it to have.
-        ours: arguments of ``dataset_prep``.
-        line: the JSON object of a review, from its number, user, item, stars, seconds since 1970 and text.
-        columns: what the peer's interaction file calls the user, the item, the rating and the time.
+        peer: the peer's name for the kind.
+        file: the name of the file that the peer looks for.
+        ours: the arguments of ``dataset_prep`` that name the kind and its fields.
+        line: makes the JSON object of a review from its number, user, item, stars, seconds since 1970 and text.
+        columns: the names of the columns for user, item, rating and time in the peer's interaction file.
     """
 
     peer: str
@@ -59,7 +60,7 @@ class Dump:
     columns: tuple[str, ...]
 
 
-COLUMNS = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")  # ours
+COLUMNS = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")  # of our interaction file
 YELP = Dump(
     peer="yelp",
     file="yelp_academic_dataset_review.json",
@@ -96,16 +97,16 @@ EPINIONS = Dump(
 def conversion(options: Options) -> Iterator[Row]:
     """Measures the conversion of a dump of reviews to an interaction file that keeps all rows.
 
-    The peer reads JSON lines with review texts for two of its sources, and both are measured. Yelp's is the source that
-    both converters know by name; the peer reads it in a loop of its own, which keeps a line at a time. Epinions' goes
-    through the peer's general conversion, by pandas, as ten of its other sources do. (Its Amazon classes read another
-    file than ours: the ratings, without texts.)
+    The peer reads JSON lines with review texts for two of its sources, Yelp and Epinions, and both are measured. Both
+    converters have code for Yelp; the peer reads it in a special loop, which holds one line at a time. The peer reads
+    Epinions with pandas, in the general conversion that ten of its other sources use too. (Its Amazon classes read
+    another file than ours, with ratings but without texts.)
 
-    Our conversion does more in that time: it checks the file, counts words, sorts by time, and writes the texts too. It
-    may use all cores; the peer uses one.
+    In the measured time our conversion also checks the file, counts words, sorts by time and writes the texts. It may
+    use all cores, while the peer uses one.
 
-    The peer is third-party code and not part of this repository; ``--recsysdatasets`` names its folder. Without it,
-    rows have no ratio. The benchmark takes ten minutes and 10 GB in the folder for temporary files.
+    The peer is not part of this repository; ``--recsysdatasets`` names the folder of a clone. Without it, rows have no
+    ratio. The benchmark takes ten minutes, and 10 GB in the folder for temporary files.
     """
     peer = _peer(options.recsysdatasets)
     n, repeats = (1_000, 1) if options.small else (1_000_000, REPEATS)
@@ -138,15 +139,15 @@ def conversion(options: Options) -> Iterator[Row]:
 
 @dataclass
 class Command:
-    """A conversion in a process of its own.
+    """A conversion that runs in a new process.
 
     Attributes:
-        name: whose conversion it is.
+        name: the name of the converter in notes and errors.
         arguments: the arguments of Python.
-        folder: where the process is started.
+        folder: the working directory of the process.
         output: the interaction file that the conversion writes; its folder is deleted before each run.
-        seconds: how long each run took.
-        peak: the most GiB that any run has held.
+        seconds: the seconds that each run took.
+        peak: the highest peak memory of all runs, in GiB.
     """
 
     name: str
@@ -157,11 +158,11 @@ class Command:
     peak: float = 0.0
 
     def run(self) -> None:
-        shutil.rmtree(self.output.parent, ignore_errors=True)  # else ours compares the new with the old
+        shutil.rmtree(self.output.parent, ignore_errors=True)  # else our conversion compares old and new files
         done = subprocess.run(
             [sys.executable, "-c", WATCH, sys.executable, *self.arguments],
             cwd=self.folder,
-            env=os.environ | {"TZ": "UTC"},  # the peer takes times for local ones
+            env=os.environ | {"TZ": "UTC"},  # the peer reads dates as local time
             capture_output=True,
             text=True,
         )
@@ -186,9 +187,13 @@ def _their_command(dump: Dump, folder: Path, peer: Path) -> Command:
 
 
 def _peer(checkout: Path | None) -> Path | None:
-    """Returns the folder of the peer's ``run.py``."""
+    """Returns the folder of the peer's ``run.py``, or None if there is no clone of the peer.
+
+    Raises:
+        FileNotFoundError: ``checkout`` is not a clone of the peer.
+    """
     if checkout is None:
-        tqdm.write(f"conversion: ours alone; for the peer, {CLONE}", file=sys.stderr)
+        tqdm.write(f"conversion: only our conversion is measured; to measure the peer too, {CLONE}", file=sys.stderr)
         return None
     tools = checkout.absolute() / "conversion_tools"
     if not (tools / "run.py").is_file():
@@ -197,7 +202,7 @@ def _peer(checkout: Path | None) -> Path | None:
 
 
 def _alternate(commands: Sequence[Command], repeats: int) -> list[float]:
-    """Runs the commands in turn and returns the median seconds of each; earlier runs don't count."""
+    """Runs the commands in turn, ``repeats`` times, and returns the median seconds of these runs of each command."""
     for _ in range(repeats):
         for command in commands:
             command.run()
@@ -205,7 +210,7 @@ def _alternate(commands: Sequence[Command], repeats: int) -> list[float]:
 
 
 def _check_same(ours: Path, theirs: Path, their_columns: Sequence[str]) -> None:
-    """Raises ``AssertionError`` unless both files hold the same interactions in any order."""
+    """Raises ``AssertionError`` unless both files hold the same interactions; their order may differ."""
     tables = []
     for path, columns in ((ours, COLUMNS), (theirs, their_columns)):
         table = pl.read_csv(path, separator="\t", quote_char=None, columns=list(columns), infer_schema=False)
@@ -216,10 +221,10 @@ def _check_same(ours: Path, theirs: Path, their_columns: Sequence[str]) -> None:
 
 
 def write_dump(dump: Dump, path: Path, n: int, odd: Sequence[str] = ()) -> None:
-    """Writes ``n`` reviews of made-up words, common and rare, with a new paragraph now and then.
+    """Writes ``n`` reviews of made-up words, some common and some rare, with a paragraph break now and then.
 
     Args:
-        odd: words to put among the rare ones.
+        odd: words that are added to the rare ones.
     """
     rng = np.random.default_rng(0)
     letters = np.array(list("etaoinshrdlu"))

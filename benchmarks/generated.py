@@ -1,4 +1,4 @@
-"""Generated interactions of any size, as the atomic files that training reads."""
+"""Generates interactions and reviews in any number, and writes them as the atomic files that training reads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORDS = np.array(("gasket", "string", "tuner", "cable", "strap", "pedal", "great
 
 
 def write_interactions(folder: Path, n: int) -> int:
-    """Writes ``n`` interactions with review ids, drops repeated pairs, and returns how many interactions are left.
+    """Draws ``n`` interactions, writes them with review ids but without repeated pairs, and returns how many are left.
 
     The dataset has the name of the folder.
     """
@@ -55,14 +55,14 @@ CONVERT = {
 
 @contextmanager
 def real_dataset(name: str, options: Options) -> Iterator[Path]:
-    """Yields the ``data_path`` of a dataset of real reviews, or of generated ones under its name if ``small`` is set.
+    """Yields the ``data_path`` of a dataset of real reviews, or of a generated one with its name if ``small`` is set.
 
     Raises:
         SystemExit: the dataset is not there; the message says how to convert it.
     """
     if options.small:
         with tempfile.TemporaryDirectory() as folder:
-            write_dataset(Path(folder) / name, 1_000)
+            write_dataset(Path(folder) / name, 500)
             yield Path(folder)
         return
     if not (options.data_path / name / f"{name}.inter").is_file():

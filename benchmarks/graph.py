@@ -1,4 +1,4 @@
-"""The benchmarks of graph propagation and of edge-dropped views."""
+"""Benchmarks the propagation on the graph, and making a view of it with dropped edges."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTH, LAYERS = 64, 3
 
 
 def random_interactions(n: int, seed: int = 0) -> tuple[Tensor, Tensor, int, int]:
-    """Draws about ``n`` distinct pairs with skewed popularity, seven for each user.
+    """Draws ``n`` pairs of a user and an item, about seven for each user; the popularity of items is skewed.
 
     Returns:
         The users and the items of the pairs, and the numbers of users and of items.
@@ -46,7 +46,7 @@ def propagation(options: Options) -> Iterator[Row]:
             return torch.autograd.grad(total.sum(), x)
 
         torch.testing.assert_close(run(propagate, csr), run(torch.sparse.mm, coo))
-        # every product reads an index, a value and a vector of each entry, and writes each node's vector
+        # each product reads an index, a value and a vector for each entry, and writes a vector for each node
         moved = 2 * LAYERS * (2 * graph.n_edges * (12 + 4 * WIDTH) + 4 * WIDTH * graph.n_nodes)
         for threads in with_threads():
             ours, theirs = alternate(lambda: run(propagate, csr), lambda: run(torch.sparse.mm, coo))  # noqa: B023
@@ -55,7 +55,7 @@ def propagation(options: Options) -> Iterator[Row]:
 
 
 def dropped_view(options: Options) -> Iterator[Row]:
-    """Measures how a view with 10% of the edges dropped is made, whose degrees are counted anew."""
+    """Measures making a view without 10% of the edges, which includes counting the degrees anew."""
     for n in (1_000,) if options.small else (10_000, 1_000_000):
         users, items, n_users, n_items = random_interactions(n)
         graph = BipartiteGraph(users, items, n_users, n_items).to(DEVICE)

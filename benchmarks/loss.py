@@ -1,4 +1,4 @@
-"""The benchmark of the symmetric NCE."""
+"""Benchmarks the symmetric NCE."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDTH, TAU = 64, 0.1
 
 
 def nce(options: Options) -> Iterator[Row]:
-    """Measures the loss of a batch, forward and backward, with the making of the mask of known pairs."""
+    """Measures the loss of a batch, forward and backward, including making the mask of known pairs."""
     batch = 128 if options.small else 2_048
     users, items, n_users, n_items = random_interactions(1_000 if options.small else 10_000)
     graph = BipartiteGraph(users, items, n_users, n_items).to(DEVICE)

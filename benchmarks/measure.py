@@ -1,4 +1,4 @@
-"""Measures our code and a named peer in turn on the same input, and the floor that the machine sets."""
+"""Measures our code and a peer in turn on the same input, and the least time that the machine would need."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from typing import Any
 
 import torch
 
-REPEATS = 5  # a median is of at least so many measurements
+REPEATS = 5  # the least number of measurements in a median
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-COPIED = 2**26 if DEVICE.type == "cpu" else 2**30  # bytes of a large copy: more than any cache holds
+COPIED = 2**26 if DEVICE.type == "cpu" else 2**30  # bytes of a large copy, which no cache can hold
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks of a part.
+    """The options of the command line, which every part gets.
 
     Attributes:
-        small: use tiny inputs, to show that the part works.
-        data_path: folder of the real datasets, as dataset_prep writes them.
+        small: whether to use tiny inputs, to test that the part runs.
+        data_path: the folder of the real datasets, as dataset_prep writes them.
         recsysdatasets: a clone of RUCAIBox/RecSysDatasets, whose conversion tool is a peer; None if there is none.
-        reviews: how many reviews ``preparation`` prepares.
-        spark_master: the Spark master where the reviews are prepared too; None leaves Spark out.
+        reviews: the number of reviews that ``preparation`` prepares.
+        spark_master: the Spark master that also prepares the reviews; None to leave Spark out.
     """
 
     small: bool = False
@@ -43,13 +43,13 @@ class Row:
     """One line of the table.
 
     Attributes:
-        part: the benchmark's name.
+        part: the name of the benchmark.
         case: the size and the settings of the input.
-        peer: what our code is compared with.
+        peer: the name of the code that ours is compared with.
         ours, theirs: the medians of our code and of the peer, in ``unit``.
-        target: the ratio to reach, theirs / ours; None where the floor or a bound is the aim.
-        floor: what the machine's arithmetic and memory alone would take, in ``unit``; None where there is none.
-        note: what else was measured.
+        target: the ratio theirs / ours to reach; None if the aim is the floor or a fixed bound.
+        floor: the least that the machine's arithmetic and memory would take, in ``unit``; None if it is not measured.
+        note: other measurements, as text.
     """
 
     part: str
@@ -75,9 +75,9 @@ def alternate(*functions: Callable[[], Any], repeats: int = 2 * REPEATS, least: 
     """Calls the functions in turn and returns the median milliseconds of each.
 
     Args:
-        functions: what is measured; each is called once before the measurements.
+        functions: the functions to measure; each is called once before the measurements.
         repeats: the number of measurements of each function.
-        least: the seconds that a measurement takes at least; short functions are called several times in it.
+        least: the least seconds of a measurement; a function that is faster is called several times in it.
     """
     times: list[list[float]] = [[] for _ in functions]
     calls = [max(1, round(least / max(_seconds(function, 1), 1e-7))) for function in functions for _ in [function()]]
@@ -109,14 +109,17 @@ def gemm_floor(m: int, n: int, k: int, products: int = 1) -> float:
 
 
 def memory_floor(n_bytes: float) -> float:
-    """Returns the milliseconds to move ``n_bytes`` between memory and cores at the rate of a large copy."""
+    """Returns the milliseconds to move ``n_bytes`` between memory and processor at the rate of a large copy."""
     source = torch.empty(COPIED, dtype=torch.uint8, device=DEVICE)
     target = torch.empty_like(source)
     return alternate(lambda: target.copy_(source))[0] * n_bytes / (2 * source.numel())
 
 
 def with_threads(threads: tuple[int, ...] = (1, 2)) -> Iterator[str]:
-    """Sets each number of threads in turn, yields its description, and restores the number; a GPU has one turn."""
+    """Sets each number of threads in turn, yields its description, and restores the number at the end.
+
+    On a GPU the threads stay as they are, and the name of the GPU is yielded once.
+    """
     if DEVICE.type == "cuda":
         yield torch.cuda.get_device_name()
         return
@@ -137,6 +140,6 @@ def in_new_process(function: Callable[..., Any], *arguments: Any) -> tuple[Any, 
 
 def _with_peak_memory(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     result = function(*arguments)
-    # Linux only; the peak that getrusage gives begins with that of the parent process
+    # Linux only. getrusage would not do, because its peak begins at that of the parent process.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return result, int(status["VmHWM"].split()[0]) / 2**10

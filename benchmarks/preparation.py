@@ -1,4 +1,4 @@
-"""The benchmark of preparing reviews with every filter, by DuckDB and by Spark, which must write the same bytes."""
+"""Benchmarks preparing reviews with every filter, by DuckDB and by Spark, which must write the same bytes."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ ODD = (
 def preparation(options: Options) -> Iterator[Row]:
     """Measures the seconds and the peak memory of a new process that prepares generated reviews.
 
-    The reviews become a 5-core with the first of repeated pairs. With ``--spark-master`` Spark does the same, and the
-    files must be equal; the memory of Spark is one of its own settings and is not measured. In the folder for temporary
-    files the benchmark takes about 2 KB for each review, or 4 KB with Spark.
+    The preparation keeps the first review of each repeated pair, and the 5-core. With ``--spark-master`` Spark prepares
+    the same reviews, and its files must be equal to ours; its memory is not measured, because it is a setting of Spark.
+    In the folder for temporary files the benchmark takes about 2 KB for each review, or 4 KB with Spark.
 
     Raises:
         AssertionError: the files of Spark and of DuckDB differ.

@@ -1,4 +1,4 @@
-"""Profiles of where the time of an epoch goes, with frozen text and with LoRA."""
+"""Profiles where the time of training goes, with frozen text and with LoRA."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from recbole_symcere.quick_start import create_dataset, data_preparation
 from recbole_symcere.trainer import Trainer
 
 LORA_STEPS = 5
-# PyTorch's operations by what they are for. The time of an operation does not include that of operations it calls.
+# PyTorch's operations by purpose. The time of an operation does not include the operations that it calls.
 KINDS = {
     "matrix products": ("mm", "addmm", "addmm_", "bmm", "baddbmm", "mkldnn_linear", "linear"),
     "softmax and masks": (
@@ -42,7 +42,10 @@ KINDS = {
 
 
 def epoch_profile(options: Options) -> Iterator[Row]:
-    """Yields the milliseconds of each kind of operation, largest first; "the rest" is Python and small operations."""
+    """Measures the milliseconds of each kind of operation in a frozen epoch and in some LoRA steps, largest first.
+
+    The kind "the rest" is Python, the loader and operations that ``KINDS`` does not name.
+    """
     with real_dataset(IMDB, options) as folder:
         config = Config("SymCERE", IMDB, config_dict={"data_path": str(folder)} | FROZEN | SILENT)
         train_data, _, _ = data_preparation(config, create_dataset(config))

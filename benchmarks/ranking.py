@@ -1,4 +1,4 @@
-"""Row 7: full ranking of all users."""
+"""Benchmarks the full ranking of all users."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from recbole_symcere.model.registry import with_hooks
 from recbole_symcere.quick_start import create_dataset, data_preparation
 from recbole_symcere.trainer import Trainer
 
-RECBOLE_EVAL_BATCH_SIZE = 4096  # scores in each step, so one user or a few
+RECBOLE_EVAL_BATCH_SIZE = 4096  # RecBole's default number of scores in a step, which are those of one or a few users
 RECBOLE_METRICS = ["Hit", "NDCG", "Recall", "MRR", "ItemCoverage", "AveragePopularity", "GiniIndex"]
 
 
 def full_ranking(options: Options) -> Iterator[Row]:
-    """Measures ranking the test part with the ``eval_batch_size`` of the protocols, against RecBole and its default."""
+    """Measures ranking the test part, with the ``eval_batch_size`` of our protocols and by RecBole with its default."""
     n = 2_000 if options.small else 50_000
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder) / "generated", n)

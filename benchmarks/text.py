@@ -1,4 +1,4 @@
-"""Rows 4 to 6: encoding reviews, and training the encoder."""
+"""Benchmarks encoding reviews and training the encoder."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from recbole_symcere.trainer import Trainer
 
 DATASET = "musical-instruments"
 MAX_LENGTH = 128
-EPOCH_BATCH = 64  # of the LoRA epoch: the plain loop needs 7 GB for it
+EPOCH_BATCH = 64  # batch size of the LoRA epoch, for which the plain loop needs 7 GB
 
 
 def frozen_encoding(options: Options) -> Iterator[Row]:
-    """Row 4: texts to vectors on disk, tokenising included, as a first run with frozen text does it."""
+    """Measures turning texts into vectors on disk, including tokenising, as the first run with frozen text does."""
     from sentence_transformers import SentenceTransformer
 
     with real_dataset(DATASET, options) as folder:
@@ -70,7 +70,10 @@ def _embed(encoder: ReviewEncoder, texts: list[str]) -> np.ndarray:
 
 
 class PlainTexts(nn.Module):
-    """The loop that one writes first: all reviews padded to 128 tokens, in float32, the two views encoded apart."""
+    """The plain way to encode texts: all reviews padded to 128 tokens, in float32, with one pass for each of two views.
+
+    It takes the place of our text encoder in the model, as the peer of the LoRA benchmarks.
+    """
 
     def __init__(self, ours: TrainedEncoder) -> None:
         super().__init__()
@@ -99,7 +102,13 @@ class PlainTexts(nn.Module):
 
 
 def lora_training(folder: Path, batch: int, plain: bool, seed: int = 0) -> tuple[Trainer, list[Interaction]]:
-    """SymCERE with MiniLM and LoRA, by our text encoder or the plain one, and the batches of an epoch."""
+    """Returns the trainer of SymCERE with MiniLM and LoRA, and the batches of an epoch.
+
+    Args:
+        batch: the number of interactions in a batch.
+        plain: whether :class:`PlainTexts` encodes the texts instead of our encoder.
+        seed: the seed of dropout and masks.
+    """
     settings = {
         "data_path": str(folder), "text_encoder": MINILM, "text_train": "lora", "text_max_length": MAX_LENGTH,
         "train_batch_size": batch, "state": "ERROR", "show_progress": False,
@@ -118,16 +127,17 @@ def lora_training(folder: Path, batch: int, plain: bool, seed: int = 0) -> tuple
 
 
 def step(trainer: Trainer, batch: Interaction) -> float:
-    """One update; the contrastive part of its loss."""
+    """Trains one step and returns the contrastive part of its loss."""
     scaler = torch.amp.GradScaler(trainer.device.type, enabled=False)
     terms = trainer._train_step(batch, trainer.model.calculate_loss, scaler)
     return float(dict(zip(trainer.model.loss_names, terms, strict=True))["cross_modal"].detach())
 
 
 def lora_epoch(options: Options) -> Iterator[Row]:
-    """Row 5: an epoch in fifths, each by ours and by the plain loop, from the same weights over the same batches.
+    """Measures an epoch with LoRA in five parts, by our encoder and by the plain loop in turn.
 
-    Ours runs a second time with other dropout and masks: so far apart is the noise of the loss.
+    Both begin with the same weights and train over the same batches. A second run of ours with other draws of dropout
+    and masks shows how much the loss differs by chance.
     """
     with real_dataset(DATASET, options) as folder:
         batch = 4 if options.small else EPOCH_BATCH
@@ -150,10 +160,10 @@ def lora_epoch(options: Options) -> Iterator[Row]:
 
 
 def lora_memory(options: Options) -> Iterator[Row]:
-    """Row 6: peak memory of a process that makes one LoRA step, against the plain loop where that fits."""
+    """Measures the peak memory of a process that makes one LoRA step, and of the plain loop if it fits in memory."""
     peer = "padded to 128, fp32, two passes, peft"
     with real_dataset(DATASET, options) as folder:
-        sizes = ((8, True), (32, False)) if options.small else ((64, True), (256, False), (2_048, False))
+        sizes = ((8, True),) if options.small else ((64, True), (256, False), (2_048, False))
         for interactions, fits in sizes:
             _, ours = in_new_process(_one_step, folder, interactions, False)
             theirs = in_new_process(_one_step, folder, interactions, True)[1] if fits else None

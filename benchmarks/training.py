@@ -1,4 +1,4 @@
-"""The benchmarks of whole runs, of their start, and of how the time of an epoch grows with the data."""
+"""Benchmarks whole runs, their start, and how the time of an epoch grows with the data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from recbole_symcere.trainer import Trainer
 IMDB = "imdb-2000-2001"
 FROZEN = {"text_encoder": MINILM, "text_train": "frozen"}
 SILENT = {"state": "ERROR", "show_progress": False}
-# The paper's weights, and BPR on dot products in the lead: results/first-light.md
+# The settings of results/first-light.md: the paper's weights, and those where BPR on dot products outweighs the rest.
 RECIPES: dict[str, dict[str, Any]] = {
     "the paper's weights": {},
     "BPR in the lead": {
@@ -86,7 +86,10 @@ def _to_best_epoch(config: Config, trainer_class: type[RecBoleTrainer]) -> tuple
 
 
 def second_start(options: Options) -> Iterator[Row]:
-    """Measures the seconds from the configuration to the end of the first training step, without imports."""
+    """Measures the seconds from the configuration to the end of the first training step, without imports.
+
+    The first run encodes the reviews; later runs read their vectors from the cache.
+    """
     dataset = "musical-instruments"
     with real_dataset(dataset, options) as folder, tempfile.TemporaryDirectory() as cache:
         first, *others = (
@@ -110,7 +113,7 @@ def _start(dataset: str, folder: Path, cache: str) -> float:
     return perf_counter() - started
 
 
-STEPS = 20  # of an epoch; each step propagates the whole graph
+STEPS = 20  # the number of steps of an epoch, each of which propagates over the whole graph
 CONTRAST = 2_048
 TEXT_WIDTH = 64
 
@@ -119,7 +122,7 @@ def scaling(options: Options) -> Iterator[Row]:
     """Measures an epoch over generated interactions with random text vectors, each size in a new process.
 
     The batch grows with the data, so that an epoch has the same number of propagations at every size. The negatives of
-    an interaction come from 2,048 interactions. The last rows have the exponents of time and of memory.
+    an interaction come from 2,048 interactions. The last two rows have the exponents with which time and memory grow.
     """
     sizes = (1_000, 4_000) if options.small else (100_000, 500_000, 1_000_000, 5_000_000)
     seconds, memory = [], []

@@ -1,7 +1,7 @@
 """Checkpoints: files that hold a model and the state of its training, and nothing that can be executed.
 
-The file of a run, for example ``run.pth``, holds the best epoch. Beside it, ``run.resume.pth`` holds the newest epoch
-with all that decides how the run goes on, and ``run.lock`` is locked while the run writes.
+The checkpoint of a run, for example ``run.pth``, holds the best epoch. Beside it, ``run.resume.pth`` holds the newest
+epoch with everything that is needed to continue the run, and ``run.lock`` is locked while the run writes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.errors import CheckpointError, ConfigError
 
 FORMAT = 3  # raise this whenever an older checkpoint can't be loaded any more
-# What a resumed run may change: where it reads and writes, how it shows itself, and when it ends.
+# Settings that a resumed run may change: where it reads and writes, what it shows, and when it ends.
 FREE_SETTINGS = frozenset({
     "checkpoint_file", "checkpoint_dir", "result_file", "config_files", "data_path", "text_cache_dir", "gpu_id",
     "use_gpu", "state", "show_progress", "epochs", "stopping_step", "log_wandb", "wandb_project", "audit",
@@ -34,13 +34,13 @@ FREE_SETTINGS = frozenset({
 
 
 def resume_path(checkpoint: str | Path) -> Path:
-    """Returns the path of the newest epoch's state, which a run goes on from."""
+    """Returns the path of the file with the newest epoch, from which a run is continued."""
     checkpoint = Path(checkpoint)
     return checkpoint.with_name(f"{checkpoint.stem}.resume{checkpoint.suffix}")
 
 
 def lock_path(checkpoint: str | Path) -> Path:
-    """Returns the path of the file that a run holds locked while it writes ``checkpoint``."""
+    """Returns the path of the file that a run keeps locked while it writes ``checkpoint``."""
     return Path(checkpoint).with_suffix(".lock")
 
 
@@ -70,7 +70,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
         checkpoint = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
-    except Exception as error:  # torch raises whatever its unpickler meets in a damaged or foreign file
+    except Exception as error:  # a damaged or foreign file can make torch raise an error of any type
         raise CheckpointError(
             f"{path}: not a readable checkpoint of recbole_symcere ({type(error).__name__}); it is cut short, or was "
             "written by another program. Train again, or delete it to start anew under this name"
@@ -86,7 +86,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
 
 
 def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:
-    """Writes a checkpoint; an interrupted call leaves the older file whole.
+    """Writes a checkpoint; if the call is interrupted, the older file stays as it was.
 
     Raises:
         CheckpointError: the file can't be written.
@@ -95,7 +95,7 @@ def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:
     try:
         torch.save(dict(state), temporary)
         temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's writer has errors of its own
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if it can't write
         raise CheckpointError(
             f"{path}: can't be written ({error}); free disk space or mend the folder, and give the same command again"
         ) from error
@@ -153,15 +153,15 @@ def stored_config(checkpoint: Mapping[str, Any], changes: Mapping[str, Any] | No
 
 
 def restore(model: AbstractRecommender, checkpoint: Mapping[str, Any]) -> None:
-    """Gives a model the weights of a checkpoint."""
+    """Loads the weights of a checkpoint into a model."""
     model.load_state_dict(checkpoint["state_dict"])
     model.load_other_parameter({name: _restored(value) for name, value in checkpoint["other_parameter"].items()})
 
 
 def storable_parameters(model: AbstractRecommender) -> dict[str, Any]:
-    """Returns what a model keeps beside its state dict, arrays and sparse matrices as tensors.
+    """Returns what a model keeps beside its state dict, with arrays and sparse matrices converted to tensors.
 
-    ItemKNN and similar models of RecBole keep such arrays, and a checkpoint holds no objects.
+    ItemKNN and similar models of RecBole keep such arrays, but a checkpoint can hold only tensors and plain values.
     """
     return {name: _storable(value) for name, value in model.other_parameter().items()}
 
@@ -188,7 +188,7 @@ def _restored(value: Any) -> Any:
 def random_state(device: torch.device, train_data: AbstractDataLoader) -> dict[str, Any]:
     """Returns the state of every generator that training draws from, as tensors and plain values.
 
-    Several processes go in step, so the state of one is the state of all.
+    If several processes train, their generators are in the same state, so one state stands for all.
     """
     numpy: Any = np.random.get_state(legacy=True)  # RecBole's samplers draw from it
     _, keys, position, has_gauss, gauss = numpy

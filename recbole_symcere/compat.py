@@ -1,8 +1,8 @@
 """Repairs that RecBole 1.2.0 and 1.2.1 need on current NumPy, pandas, SciPy and PyTorch.
 
-Each function mends one fault and changes nothing where the fault is absent; most functions try first whether it is
+Each function repairs one fault and changes nothing if the fault is absent; most functions first test whether it is
 present. Numbers such as #1604 are issues and pull requests of RUCAIBox/RecBole. This module imports RecBole and
-PyTorch, but never ``recbole.quick_start``, which needs ray: the last release of ray that RecBole allows needs
+PyTorch, but never ``recbole.quick_start``, because that needs ray: the last release of ray that RecBole allows imports
 ``pkg_resources``, which setuptools no longer has.
 """
 
@@ -34,7 +34,7 @@ from recbole_symcere import distributed
 
 @functools.cache
 def apply() -> None:
-    """Applies all repairs to RecBole, the first time that it is called in a process."""
+    """Applies all repairs to RecBole; only the first call in a process does anything."""
     for repair in REPAIRS:
         repair()
 
@@ -100,16 +100,16 @@ def restore_numpy_aliases() -> None:
 
 
 def restore_dok_update() -> None:
-    """Restores ``dok_matrix._update``, by which graph models fill their adjacency (#2090, #2185).
+    """Restores ``dok_matrix._update``, with which graph models fill their adjacency matrix (#2090, #2185).
 
-    SciPy 1.13 removed it. The public ``update`` checks every key in Python, which is 100 times slower.
+    SciPy 1.13 removed this method. The public ``update`` is 100 times slower, because it checks every key in Python.
     """
     if not hasattr(dok_matrix, "_update"):
         dok_matrix._update = lambda matrix, entries: matrix._dict.update(entries)
 
 
 def fill_missing_sequences() -> None:
-    """Reads missing sequences as empty ones.
+    """Makes RecBole read a missing sequence as an empty one.
 
     In pandas 3 ``df[field].fillna(inplace=True)`` fills a copy, so a missing sequence crashes RecBole's reader.
     """
@@ -127,7 +127,7 @@ def fill_missing_sequences() -> None:
 
 
 def fill_missing_features() -> None:
-    """Fills missing features.
+    """Makes RecBole fill missing features.
 
     In pandas 3 ``feat[field].fillna(inplace=True)`` fills a copy, so features of the padding row become −2^63 or NaN.
     """
@@ -151,7 +151,7 @@ def _fill_nan(dataset: Dataset) -> None:
 def _chained_fill_is_lost() -> bool:
     table = pd.DataFrame({"a": [np.nan]})
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pandas warns of exactly this
+        warnings.simplefilter("ignore")  # pandas warns about this chained fill
         table["a"].fillna(0.0, inplace=True)
     return bool(table["a"].isna().any())
 
@@ -172,16 +172,16 @@ def measure_each_sequence() -> None:
 
 
 def keep_file_order_of_duplicates() -> None:
-    """Makes RecBole keep the first in the file among duplicates of the same time.
+    """Makes RecBole keep the row that is first in the file among duplicates with the same time.
 
-    RecBole removes duplicates after a sort by time that is not stable, so any of those rows might be kept.
+    RecBole removes duplicates after a sort by time that is not stable, so it might keep any of these rows.
     """
     stable = functools.partialmethod(pd.DataFrame.sort_values, kind="stable")
     _replace_during(Dataset, "_remove_duplication", pd.DataFrame, "sort_values", stable)
 
 
 def download_without_process_group() -> None:
-    """Lets a download end in a single process, where the barrier that RecBole waits at raises an error (#2050)."""
+    """Skips the barrier after RecBole's download in a single process, where the barrier raises an error (#2050)."""
     if not torch.distributed.is_available():
         return
     barrier = torch.distributed.barrier
@@ -194,7 +194,7 @@ def download_without_process_group() -> None:
 
 
 def collect_counts() -> None:
-    """Lets the collector hold counts, which it would try to move to the CPU.
+    """Makes the collector accept counts, which it would try to move to the CPU although they are not tensors.
 
     Without this repair ItemCoverage and the other metrics that need counts crash (#2194, #2209).
     """
@@ -216,9 +216,9 @@ def _get_data_struct(collector: Collector) -> DataStruct:
 
 
 def rank_nan_last() -> None:
-    """Ranks NaN as −inf.
+    """Makes RecBole rank a score of NaN as −inf.
 
-    ``torch.topk`` and ``torch.sort`` put NaN first, so that a model that diverged may look good.
+    ``torch.topk`` and ``torch.sort`` put NaN first, so a model that diverged could look good.
     """
     collector = _bare_collector(needs="rec.items")
     collector.eval_batch_collect(torch.tensor([[0.0, torch.nan]]), None, None, None)
@@ -227,7 +227,7 @@ def rank_nan_last() -> None:
     collect, score = Collector.eval_batch_collect, case_study.full_sort_scores
 
     def collect_ranked(collector: Collector, scores: torch.Tensor, *args: Any, **kwargs: Any) -> None:
-        ranked = not collector.register.need("rec.score")  # metrics of the loss must see the NaN
+        ranked = not collector.register.need("rec.score")  # metrics that are computed from scores must see the NaN
         collect(collector, _nan_to_minus_inf(scores) if ranked else scores, *args, **kwargs)
 
     def score_ranked(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -238,12 +238,12 @@ def rank_nan_last() -> None:
 
 
 def _nan_to_minus_inf(scores: torch.Tensor) -> torch.Tensor:
-    broken = scores.max().isnan()  # the maximum is NaN if any score is: one cheap pass
+    broken = scores.max().isnan()  # the maximum is NaN if any score is NaN, and is cheap to compute
     return scores.masked_fill(scores.isnan(), -torch.inf) if broken else scores
 
 
 def _bare_collector(needs: str) -> Collector:
-    """Returns a collector of the first item of each ranking that needs one resource, without the rest of a run."""
+    """Returns a collector with k = 1 that needs one resource, for trying RecBole's methods without a run."""
     collector = object.__new__(Collector)
     collector.register = types.SimpleNamespace(need=needs.__eq__)
     collector.topk = [1]
@@ -252,7 +252,7 @@ def _bare_collector(needs: str) -> Collector:
 
 
 def count_every_interaction() -> None:
-    """Lets ``Pop`` count an item that occurs twice in a batch twice; RecBole counts it once (#1844, #2198)."""
+    """Makes ``Pop`` count every interaction; RecBole counts an item only once in a batch (#1844, #2198)."""
     from recbole.model.general_recommender.pop import Pop
 
     pop = Pop.__new__(Pop)
@@ -272,8 +272,8 @@ def _count(pop: GeneralRecommender, interaction: Interaction) -> torch.Tensor:
 def count_no_negatives() -> None:
     """Keeps the sampled negatives out of the counts of ``Pop``.
 
-    ``Pop`` counts all items of a point-wise batch, negatives included; a pair-wise batch has them in a column of their
-    own.
+    ``Pop`` counts all items of a point-wise batch, including the negatives. A pair-wise batch has the negatives in a
+    separate column, which ``Pop`` does not read.
     """
     from recbole.model.general_recommender.pop import Pop
 
@@ -281,7 +281,7 @@ def count_no_negatives() -> None:
 
 
 def evaluate_ngcf_without_dropout() -> None:
-    """Turns the message dropout of NGCF off in evaluation, where RecBole 1.2.0 leaves it on (#1946)."""
+    """Turns off the message dropout of NGCF during evaluation, where RecBole 1.2.0 leaves it on (#1946)."""
     from recbole.model.general_recommender.ngcf import NGCF
 
     if "Dropout" not in NGCF.forward.__code__.co_names:
@@ -300,7 +300,7 @@ def evaluate_ngcf_without_dropout() -> None:
 
 
 def write_tensorboard_once() -> None:
-    """Lets only the main process write an event file for TensorBoard, where RecBole lets every process write one."""
+    """Lets only the main process write an event file for TensorBoard; in RecBole every process writes one."""
     get_tensorboard = recbole.trainer.trainer.get_tensorboard
 
     def get(logger: Any) -> Any:
@@ -317,7 +317,7 @@ class _NoTensorBoard:
 def make_folders_together() -> None:
     """Lets several processes make the folders of logs and checkpoints at the same time.
 
-    RecBole looks first whether a folder is there, so all processes but one fail to make it.
+    RecBole makes a folder if it was not there just before, which raises an error if another process made it meanwhile.
     """
     for module in (recbole.trainer.trainer, recbole.utils.logger):
         _replace(module, "ensure_dir", lambda folder: Path(folder).mkdir(parents=True, exist_ok=True))
@@ -326,8 +326,8 @@ def make_folders_together() -> None:
 def quiet_known_warnings() -> None:
     """Silences three warnings that do not concern the result and that a user of RecBole's models can't act on.
 
-    They say that ``torch.sparse.FloatTensor`` is deprecated, that the columns of pandas 3, which become tensors, are
-    read-only, and that a chained ``fillna`` no longer fills, which is repaired above.
+    They say that ``torch.sparse.FloatTensor`` is deprecated; that columns of pandas 3, which RecBole makes tensors of,
+    are read-only; and that a chained ``fillna`` no longer fills, which the functions above repair.
     """
     for message, module in (
         (r"torch\.sparse\.SparseTensor", r"recbole\.model"),

@@ -1,16 +1,18 @@
-"""Work in several processes, which ``torchrun`` starts: each process's part of it, and how the parts come together.
+"""Training and ranking in several processes, which ``torchrun`` starts: how work is divided and results are collected.
 
 All processes hold the whole graph, and their random generators give the same numbers, so they draw the same batches,
 negatives and dropped edges. The expensive work is divided: the reviews to encode, the anchors of the contrast, and the
-users to rank. DistributedDataParallel takes the mean of the processes' gradients, so the losses of the processes are
-such that their mean is the loss of the whole batch. In a single process no function here communicates.
+users to rank. DistributedDataParallel takes the mean of the processes' gradients. Each process therefore computes its
+loss so that the mean over the processes is the loss of the whole batch. In a single process no function here
+communicates.
 """
 
 from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
+from torch.nn.parallel import DistributedDataParallel
 
-TIMEOUT = datetime.timedelta(hours=12)  # one process tokenises a corpus while the others wait
+TIMEOUT = datetime.timedelta(hours=12)  # enough to wait while one process tokenises a corpus
 STARTED_BY_TORCHRUN = "TORCHELASTIC_RUN_ID"
 
 
@@ -47,7 +50,7 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Returns the number of this process among those that work together, from 0."""
+    """Returns the number of this process, from 0, among the processes that work together."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -57,7 +60,7 @@ def is_main() -> bool:
 
 
 def device(use_gpu: bool) -> torch.device:
-    """Returns this process's device: the GPU with the number of the process on its machine, or the CPU."""
+    """Returns the device of this process: the CPU, or the GPU whose number is that of the process on its machine."""
     if not use_gpu or not torch.cuda.is_available():
         return torch.device("cpu")
     torch.cuda.set_device(_local_rank())
@@ -72,13 +75,13 @@ def _local_rank() -> int:
 class Share:
     """This process's part of the rows of a batch.
 
-    Losses see the tensors that this object cuts out and need not know of other processes.
+    A loss function gets the rows that this object selects, and needs no code of its own for several processes.
 
     Attributes:
-        rows: which rows are this process's. The slice is never empty, because a mean over nothing has no value: a
-            process for which no row is left takes the first row.
-        weight: what this process's mean over ``rows`` counts for. The mean over the processes of the weighted means is
-            the mean over all rows; the weight is 0 for a process for which no row is left.
+        rows: the rows of this process. The slice is never empty, because a mean over no rows has no value: if no row is
+            left for a process, it takes the first row.
+        weight: the weight of this process's mean over ``rows``. The mean over the processes of the weighted means is
+            the mean over all rows. The weight is 0 if no row is left for the process.
     """
 
     rows: slice
@@ -89,12 +92,12 @@ class Share:
         return batch[self.rows]
 
     def first(self, batch: Tensor) -> Tensor:
-        """Returns all rows of a batch, this process's first, so that row i belongs to row i of :meth:`of`."""
+        """Returns all rows of a batch, rotated so that this process's rows are first, in the order of :meth:`of`."""
         return batch.roll(-self.rows.start, 0) if self.rows.start else batch
 
 
 def share(n: int) -> Share:
-    """Returns an even part of ``n`` rows, n > 0; the parts of the processes lie one after the other."""
+    """Returns this process's share of ``n`` > 0 rows; the shares differ by at most one row and follow one another."""
     size = world_size()
     start, end = (n * number // size for number in (rank(), rank() + 1))
     return Share(slice(start, end), size * (end - start) / n) if start < end else Share(slice(0, 1), 0.0)
@@ -103,15 +106,15 @@ def share(n: int) -> Share:
 def shares_by_length(lengths: np.ndarray, parts: int) -> list[np.ndarray]:
     """Divides texts into parts whose total lengths differ by no more than the length of the longest text.
 
-    The texts are dealt out longest first, to the parts from first to last and then back, so the numbers of texts in two
-    parts differ by one at most.
+    The texts are dealt out from the longest to the shortest, to the parts from first to last, then from last to first,
+    and so on. The numbers of texts in two parts therefore differ by at most one.
 
     Args:
         lengths: [B] int, the lengths of the texts.
         parts: the number of parts.
 
     Returns:
-        One int array of numbers of texts for each part; together they hold each of 0 to B - 1 once.
+        For each part an int array with the numbers of its texts; each of 0 to B - 1 is in exactly one part.
     """
     order = np.argsort(-lengths, kind="stable")
     place = np.arange(len(order)) % (2 * parts)
@@ -123,8 +126,9 @@ def gather_shares(rows: Tensor, shares: Sequence[np.ndarray]) -> Tensor:
     """Returns the rows of all processes in order; the gradient of a row goes back to the process that it came from.
 
     Args:
-        rows: [n, d], the rows of this process, numbered ``shares[rank]``; any one row if that share is empty.
-        shares: the numbers of each process's rows, which together are 0 to B - 1.
+        rows: [n, d], the rows of this process, whose numbers are ``shares[rank]``; if that share is empty, one row of
+            any values.
+        shares: for each process the numbers of its rows; each of 0 to B - 1 is in exactly one share.
 
     Returns:
         [B, d], the same in all processes.
@@ -137,7 +141,10 @@ def gather_shares(rows: Tensor, shares: Sequence[np.ndarray]) -> Tensor:
 
 
 def gather(rows: Tensor) -> Tensor:
-    """Returns the rows [n, ...] of all processes, one after the other, without gradients; n may differ."""
+    """Returns the rows [n, ...] of all processes, one after the other, without gradients.
+
+    The number of rows, n, may differ between processes.
+    """
     sizes = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world_size())]
     dist.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
     longest = int(max(sizes))
@@ -145,6 +152,34 @@ def gather(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded)
     return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])
+
+
+def losses_of(model: nn.Module) -> nn.Module:
+    """Returns a module that computes the losses of a model, with gradients that are means over the processes.
+
+    The module is called with a batch and a function of the batch, such as the model's ``calculate_loss``, and returns
+    what the function returns.
+    """
+    losses = _Losses(model)
+    if world_size() == 1:
+        return losses
+    with warnings.catch_warnings():
+        # PyTorch 2.13 recommends another argument, with which it would send the buffers. They hold the graph and kept
+        # vectors, which are the same in all processes.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        # A term of the loss with weight 0 can leave parameters without a gradient.
+        return DistributedDataParallel(losses, find_unused_parameters=True, broadcast_buffers=False)
+
+
+class _Losses(nn.Module):
+    """Calls a model's loss function in ``forward``, the only method that DistributedDataParallel wraps."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Any, loss_func: Callable[[Any], Any]) -> Any:
+        return loss_func(batch)
 
 
 def mean(x: Tensor) -> Tensor:
@@ -157,7 +192,7 @@ def mean(x: Tensor) -> Tensor:
 
 
 def union(numbers: Iterable[int], n: int) -> list[int]:
-    """Returns those of the numbers 0 to n - 1 that at least one process names."""
+    """Returns those of the numbers 0 to n - 1 that at least one process passes in ``numbers``, in ascending order."""
     named = torch.zeros(n, dtype=torch.uint8)
     named[list(numbers)] = 1
     if world_size() > 1:
@@ -166,7 +201,7 @@ def union(numbers: Iterable[int], n: int) -> list[int]:
 
 
 def from_main(value: Any) -> Any:
-    """Returns, in every process, the ``value`` that the main process gave."""
+    """Returns the ``value`` that the main process passes; every process must call this function."""
     values = [value]
     if world_size() > 1:
         dist.broadcast_object_list(values, device=torch.device("cpu"))
@@ -176,12 +211,12 @@ def from_main(value: Any) -> Any:
 def wait_for_all() -> None:
     """Waits until all processes have called this function."""
     if world_size() > 1:
-        dist.all_reduce(torch.zeros(1))  # on the CPU, because dist.barrier() uses a GPU, which may not be chosen yet
+        dist.all_reduce(torch.zeros(1))  # not dist.barrier(), which uses a GPU even if none has been chosen yet
 
 
 @contextmanager
 def first_of_machine_first() -> Iterator[None]:
-    """Runs the body in one process of each machine and then in the others, so that these find the files it wrote."""
+    """Runs the body in one process of each machine first, so that the others find the files that it wrote."""
     if _local_rank():
         wait_for_all()
     yield
@@ -200,9 +235,9 @@ def own_randomness(on: torch.device) -> Iterator[None]:
         return torch.cuda.get_rng_state(on) if on.type == "cuda" else torch.get_rng_state()
 
     with torch.random.fork_rng([on] if on.type == "cuda" else []):
-        torch.manual_seed(int(torch.randint(2**62, ())) + rank())  # from the CPU's generator, to wait for no GPU
+        torch.manual_seed(int(torch.randint(2**62, ())) + rank())  # drawn on the CPU, so as not to wait for a GPU
         begin = state()
         yield
         has_drawn = not torch.equal(state(), begin)
-    if has_drawn:  # where nothing was drawn, the numbers stay those of a single process
-        torch.rand(())  # so that the next seed differs
+    if has_drawn:  # a body that draws nothing leaves the generators as in a single process
+        torch.rand(())  # moves the generator on, so that the next call draws another seed

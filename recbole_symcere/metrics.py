@@ -1,6 +1,6 @@
-"""Metrics: one record says how a metric is computed, labelled, compared and drawn.
+"""Metrics: each has one record, which says how the metric is computed, labelled, compared and drawn.
 
-Ranking, the tables of a comparison and the report read the records, so one call of :func:`register` adds a metric.
+Ranking, the tables of a comparison and the report read these records, so one call of :func:`register` adds a metric.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Metric:
 
     @property
     def sign(self) -> int:
-        """1 if higher values are better, -1 if lower ones are, 0 if neither."""
+        """1 if higher values are better, -1 if lower values are better, 0 if neither."""
         return {"higher": 1, "lower": -1, "neither": 0}[self.direction]
 
 
@@ -89,14 +89,14 @@ def register(metric: Metric) -> None:
     if metric.function is not None:
         metric_information[metric.name] = metric.function.metric_need
         metric_types[metric.name] = metric.function.metric_type
-        metrics_dict.setdefault(metric.name, metric.function)  # RecBole's own stay; RankingEvaluator asks the records
+        metrics_dict.setdefault(metric.name, metric.function)  # keeps RecBole's own, which RankingEvaluator replaces
     if metric.direction == "lower" and metric.name not in smaller_metrics:
         smaller_metrics.append(metric.name)
     METRICS[metric.name] = metric
 
 
 def known_metrics() -> Collection[str]:
-    """Returns the names, without ``@k``, that the setting ``metrics`` can have in any case of letters."""
+    """Returns the names, in lower case and without ``@k``, that the setting ``metrics`` can have in any case."""
     return metric_types.keys()
 
 
@@ -116,10 +116,11 @@ def label_of(name: str) -> str:
 
 
 def columns(table: Table, computed: Collection[str]) -> tuple[str, ...]:
-    """Returns the metrics that are columns of one of a comparison's tables.
+    """Returns the metrics, with ``@k``, that are the columns of one of a comparison's tables.
 
     Args:
-        computed: the metrics that the runs have, with ``@k``; no other metric gets a column.
+        computed: the metrics that the runs have, with ``@k``; no other metric gets a column, except ``PRIMARY`` in the
+            table ``popularity``.
     """
     names = [f"{metric.name}@{k}" for k in CUTOFFS[table] for metric in METRICS.values() if metric.table == table]
     found = [name for name in names if name in computed]
@@ -224,8 +225,8 @@ class TailNDCG(GroupNDCG):
 def popularity_groups(counts: np.ndarray) -> np.ndarray:
     """Returns the popularity group of each item: head, middle or tail.
 
-    Each group has a third of the training interactions, up to the interactions of one item. SGL (Wu et al., SIGIR
-    2021, section 4.3.1) makes ten groups in the same way.
+    Each group has a third of the training interactions, give or take those of one item. SGL (Wu et al., SIGIR 2021,
+    section 4.3.1) makes ten groups in the same way.
 
     Args:
         counts: [n_items] long, interactions of each item in training.
@@ -241,7 +242,7 @@ def popularity_groups(counts: np.ndarray) -> np.ndarray:
 
 
 def _count_array(item_count: Mapping[int, int], n_items: int) -> np.ndarray:
-    """The counts as an array, [n_items] long."""
+    """Returns the counts as an array, [n_items] long."""
     counts = np.zeros(n_items, np.int64)
     counts[list(item_count)] = list(item_count.values())
     return counts

@@ -1,4 +1,4 @@
-"""Full ranking of all users with RecBole's results, but without the work that RecBole repeats at every evaluation."""
+"""Full ranking of all users with the same results as RecBole, but without the work that RecBole repeats each time."""
 
 from collections.abc import Iterator, Mapping
 from inspect import signature
@@ -16,14 +16,14 @@ from torch import Tensor
 from recbole_symcere import distributed
 from recbole_symcere.metrics import metric_of
 
-NOT_AT_K = ("rec.meanrank", "rec.score", "data.label")  # read by metrics that need more than the best k items
+NOT_AT_K = ("rec.meanrank", "rec.score", "data.label")  # resources of metrics that need more than the best k items
 
 
 class RankingDataLoader(FullSortEvalDataLoader):
-    """A dataloader that assembles each batch of users only once, because the batches are always the same.
+    """A dataloader that assembles each batch of users only once, because the batches never change.
 
-    A batch has the histories and the held-out items of its users. If several processes rank, each has a share of the
-    users.
+    A batch holds the histories and the held-out items of its users. If several processes rank, each of them gets a
+    share of the users.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -67,8 +67,8 @@ class RankingCollector(Collector):
 
         Args:
             scores_tensor: [n_users, n_items] float.
-            positive_u, positive_i: [n] long, the held-out pairs, each once: rows of ``scores_tensor``, ascending, and
-                their items.
+            positive_u, positive_i: [n] long, the held-out pairs, each once. ``positive_u`` has the rows of
+                ``scores_tensor`` in ascending order, ``positive_i`` the items.
         """
         if self.register.need("rec.positives"):
             self.data_struct.update_tensor("rec.positives", positive_i)
@@ -77,7 +77,7 @@ class RankingCollector(Collector):
             return
         n_users, n_items = scores_tensor.shape
         best = scores_tensor.topk(max(self.topk), dim=-1)
-        if best.values.isnan().any():  # PyTorch ranks NaN first, so any NaN is among the best; here NaN ranks last
+        if best.values.isnan().any():  # PyTorch ranks NaN first, so any NaN is among the best; rank it last
             best = scores_tensor.masked_fill(scores_tensor.isnan(), -torch.inf).topk(max(self.topk), dim=-1)
         if self.register.need("rec.items"):
             self.data_struct.update_tensor("rec.items", best.indices)
@@ -97,7 +97,7 @@ class RankingCollector(Collector):
 
 
 class RankingEvaluator(Evaluator):
-    """RecBole's evaluator with the metric classes that the records of ``recbole_symcere.metrics`` name."""
+    """RecBole's evaluator, but with the metric classes in the records of ``recbole_symcere.metrics``."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -114,8 +114,8 @@ class RankingEvaluator(Evaluator):
         """Returns the last evaluation's value of each user, for metrics that are means over users.
 
         Returns:
-            ``{"ndcg@10": [n_users], ...}``, with users in the order of the dataloader. The value is NaN for a user who
-            is not in the mean.
+            ``{"ndcg@10": [n_users], ...}``, with users in the order of the dataloader. A user who does not count in
+            the mean has the value NaN.
         """
         values: dict[str, np.ndarray] = {}
         for name, metric in self.metric_class.items():

@@ -1,4 +1,4 @@
-"""One run: from a configuration to a model that was trained up to the stop on validation, and the record of the run."""
+"""One run: trains the model of a configuration until validation stops improving, and writes the record of the run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DETAIL = {"detail": True}  # marks what goes to the log file and not to the scre
 
 @dataclass(frozen=True)
 class Fitted:
-    """A model that was trained up to the stop on validation; nothing has looked at the test part.
+    """A model that was trained until validation stopped improving; nothing has looked at the test part.
 
     Attributes:
         best_valid_result: the metrics of the best epoch on validation.
@@ -43,11 +43,11 @@ class Fitted:
 
 
 def fit(config: Config, saved: bool = True, callback_fn: Callable[[int, float], bool] | None = None) -> Fitted:
-    """Trains a model; goes on with an interrupted run of the same ``checkpoint_file``.
+    """Trains a model, or continues an interrupted run with the same ``checkpoint_file``.
 
     Args:
         saved: whether checkpoints are written.
-        callback_fn: called after each validation, as :meth:`Trainer.fit` says.
+        callback_fn: called after each validation, see :meth:`Trainer.fit`.
 
     Raises:
         ConfigError, DatasetError, ReviewFileError, EncoderError, LeakError, CheckpointError: before training begins.
@@ -75,7 +75,7 @@ def fit(config: Config, saved: bool = True, callback_fn: Callable[[int, float], 
 
 
 def build_model(config: Config, train: ReviewDataset) -> Recommender:
-    """Returns a model as it is before its first step, with the seed of the run, on the run's device."""
+    """Returns the untrained model of a run, made with the seed of the run, on the device of the run."""
     init_seed(config["seed"], config["reproducibility"])
     return config.model_class(config, train).to(config["device"])
 
@@ -86,7 +86,7 @@ def build_trainer(config: Config, train_data: AbstractDataLoader) -> Trainer:
 
 
 def write_result(path: Path, config: Config, trainer: Trainer, result: Mapping[str, Any], test_seconds: float) -> None:
-    """Writes the record of a run as JSON: its metrics, curves and settings, and where it comes from."""
+    """Writes the record of a run as JSON: its metrics, curves, settings, versions and commit."""
     record = {
         "model": config["model"],
         "dataset": config["dataset"],
@@ -114,7 +114,7 @@ def _floats(metrics: Mapping[str, Any] | None) -> dict[str, float]:
 
 
 def _check_outputs(config: Config) -> None:
-    """Checks before the training that what the run is to write can be written."""
+    """Checks, before any training, that the files of the run can be written."""
     for key in ("result_file", "checkpoint_file"):
         if not config[key]:
             continue
@@ -138,15 +138,15 @@ def _resume_if_begun(trainer: Trainer) -> None:
     path = Path(trainer.saved_model_file)
     if resume_path(path).is_file():
         trainer.resume_checkpoint(path)
-    elif path.is_file() and load_checkpoint(path)["epoch"] >= trainer.eval_step:  # else killed before the first state
+    elif path.is_file() and load_checkpoint(path)["epoch"] >= trainer.eval_step:  # else killed before its first state
         raise CheckpointError(
-            f"{path} exists, but not {resume_path(path)}, which a run goes on from: a new run would overwrite it; "
-            "move it, or name another --checkpoint_file"
+            f"{path} exists, but not {resume_path(path)}, from which its run could be continued; a new run would "
+            "overwrite the checkpoint: move it, or name another --checkpoint_file"
         )
 
 
 def _start_logging(config: Config) -> None:
-    """Starts RecBole's logger, with a file of its own for every run of the process."""
+    """Starts RecBole's logger, with a separate log file for every run of the process."""
     init_seed(config["seed"], config["reproducibility"])
     for handler in list(getLogger().handlers):
         getLogger().removeHandler(handler)

@@ -1,7 +1,6 @@
-"""RecBole's Trainer with runs that resume, checkpoints that hold no code, and learning rates by part of a model."""
+"""RecBole's trainer with resumable runs, checkpoints without code, and a learning rate for each part of a model."""
 
 import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from logging import getLogger
@@ -18,7 +17,6 @@ from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.trainer import Trainer as RecBoleTrainer
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -46,22 +44,23 @@ ROWS_PER_PREDICTION = 2**18
 
 
 class _Stopped(Exception):
-    """Ends RecBole's loop over epochs."""
+    """Ends RecBole's loop over epochs when ``callback_fn`` asks for it."""
 
 
 class Trainer(RecBoleTrainer):
-    """RecBole's trainer with a state to resume from after every epoch, several processes, and one progress bar.
+    """RecBole's trainer, which can also resume a run after any epoch and train in several processes.
 
-    Checkpoints hold no code: see ``checkpoint``. The hooks of :class:`Recommender` decide the learning rates and what
-    stays on the host. Of several processes (see ``distributed``) one writes.
+    The hooks of :class:`Recommender` decide the learning rates and which fields of a batch stay on the host. If several
+    processes train (see ``distributed``), only the main process writes files.
 
-    ``saved_model_file`` holds the best epoch, as in RecBole. The file at ``resume_path`` beside it holds the newest
-    epoch, with all that decides how the run goes on: optimiser, random generators, early stopping.
+    The checkpoint ``saved_model_file`` holds the best epoch, as in RecBole. A second file beside it, at
+    ``resume_path``, holds the newest epoch with the state of the optimiser, the random generators and early stopping,
+    so that a resumed run goes on as if it had not been interrupted. Neither file holds code (see ``checkpoint``).
 
     Attributes:
-        seconds: the time of training and validation, earlier parts of a resumed run included.
-        curves: for each epoch the terms of the loss by their names, as means over the batches; and if the epoch was
-            validated, the score as ``valid_score``.
+        seconds: the time spent on training and validation, including the time before the run was resumed.
+        curves: for each epoch, the mean over the batches of each term of the loss, by the name of the term; if the
+            epoch was validated, also its score as ``valid_score``.
     """
 
     def __init__(self, config: Config, model: Recommender) -> None:
@@ -73,7 +72,7 @@ class Trainer(RecBoleTrainer):
         Path(self.saved_model_file).parent.mkdir(parents=True, exist_ok=True)
         self.eval_collector = RankingCollector(config)
         self.evaluator = RankingEvaluator(config)
-        # Where nothing trains, RecBole has set one epoch by now, and would never validate.
+        # RecBole's TraditionalTrainer sets epochs to 1 only after eval_step, which would then never be reached.
         self.eval_step: int = min(self.eval_step, self.epochs)
         self.seconds = 0.0
         self.curves: list[dict[str, float]] = []
@@ -81,16 +80,14 @@ class Trainer(RecBoleTrainer):
         self._saves_resume_state = False
         self._resumed_random: dict[str, Any] | None = None
         if type(model).full_sort_predict is AbstractRecommender.full_sort_predict:
-            # Such a model makes some kilobytes of features of every (user, item) pair; others need 4 bytes a pair.
+            # Such a model scores each (user, item) pair alone and may need kilobytes for it; others need 4 bytes.
             self.test_batch_size = min(config["eval_batch_size"], ROWS_PER_PREDICTION)
         self._bar: tqdm | None = None
-        self._losses: nn.Module = _Losses(model)
-        if distributed.world_size() > 1:
-            self._losses = _data_parallel(self._losses)
+        self._losses = distributed.losses_of(model)
 
     @property
     def epochs_run(self) -> int:
-        """The number of epochs trained, earlier parts of a resumed run included."""
+        """The number of epochs trained, including those before the run was resumed."""
         return self.start_epoch + len(self.train_loss_dict)
 
     @property
@@ -100,16 +97,16 @@ class Trainer(RecBoleTrainer):
         return newest_validated - self.cur_step * self.eval_step
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
-        """RecBole's optimiser over the model's ``parameter_groups``."""
+        """Returns RecBole's optimiser over the model's ``parameter_groups``."""
         optimizer = super()._build_optimizer(**{"params": self.model.parameter_groups()} | kwargs)
         self._rates = [(group["lr"], group.get("warmup_steps", 0)) for group in optimizer.param_groups]
         return optimizer
 
     def _set_learning_rates(self, epoch: int, step: int) -> None:
-        """Sets the rates before a step of the run, counted from 0.
+        """Sets the learning rate of each parameter group before a step of the run, counted from 0.
 
-        The rates follow from the numbers of the epoch and the step alone, so a resumed run has nothing to restore. A
-        parameter group's ``warmup_steps`` raise its rate linearly from 0.
+        The rates depend only on the epoch and the step, so there is no state that a resumed run must restore. The rate
+        of a group with ``warmup_steps`` rises linearly from 0 over these steps.
         """
         factor = self.model.learning_rate_factor(epoch)
         for group, (rate, warmup_steps) in zip(self.optimizer.param_groups, self._rates, strict=True):
@@ -124,10 +121,11 @@ class Trainer(RecBoleTrainer):
         show_progress: bool = False,
         callback_fn: Callable[[int, float], bool | None] | None = None,
     ) -> tuple[float, Mapping[str, float]]:
-        """Trains as RecBole does, from where a resumed run stopped, until ``callback_fn`` returns true.
+        """Trains as RecBole does, and starts after the newest epoch if the run was resumed.
 
         Args:
-            callback_fn: called after every validation with the epoch, from 0, and its score.
+            callback_fn: called after every validation with the number of the epoch, from 0, and its score. If it
+                returns true, training ends.
         """
         self._saves_resume_state = saved
         if self._resumed_random:
@@ -144,7 +142,7 @@ class Trainer(RecBoleTrainer):
         with self._progress(show_progress):
             try:
                 result = super().fit(train_data, valid_data, verbose, saved, show_progress, stop_if_asked)
-            except _Stopped:  # no state of this epoch is kept, so a resumed run asks callback_fn again
+            except _Stopped:  # the state of this epoch is not saved, so that a resumed run asks callback_fn again
                 self.seconds = perf_counter() - self._started
                 return self.best_valid_score, self.best_valid_result
         self._save_resume_state(self.epochs_run - 1, train_data)
@@ -169,12 +167,19 @@ class Trainer(RecBoleTrainer):
         loss_func: Callable | None = None,
         show_progress: bool = False,
     ) -> float | tuple[float, ...]:
-        """Trains an epoch as RecBole does on one device, but sums losses on the device and reads them once."""
+        """Trains one epoch as RecBole does, but reads the losses back from the device only once, at the end.
+
+        Returns:
+            The sum of the loss over the batches, or of each term if ``loss_func`` returns several.
+
+        Raises:
+            TrainingError: there is no batch, or a loss is not finite.
+        """
         if epoch_idx > self.start_epoch or epoch_idx == 0:
             self._save_resume_state(epoch_idx - 1, train_data)
         self.model.train()
         loss_func = loss_func or self.model.calculate_loss
-        steps: list[Tensor] = []  # the terms of each
+        steps: list[Tensor] = []  # the terms of the loss of each step, [n_terms]
         batches = tqdm(
             train_data, desc=f"epoch {epoch_idx}", unit="batch", leave=False, delay=5, disable=not show_progress
         )
@@ -184,7 +189,7 @@ class Trainer(RecBoleTrainer):
             losses = self._train_step(interaction, loss_func, scaler)
             steps.append(torch.stack([term.detach().reshape(()) for term in _terms(losses)]))
         if not steps:
-            raise TrainingError("the training part has no batch: are there interactions left after filtering?")
+            raise TrainingError("the training part has no batch: check that filtering leaves interactions")
         terms = distributed.mean(torch.stack(steps))
         sums = tuple(terms.sum(0).tolist())
         if not np.isfinite(sums).all():
@@ -194,13 +199,13 @@ class Trainer(RecBoleTrainer):
         return sums if isinstance(losses, tuple) else sums[0]
 
     def _train_step(self, interaction: Interaction, loss_func: Callable, scaler: torch.amp.GradScaler) -> Any:
-        """Updates the weights once. Nothing is read back, so the host can run ahead of a GPU.
+        """Updates the weights with one batch; reads nothing back, so that the host need not wait for a GPU.
 
         Args:
-            interaction: a batch on the host; the model's ``host_fields`` stay there.
+            interaction: a batch on the host; the fields that the model names as ``host_fields`` stay there.
 
         Returns:
-            What ``loss_func`` returns.
+            The loss, or a tuple of its terms, as ``loss_func`` returns it.
         """
         interaction = Interaction(
             {
@@ -220,12 +225,13 @@ class Trainer(RecBoleTrainer):
         return losses
 
     def _explain(self, epoch: int, terms: Tensor, train_data: AbstractDataLoader, loss_func: Callable) -> str:
-        """Explains an epoch whose loss is not finite, and keeps the state before the faulty step beside the run.
+        """Returns the error message for an epoch in which a loss is not finite.
 
-        The steps are not watched while all is well. The epoch is trained again, from the resume state up to the step.
+        Checking every step while training goes well would cost time. Instead, if the run saves its state, the epoch is
+        trained again up to the faulty step, and the state before this step is saved beside the checkpoint.
 
         Args:
-            terms: [n_steps, n_terms], the losses of each step.
+            terms: [n_steps, n_terms], the terms of the loss of each step.
         """
         step = int((~terms.isfinite().all(1)).nonzero()[0])
         named = self._loss_names(tuple(terms[step].tolist()) if terms.shape[1] > 1 else float(terms[step]))
@@ -240,9 +246,9 @@ class Trainer(RecBoleTrainer):
         return told + f"lower learning_rate, now {self.learning_rate:g}, or set clip_grad_norm"
 
     def _replay(self, epoch: int, step: int, train_data: AbstractDataLoader, loss_func: Callable) -> str:
-        """Trains the steps of an epoch before ``step`` again, and says how large the last gradients were."""
+        """Trains an epoch again up to ``step``, saves the state before this step, and returns what it found as text."""
         self.model.train()
-        self.optimizer.zero_grad()  # gradients of a later step are left over
+        self.optimizer.zero_grad()  # the gradients are still those of the last step of the epoch
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
         for number, interaction in zip(range(step), train_data, strict=False):
             self._set_learning_rates(epoch, epoch * len(train_data) + number)
@@ -260,7 +266,7 @@ class Trainer(RecBoleTrainer):
         return told
 
     def _loss_names(self, losses: float | tuple[float, ...]) -> dict[str, float]:
-        """The losses of an epoch by the model's names for them, or by RecBole's where the model has none."""
+        """Returns losses by name; the names are those of the model, or RecBole's if the model gives none."""
         if not isinstance(losses, tuple):
             return {"train loss": losses}
         names = self.model.loss_names or [f"train_loss{n}" for n in range(1, len(losses) + 1)]
@@ -295,7 +301,7 @@ class Trainer(RecBoleTrainer):
         model_file: str | None = None,
         show_progress: bool = False,
     ) -> Mapping[str, float]:
-        """Ranks as RecBole does, with the weights of the best epoch or of ``model_file``."""
+        """Ranks as RecBole does; ``load_best_model`` first loads ``model_file``, or else the best epoch."""
         if load_best_model:
             restore(self.model, load_checkpoint(model_file or self.saved_model_file, self.device))
         self.eval_collector.shared_out = distributed.world_size() > 1 and isinstance(eval_data, RankingDataLoader)
@@ -304,7 +310,7 @@ class Trainer(RecBoleTrainer):
     # Checkpoints
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
-        """Saves the best epoch's weights with what rebuilds the model; a LoRA adapter is saved beside them."""
+        """Saves the model and all that is needed to rebuild it; a LoRA adapter is also saved beside the checkpoint."""
         path = Path(kwargs.get("saved_model_file", self.saved_model_file))
         if distributed.is_main():
             save_checkpoint(self._state(epoch), path)
@@ -341,15 +347,15 @@ class Trainer(RecBoleTrainer):
         distributed.wait_for_all()
 
     def resume_checkpoint(self, resume_file: str | Path) -> None:
-        """Makes ``fit`` go on from the newest epoch of the run whose checkpoint is ``resume_file``.
+        """Loads the newest epoch of the run whose checkpoint is ``resume_file``, so that ``fit`` continues the run.
 
         Raises:
-            CheckpointError: the state can't be read, or belongs to a run with other settings.
+            CheckpointError: the state can't be read, or belongs to a run with other settings or other data.
         """
         self.saved_model_file = str(resume_file)
         state = load_checkpoint(resume_path(resume_file), self.device)
         if state["best_valid_result"]:
-            load_checkpoint(resume_file)  # without the best epoch the run could not end
+            load_checkpoint(resume_file)  # raises now if the best epoch, which the end of the run needs, is lost
         check_same_data(resume_file, state, self.config)
         check_same_settings(resume_file, state["config"], self.config.settings)
         self.start_epoch = state["epoch"] + 1
@@ -364,32 +370,9 @@ class Trainer(RecBoleTrainer):
 
 
 def get_trainer(model_type: Any, model: str) -> type[Trainer]:
-    """Returns this package's ``Trainer`` over the class that RecBole trains the model with."""
+    """Returns the trainer class of a model: ``Trainer``, on top of RecBole's special class for it if there is one."""
     base = recbole.utils.get_trainer(model_type, model)
     return Trainer if base is RecBoleTrainer else type(base.__name__, (Trainer, base), {})
-
-
-class _Losses(nn.Module):
-    """Computes the losses of a step in ``forward``, because that is what DistributedDataParallel wraps."""
-
-    def __init__(self, model: AbstractRecommender) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, interaction: Interaction, loss_func: Callable) -> Tensor | tuple[Tensor, ...]:
-        return loss_func(interaction)
-
-
-def _data_parallel(losses: _Losses) -> DistributedDataParallel:
-    """The same with gradients that are means over the processes.
-
-    A term of weight 0 can leave parameters without a gradient, so unused parameters are looked for.
-    """
-    with warnings.catch_warnings():
-        # PyTorch 2.13 wants another argument, which would send the buffers. They hold the graph and kept vectors, and
-        # these are the same in all processes.
-        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-        return DistributedDataParallel(losses, find_unused_parameters=True, broadcast_buffers=False)
 
 
 def _terms(losses: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -398,7 +381,7 @@ def _terms(losses: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 @contextmanager
 def _quiet_console() -> Iterator[None]:
-    """Keeps RecBole's lines of every epoch out of the console while a progress bar stands there."""
+    """Keeps RecBole's log lines off the console while the body runs, because they would break the progress bar."""
     consoles = [handler for handler in getLogger().handlers if not isinstance(handler, logging.FileHandler)]
     levels = [handler.level for handler in consoles]
     try:
@@ -411,4 +394,4 @@ def _quiet_console() -> Iterator[None]:
 
 
 def _plain_result(result: Mapping[str, Any]) -> dict[str, float]:
-    return {metric: float(value) for metric, value in result.items()}  # RecBole's are NumPy numbers
+    return {metric: float(value) for metric, value in result.items()}  # RecBole's values are NumPy numbers

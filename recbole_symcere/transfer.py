@@ -5,9 +5,9 @@ from torch import Tensor
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """Returns a tensor on a device; a copy to a GPU is queued, and the host goes on at once.
+    """Returns a tensor on a device, without waiting for a copy to a GPU to finish.
 
-    From ordinary memory, PyTorch would first wait for all work that the GPU has been given. The copy therefore goes
+    A copy from ordinary memory would first wait for all work that is queued on the GPU. The tensor is therefore copied
     through pinned memory, which PyTorch keeps for later copies.
     """
     if device.type == "cuda" and tensor.device.type == "cpu":

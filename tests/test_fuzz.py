@@ -26,7 +26,7 @@ from recbole_symcere.comparison.runs import is_complete
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.data.reviews import read_reviews
-from recbole_symcere.errors import AnalysisError, CheckpointError, ConfigError, DatasetError, ReviewFileError, RunsError
+from recbole_symcere.errors import CheckpointError, ConfigError, DatasetError, ReviewFileError, RunsError
 from recbole_symcere.properties import load_yaml, parse_value
 from tests.conftest import START
 from tests.dataset_prep.rows import EVERYTHING
@@ -214,7 +214,7 @@ def test_result_files(damage: Damage, name: str, run_folder: Path) -> None:
     content = file.read_bytes()
     try:
         file.write_bytes(damage(content))
-        either(lambda: read_results(run_folder, "strict", ours=()), AnalysisError)
+        either(lambda: read_results(run_folder, "strict", ours=()), RunsError)
         either(lambda: is_complete(file.parent, {"model": "Pop", "dataset": "tiny"}), RunsError)
     finally:
         file.write_bytes(content)

@@ -1,1 +1,1 @@
-"""The comparison of models: equal search on validation, several seeds, one evaluation on test, and tables."""
+"""Compares models: an equal search on validation for each, runs with several seeds, one test of each run, tables."""

@@ -1,4 +1,4 @@
-"""``symcere compare``: tunes, trains and tests models on datasets, and writes their tables."""
+"""``symcere compare``: tunes, trains and tests models on datasets, and writes tables of the results."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 from recbole_symcere.properties import parse_assignments
 
-HELP = "Compare models: an equal search on validation for each, several seeds, one evaluation on test, and tables."
+HELP = "Compare models: tune each equally on validation, train it with several seeds, test it, and write tables."
 EXAMPLES = """examples:
   %(prog)s --models SymCERE LightGCN BPR --datasets demo --trials 10 --seeds 5
   %(prog)s --models SymCERE LightGCN --datasets yelp --text_train=frozen --stopping_step=100
   %(prog)s --models LightGCN MyModel --ours MyModel --datasets demo --imports=[my_models]
 
-The same command given again continues an interrupted comparison; given twice at once, two processes share the work.
-Give any setting of RecBole or of a model as --key=value; each model that reads the setting gets it.
+Run the same command again to continue an interrupted comparison. Run it in several processes at once to share the work.
+Any setting of RecBole or of a model can be given as --key=value; it goes to every model that reads it.
 """
 
 
@@ -29,18 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ours",
         nargs="+",
         metavar="MODEL",
-        help="models that are not baselines (default: SymCERE and models that extend it)",
+        help="all others are baselines (default: SymCERE and what extends it)",
     )
-    add("--trials", type=_at_least(0), default=10, help="settings to try for each model (%(default)s); 0: no search")
-    add("--seeds", type=_at_least(1), default=5, help="runs of the best setting (%(default)s)")
-    add("--tuned", action="store_true", help="start from the settings of an earlier comparison, in properties/tuned")
-    add("--ablation", action="store_true", help="run ours also without each of their parts")
-    add("--protocol", default="strict", help="strict (default), paper or temporal")
-    add("--output", type=Path, default=Path("comparison"), help="folder of trials, runs and tables (%(default)s)")
+    add("--trials", type=_at_least(0), default=10, help="settings to try per model (default %(default)s; 0: no search)")
+    add("--seeds", type=_at_least(1), default=5, help="runs of the best settings, each with its own seed (%(default)s)")
+    add("--tuned", action="store_true", help="start from settings in properties/tuned, found by an earlier comparison")
+    add("--ablation", action="store_true", help="also run our models with each change in properties/ablation")
+    add("--protocol", default="strict", help="evaluation protocol: strict (default), paper or temporal")
+    add("--output", type=Path, default=Path("comparison"), help="folder for trials, runs and tables (%(default)s)")
 
 
 def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
-    """Does the work that is left of the comparison, writes its tables and prints the summary.
+    """Does the trials and runs that are left, writes the tables of the comparison and prints the summary.
 
     Raises:
         UserError: settings or files can't be used, or some runs can't be trained.

@@ -1,4 +1,4 @@
-"""A comparison of models: on each dataset a search on validation for each model, then runs on test, then tables."""
+"""A comparison of models: for each model and dataset a search on validation, then runs on test, then tables."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from recbole_symcere.model.registry import import_modules
 from recbole_symcere.outputs import make_output_folder
 
 Task = tuple[str, Callable[[], None]]  # the name of a task, and the function that does it
-SECONDS_BETWEEN_LOOKS = 5.0  # how long to wait before looking again at what other processes have finished
+SECONDS_BETWEEN_LOOKS = 5.0  # between two looks at what other processes have finished
 FIRST_SEED = 2020
 DECIMALS = 4  # how many decimals of a metric the tables show
 SET_HERE = ("model", "dataset", "checkpoint_file", "result_file")  # settings that the comparison itself gives each run
 
 
 class Comparison:
-    """Compares models on datasets under one protocol; finished work is kept on disk in ``output``.
+    """A comparison of models on datasets under one protocol; finished work is kept on disk in ``output``.
 
     Args:
         models, datasets: names, each given once.
         ours: the models that are not baselines; None for SymCERE and the models that extend it.
         n_trials, n_seeds: the numbers of trials and of runs of each model on each dataset.
-        settings: settings in the form ``key: value``; each is given to the models that read it.
+        settings: settings by name; each goes to the models that read it.
         ablations: whether to run ``ours`` also with each single change in ``properties/ablation/MODEL.yaml``.
 
     Raises:
-        ConfigError: a name is given twice, a setting is read by no model or can't be used, or ``output`` can't be
-            written to.
+        ConfigError: a name is given twice, ``ours`` has a name that ``models`` lacks, there are no changes for
+            ``ablations``, a setting is read by no model or can't be used, or ``output`` can't be written to.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Comparison:
             self.entries += [entry, *(entry.ablation(*change) for change in changes.get(model, {}).items())]
 
     def work(self) -> None:
-        """Does all trials and runs that are left; other processes can share the work.
+        """Does all trials and runs that are left; several processes can share them.
 
         Raises:
             DatasetError, ReviewFileError, EncoderError: the data or an encoder can't be used.
@@ -112,7 +112,7 @@ class Comparison:
             )
 
     def _claimed_tasks(self) -> Generator[Task, None, None]:
-        """Yields tasks that no process does yet; each belongs to this process until the next one is asked for."""
+        """Yields tasks that no other process is doing; a task stays locked for this process until the next is taken."""
         for entry in self.entries:
             if entry.search.done:
                 yield from self._claimed_runs(entry)
@@ -133,7 +133,7 @@ class Comparison:
             except Timeout:
                 continue
             with held:
-                if not entry.is_complete(seed):  # another process may have completed it by now
+                if not entry.is_complete(seed):  # another process may have completed it before it was locked
                     yield f"{entry.dataset}, {entry.name}: seed {seed}", partial(_run, entry, seed)
 
     def _try(self, entry: Entry, trial: Trial) -> None:
@@ -141,13 +141,13 @@ class Comparison:
         try:
             hopeless = partial(entry.search.is_hopeless, trial)
             score, details = runs.validation_score({**entry.settings, **trial.params}, checkpoint, hopeless)
-        except (TrainingError, ConfigError) as error:  # such as a loss that is not finite, or too few layers
+        except (TrainingError, ConfigError) as error:  # for example a loss that is not finite, or too few layers
             score, details = 0.0, {"error": str(error)}
         entry.search.finish(trial, score, **details)
-        runs.remove(checkpoint)  # not earlier: a trial that is killed before this line goes on from the checkpoint
+        runs.remove(checkpoint)  # last, so that a trial that is killed before can go on from the checkpoint
 
     def _time_left(self) -> str:
-        """An estimate from the model's finished trials, or from those of the other models if it has none."""
+        """Estimates the time left from finished trials; an entry without any counts as the mean of the others."""
         means = [statistics.fmean(seconds) if (seconds := entry.search.seconds) else None for entry in self.entries]
         known = [mean for mean in means if mean is not None]
         if not known:
@@ -157,7 +157,7 @@ class Comparison:
         return f"about {tqdm.format_interval(left)} left for one process"
 
     def write_tables(self) -> str:
-        """Writes the tables and the best settings; returns the first table in Markdown."""
+        """Writes all tables and the best settings of each model; returns the summary in Markdown."""
         models = [entry for entry in self.entries if not entry.is_ablation]
         changed = sorted({entry.model for entry in self.entries if entry.is_ablation})
         ablations = {model: _runs([entry for entry in self.entries if entry.model == model]) for model in changed}
@@ -185,9 +185,13 @@ def _check_names(models: Sequence[str], datasets: Sequence[str], ours: Sequence[
 def _settings_of_each(
     models: Sequence[str], datasets: Sequence[str], common: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """For each dataset and model the common settings, and those of ``settings`` that the model reads; all checked."""
+    """Returns, for each dataset and model, the common settings and those of ``settings`` that the model reads.
+
+    Raises:
+        ConfigError: a setting is read by no model, or can't be used.
+    """
     if taken := sorted(set(settings) & set(SET_HERE)):
-        raise ConfigError(f"{taken[0]} can't be set here: the comparison gives each run its own")
+        raise ConfigError(f"{taken[0]} can't be set here: the comparison sets it for each run")
     configs = [Config(model, dataset, config_dict=dict(common)) for dataset in datasets for model in models]
     read_by_none = sorted(set(settings) - set().union(*(config.known_keys for config in configs)))
     if read_by_none:
@@ -210,7 +214,7 @@ def _check_metrics(config: Config) -> None:
         raise ConfigError(f"metric_decimal_place is {config['metric_decimal_place']}, but the tables need {DECIMALS}")
     if not config["valid_metric_bigger"] or metric_of(config["valid_metric"]).sign != 1:
         raise ConfigError(
-            f"valid_metric is {config['valid_metric']}, but the search needs a metric of which higher values are better"
+            f"valid_metric is {config['valid_metric']}, but the search needs a metric whose higher values are better"
         )
 
 

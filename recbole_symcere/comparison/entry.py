@@ -1,4 +1,4 @@
-"""The rows of a comparison's tables: models and their ablations, each with its search and its runs."""
+"""The rows of a comparison's tables: each is a model or an ablation of one, with its search and its runs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Entry:
     """One row of a table on one dataset: a model, or an ablation of a model.
 
     Attributes:
-        name: what the table calls the row.
-        settings: all settings that are given or fixed; the searched settings take precedence.
+        name: the name of the row in the table.
+        settings: all settings that are given or fixed; settings that the search finds take precedence over them.
         search: the search for the best settings; an ablation shares the search of its model.
         folder: the folder of the runs.
         changes: the settings that an ablation changes after the search.
@@ -65,7 +65,7 @@ class Entry:
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """The settings that were searched or given and that can change a result; ``--tuned`` reads them."""
+        """The settings that ``--tuned`` reads: those searched or given that can change a result."""
         given = {key: value for key, value in self.settings.items() if key not in runs.NOT_COMPARED | NOT_TUNED}
         tuned = tuned_settings(self.model, self.dataset) if self.settings.get("tuned") else {}
         return tuned | given | self.search.best()
@@ -80,7 +80,7 @@ class Entry:
         return self.folder / f"seed-{seed}"
 
     def is_complete(self, seed: int) -> bool:
-        """Whether the run of a seed is complete, with the best settings."""
+        """Whether the run of a seed with the best settings is complete."""
         return runs.is_complete(self.run_folder(seed), self.tuned | {"seed": seed})
 
     @property
@@ -123,7 +123,7 @@ def check_inputs(entries: Sequence[Entry]) -> None:
 
 
 def _encoder_of(config: Config) -> str | None:
-    """The encoder that a model loads; None if its settings let it read no text."""
+    """Returns the name of the encoder that a model loads, or None if it reads no text with its settings."""
     if "text_encoder" not in config.known_keys or config.settings.get("text_source") == "random":
         return None
     if config.model_class is SymCERE and not config.view(SymCERESettings).reads_reviews:
@@ -137,7 +137,7 @@ def is_ours(model: str) -> bool:
 
 
 def ablations_of(model: str) -> dict[str, dict[str, Any]]:
-    """Returns the changes in ``properties/ablation/MODEL.yaml`` by their names; none if there is no such file.
+    """Returns the changes in ``properties/ablation/MODEL.yaml`` by name; an empty dict if there is no such file.
 
     Raises:
         ConfigError: a name can't be the name of a folder, or a change is not a block of settings.
@@ -145,7 +145,7 @@ def ablations_of(model: str) -> dict[str, dict[str, Any]]:
     path = properties_folder() / "ablation" / f"{model}.yaml"
     changes = load_yaml(path) if path.is_file() else {}
     if odd := next((name for name in changes if "/" in name), None):
-        raise ConfigError(f"{path}: {odd!r} would name a folder, and must have no '/'")
+        raise ConfigError(f"{path}: {odd!r} would name a folder, so it must not contain '/'")
     if odd := next((name for name, change in changes.items() if not isinstance(change, dict)), None):
         raise ConfigError(f"{path}: {odd!r} must be a block of settings, such as {{normalize: false}}")
     return changes

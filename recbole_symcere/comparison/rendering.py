@@ -1,4 +1,4 @@
-"""The text of a comparison's tables: Markdown for GitHub, LaTeX for papers, CSV for programs."""
+"""Turns the tables of a comparison into text: Markdown for GitHub, LaTeX for papers, CSV for programs."""
 
 import math
 from collections.abc import Collection
@@ -19,7 +19,7 @@ SECONDS = "seconds"
 def to_csv(table: Table) -> str:
     """Returns the table as CSV in full precision, with a row for each dataset, metric and model.
 
-    A contrast is in the row of its model.
+    The row of a model also has its contrast or change, if there is one.
     """
     rows = []
     for (dataset, metric), cells in table.columns.items():
@@ -109,14 +109,14 @@ def table_notes(table: Table) -> list[str]:
     notes = [
         f"Mean ± standard deviation over the seeds {seeds}." if len(table.seeds) > 1 else f"One seed, {seeds}.",
         f"Test users: {', '.join(f'{dataset} {n:,}' for dataset, n in table.n_users.items())}.",
-        "The best is bold, the second underlined, where higher or lower is better.",
+        "In columns where higher or lower is better, the best value is bold and the second best underlined.",
     ]
     if table.seconds:
-        notes.append("Seconds are of training.")
+        notes.append("Seconds are training time.")
     if any(issubclass(metric_of(metric).function or object, GroupNDCG) for metric in table.metrics):
         notes.append(
-            "Head, middle and tail items, by popularity, have a third of the training interactions each; "
-            "their NDCG is a mean over the test users who have such an item held out."
+            "Head, middle and tail items are groups by popularity with a third of the training interactions each; "
+            "the NDCG of a group is a mean over the test users who have a held-out item of the group."
         )
     if table.p_holm:
         notes.append(
@@ -125,10 +125,12 @@ def table_notes(table: Table) -> list[str]:
         )
     if table.contrasts:
         notes.append(
-            "The interval is a bootstrap over users. "
-            "Compared: ours that was best on validation, and of all others the one that is best here."
+            "The interval is a bootstrap interval over users. "
+            "Compared: of our models the best on validation, and of the baselines the best in this column."
         )
     if table.changes:
         whole = next(iter(table.changes.values())).baseline
-        notes.append(f"In brackets: against {whole}. Bootstrap intervals of the differences stand in the CSV file.")
+        notes.append(
+            f"In brackets: the change against {whole}. The CSV file has bootstrap intervals of the differences."
+        )
     return notes

@@ -1,4 +1,4 @@
-"""The trainings of a comparison: trials, which are scored on validation, and runs with each seed, scored on test."""
+"""The trainings of a comparison: trials, which are scored on validation, and runs with a seed, scored on test."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from recbole_symcere.errors import RunsError
 from recbole_symcere.provenance import commit, versions
 from recbole_symcere.run import Fitted, fit
 
-NOT_COMPARED = FREE_SETTINGS - {"epochs", "stopping_step"}
+NOT_COMPARED = FREE_SETTINGS - {"epochs", "stopping_step"}  # settings that can't change the result of a finished run
 QUIET = {"show_progress": False, "state": "ERROR"}
 
 
 def validation_score(
     settings: Mapping[str, Any], checkpoint: Path, is_hopeless: Callable[[int, float], bool]
 ) -> tuple[float, dict[str, Any]]:
-    """Trains a model and returns its score on validation; never ranks for a test user.
+    """Trains a model and returns its score on validation, without ranking for any test user.
 
     Args:
         settings: the settings of the model, the dataset and the training.
@@ -74,7 +74,7 @@ def read_run(model: str, folder: Path) -> Run:
     """Reads a complete run that ``run_on_test`` wrote.
 
     Args:
-        model: the name of the row that the run has in tables.
+        model: the name of the run's row in tables.
 
     Raises:
         RunsError: the files can't be read.
@@ -136,7 +136,10 @@ def _fit(
 
 
 def _finite(value: float) -> float | None:
-    """None for NaN, which JSON does not have; a metric is NaN if no user has a held-out item of its group."""
+    """Returns a metric as a float, or None for NaN, which JSON can't hold.
+
+    The NDCG of a group of items is NaN if no user has a held-out item of the group.
+    """
     return float(value) if math.isfinite(value) else None
 
 

@@ -4,9 +4,9 @@ Every model gets the same number of trials, and each trial is kept on disk. A tr
 the same settings. Each draw of settings depends only on the finished trials, so a search by one process ends with the
 same result whether or not it was interrupted.
 
-The median rule of Vizier and Optuna ends hopeless trials early, for every model alike. A trial ends if its best score
-so far is below the median of the best scores that the finished trials had by the same epoch. Trials that had ended by
-then are included, unlike in Optuna's own rule. A trial that ends early counts as a trial, with its best score.
+The median rule of Vizier and Optuna ends hopeless trials of every model early. A trial ends if its best score so far is
+below the median of the best scores that the finished trials had up to the same epoch. Unlike Optuna's own rule, the
+median includes trials that had ended before that epoch. A trial that ends early counts as a trial, with its best score.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.recommender import Recommender
 from recbole_symcere.properties import load_yaml, properties_folder
 
-RANDOM_TRIALS = 10  # drawn at random before the sampler learns from results
-UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 4, 50  # the median rule starts later, because validation curves dip before they rise
+RANDOM_TRIALS = 10  # this many trials are drawn at random; later trials are drawn from what the results show
+# The median rule ends no trial before this many trials and epochs, because validation curves dip before they rise.
+UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 4, 50
 ORIGIN, REPORTED = "origin", "reported"  # attributes of a trial that goes on with a killed one
 LIVING = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
 
@@ -151,7 +152,10 @@ class Search:
         return len(self._finished()) >= self.n_trials
 
     def best(self) -> dict[str, Any]:
-        """Returns the settings with the highest validation score, the earliest of equals; none without a trial."""
+        """Returns the settings of the trial with the highest validation score, the earliest if several are equal.
+
+        The settings are empty if no trial is finished.
+        """
         best = max(self._finished()[: self.n_trials], key=lambda trial: (trial.value, -trial.number), default=None)
         return dict(best.params) if best else {}
 
@@ -160,10 +164,10 @@ class Search:
 
     @contextmanager
     def claim(self) -> Iterator[optuna.Trial | None]:
-        """Gives a trial that no other process gets while the context lasts; None if no trial is available now.
+        """Yields a trial that no other process gets while the context lasts, or None if no trial is available now.
 
-        The ``params`` of the trial are the settings to try. A trial that is not passed to ``finish`` within the
-        context becomes available again.
+        The ``params`` of the trial are the settings to try. If the trial is not passed to ``finish`` within the
+        context, it becomes available again.
         """
         with self._lock:
             self._return_trials_of_the_dead()
@@ -187,10 +191,10 @@ class Search:
             held.release()
 
     def is_hopeless(self, trial: optuna.Trial, epoch: int, score: float) -> bool:
-        """Returns whether the median rule ends the trial, and keeps its best score up to ``epoch`` for other trials."""
+        """Returns whether the median rule ends the trial; stores its best score up to ``epoch`` for other trials."""
         so_far = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
         best = max(score, *so_far.values()) if so_far else score
-        if epoch not in so_far:  # a killed trial can go on from an epoch that it has already reported
+        if epoch not in so_far:  # a trial that goes on with a killed one may repeat an epoch that is reported
             trial.report(best, epoch)
         reached = [_reached(other, epoch) for other in self._finished()]
         return epoch >= UNPRUNED_EPOCHS and len(reached) >= UNPRUNED_TRIALS and best < statistics.median(reached)
@@ -226,7 +230,7 @@ def origin(trial: optuna.Trial | optuna.trial.FrozenTrial) -> int:
 
 
 def _reached(trial: optuna.trial.FrozenTrial, epoch: int) -> float:
-    """The best score of a finished trial up to an epoch; 0 if it has no score by then."""
+    """Returns the best score of a finished trial up to an epoch; 0 if it has no score by then."""
     return max((score for at, score in trial.intermediate_values.items() if at <= epoch), default=0.0)
 
 

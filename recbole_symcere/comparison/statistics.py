@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import bootstrap
 
-CHUNK = 2**18  # how many resampled values are held in memory at once: 2 MB
+CHUNK = 2**18  # the number of resampled values in memory at once, 2 MB
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,9 @@ def bootstrap_interval(values: np.ndarray, n_draws: int, generator: np.random.Ge
 
     Args:
         values: [n_users] float.
+
+    Returns:
+        The lower and the upper bound.
     """
     batch = max(1, CHUNK // len(values))
     # SciPy 1.15 renamed the argument random_state to rng, and still takes the old name.
@@ -90,7 +93,7 @@ def sign_flip_p(differences: np.ndarray, n_draws: int, generator: np.random.Gene
 
     def hits(positive: np.ndarray) -> int:
         """Counts the patterns, [n, n_different] of 0 and 1, whose sum is at least as far from 0 as the observed sum."""
-        return int((np.abs(2 * (positive @ sizes) - total) >= observed - 1e-9 * total).sum())  # equal up to rounding
+        return int((np.abs(2 * (positive @ sizes) - total) >= observed - 1e-9 * total).sum())  # or equal up to rounding
 
     if 2 ** len(sizes) <= n_draws:
         every = np.arange(2 ** len(sizes))

@@ -40,7 +40,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Cell:
-    """A metric of one model over seeds; ``place`` is 1 for the best models of a column, 2 for the second, or None."""
+    """A metric of one model: its mean and standard deviation over seeds, and its place in the column.
+
+    Attributes:
+        sd: None if there is only one seed.
+        place: 1 for the models with the best mean of the column, 2 for those with the second best, None for others.
+    """
 
     mean: float
     sd: float | None
@@ -81,8 +86,8 @@ class Table:
     Attributes:
         columns: for each dataset and metric, the cell of each model.
         contrasts: for each dataset and metric, our model that was best on validation compared with the baseline that
-            is best on test. So no model of ours is chosen on test, and the baseline is the one that is hardest to
-            beat. There is no contrast for a metric without a direction, for a metric that is not per user, for fewer
+            is best on test. No model of ours is therefore chosen on test, and the baseline is the one that is hardest
+            to beat. There is no contrast for a metric without a direction, for a metric that is not per user, for fewer
             than two users, or if all models are ours or all are baselines.
         changes: for each dataset, metric and ablation, its comparison with the whole model.
         p_holm: the p-value of each contrast or change, corrected for the number of all of them.
@@ -126,7 +131,7 @@ def make_table(
     models = tuple(sorted(dict.fromkeys(run.model for run in runs), key=lambda model: model in ours))
     seeds = tuple(sorted({run.seed for run in runs}))
     if absent := set(ours) - set(models):
-        raise RunsError(f"no run is of {', '.join(sorted(absent))}, which should be ours")
+        raise RunsError(f"there is no run of {', '.join(sorted(absent))}, which should be ours")
     columns, contrasts, seconds, n_users = {}, {}, {}, {}
     for dataset in datasets:
         found = {model: _runs_of(dataset, model, seeds, runs) for model in models}
@@ -144,7 +149,7 @@ def make_table(
 
 
 def make_ablation(runs: Sequence[Run], metrics: Sequence[str], whole: str, n_draws: int = 10_000) -> Table:
-    """Makes the table that compares the ablations of a model with the whole model; rows keep their order.
+    """Makes the table that compares the ablations of a model with the whole model; rows are in the order of the runs.
 
     Args:
         metrics: the columns, by RecBole's names. Only metrics per user with a direction are compared.
@@ -193,10 +198,10 @@ def _corrected(contrasts: Mapping[Any, Contrast]) -> dict[tuple[str, ...], float
 
 
 def _runs_of(dataset: str, model: str, seeds: Sequence[int], runs: Sequence[Run]) -> list[Run]:
-    """The runs of a model, one for each seed in the order of ``seeds``, with users in the order of their ids."""
+    """Returns the runs of a model, one for each of ``seeds`` in their order, with users in the order of their ids."""
     found = sorted((run for run in runs if (run.dataset, run.model) == (dataset, model)), key=lambda run: run.seed)
     if (own := [run.seed for run in found]) != list(seeds):
-        raise RunsError(f"{dataset}: {model} has runs of seeds {own}, the table is of {list(seeds)}")
+        raise RunsError(f"{dataset}: {model} has runs of seeds {own}, but the table is of {list(seeds)}")
     return [replace(run, per_user=run.per_user.sort("user_id")) for run in found]
 
 
@@ -227,7 +232,7 @@ def _check(runs: Sequence[Run], metrics: Sequence[str]) -> int:
 
 
 def _sign(metric: str, directions: Mapping[str, Direction]) -> int:
-    """1 if higher values are better, -1 if lower ones are, 0 if neither."""
+    """Returns 1 if higher values are better, -1 if lower values are better, 0 if neither."""
     known = metric_of(metric)
     return replace(known, direction=directions.get(known.name, known.direction)).sign
 
@@ -265,7 +270,11 @@ def _paired(
     sign: int,
     n_draws: int,
 ) -> Contrast | None:
-    """None if the metric is not per user or has no direction, or if fewer than two users have both values."""
+    """Compares a model with a baseline in one metric.
+
+    Returns:
+        None if the metric is not per user or has no direction, or if fewer than two users have a value of both models.
+    """
     if not sign or metric not in runs[baseline][0].per_user.columns:
         return None
     base = cells[baseline].mean
@@ -278,5 +287,5 @@ def _paired(
 
 
 def _user_means(runs: Sequence[Run], metric: str) -> np.ndarray:
-    """A metric of each user averaged over seeds, [n_users]; NaN for a user who lacks a value with some seed."""
+    """Returns a metric of each user averaged over seeds, [n_users]; NaN for a user who lacks a value with any seed."""
     return np.stack([run.per_user[metric].to_numpy() for run in runs]).mean(axis=0, dtype=np.float64)

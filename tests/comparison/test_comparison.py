@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
@@ -377,9 +378,9 @@ def test_a_name_given_twice_is_refused_before_any_work(
         (["--metric_decimal_place=2"], "metric_decimal_place is 2, but the tables need 4"),
         (
             ["--valid_metric=GiniIndex@10"],
-            "valid_metric is GiniIndex@10, but the search needs a metric of which higher",
+            "valid_metric is GiniIndex@10, but the search needs a metric whose higher",
         ),
-        (["--model=BPR"], "model can't be set here: the comparison gives each run its own"),
+        (["--model=BPR"], "model can't be set here: the comparison sets it for each run"),
         (["--result_file=a.json"], "result_file can't be set here"),
         (["--ablation"], "--ablation: no model of ours has changes"),
     ],
@@ -424,13 +425,15 @@ def test_a_missing_dataset_or_encoder_is_told_before_any_training(
 def test_broken_reviews_of_a_later_model_are_told_before_any_training(
     settings: dict[str, Any],
     arguments: Callable[..., list[str]],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = Path(settings["data_path"]) / "tiny"
-    (folder / "tiny.review.jsonl").write_text('{"review_id": "r0"', encoding="utf-8")
+    data = shutil.copytree(settings["data_path"], tmp_path / "broken")
+    (data / "tiny" / "tiny.review.jsonl").write_text('{"review_id": "r0"', encoding="utf-8")
     monkeypatch.setattr(runs, "validation_score", lambda *_: pytest.fail("a trial began"))
-    assert main(arguments(models=["Pop", "SymCERE"])) == 2
+    given = [argument for argument in arguments(models=["Pop", "SymCERE"]) if not argument.startswith("--data_path=")]
+    assert main([*given, f"--data_path={data}"]) == 2
     assert "tiny.review.jsonl, line 1" in capsys.readouterr().err
 
 

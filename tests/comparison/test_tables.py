@@ -63,10 +63,10 @@ MARKDOWN = """\
 | 95% interval of the difference | [+0.1250, +0.1250] | [-0.2500, -0.2500] |  |  |
 | p (Holm) | 0.0156 | 0.0156 |  |  |
 
-Mean ± standard deviation over the seeds 1, 2. Test users: toy 8. The best is bold, the second underlined, where \
-higher or lower is better. Seconds are of training. \\* p < 0.05: two-sided paired randomisation test over users, \
-Holm-corrected (comparisons in this table: 2). The interval is a bootstrap over users. Compared: ours that was best on \
-validation, and of all others the one that is best here.
+Mean ± standard deviation over the seeds 1, 2. Test users: toy 8. In columns where higher or lower is better, the \
+best value is bold and the second best underlined. Seconds are training time. \\* p < 0.05: two-sided paired \
+randomisation test over users, Holm-corrected (comparisons in this table: 2). The interval is a bootstrap interval \
+over users. Compared: of our models the best on validation, and of the baselines the best in this column.
 """
 
 ABLATION = """\
@@ -76,17 +76,18 @@ ABLATION = """\
 | SymCERE, no text | <u>0.3750</u> (-25.00%\\*) | <u>0.2500</u> (-50.00%\\*) | 1.0 |
 | SymCERE, InfoNCE | **0.5000** (+0.00%) | **0.5000** (+0.00%) | 1.0 |
 
-One seed, 1. Test users: toy 8. The best is bold, the second underlined, where higher or lower is better. Seconds are \
-of training. \\* p < 0.05: two-sided paired randomisation test over users, Holm-corrected (comparisons in this table: \
-4). In brackets: against SymCERE. Bootstrap intervals of the differences stand in the CSV file.
+One seed, 1. Test users: toy 8. In columns where higher or lower is better, the best value is bold and the second best \
+underlined. Seconds are training time. \\* p < 0.05: two-sided paired randomisation test over users, Holm-corrected \
+(comparisons in this table: 4). In brackets: the change against SymCERE. The CSV file has bootstrap intervals of the \
+differences.
 """
 
 LATEX = r"""% Mean ± standard deviation over the seeds 1, 2.
 % Test users: toy_set 8, b&w 8.
-% The best is bold, the second underlined, where higher or lower is better.
-% Seconds are of training.
+% In columns where higher or lower is better, the best value is bold and the second best underlined.
+% Seconds are training time.
 % * p < 0.05: two-sided paired randomisation test over users, Holm-corrected (comparisons in this table: 2).
-% The interval is a bootstrap over users. Compared: ours that was best on validation, and of all others the one that is best here.
+% The interval is a bootstrap interval over users. Compared: of our models the best on validation, and of the baselines the best in this column.
 \begin{tabular}{lrrrr}
 \toprule
  & \multicolumn{2}{c}{toy\_set} & \multicolumn{2}{c}{b\&w} \\
@@ -310,7 +311,7 @@ def test_users_without_a_value_are_in_no_pair() -> None:
 
 def test_head_middle_and_tail_are_explained_where_they_stand() -> None:
     runs = [make_run("Pop", headndcg=0.5, hit=[0.5] * 8)]
-    note = "Head, middle and tail items, by popularity"
+    note = "Head, middle and tail items are groups by popularity"
     assert note in to_markdown(make_table(runs, ["headndcg@10"], ()))
     assert note not in to_markdown(make_table(runs, ["hit@10"], ()))
 
@@ -337,10 +338,16 @@ LAST = RUNS[-1]  # of LightGCN, seed 1
 @pytest.mark.parametrize(
     ("last", "message"),
     [
-        ([], r"^toy: LightGCN has runs of seeds \[2\], the table is of \[1, 2\]$"),
-        ([replace(LAST, seed=3)], r"LightGCN has runs of seeds \[2, 3\], the table is of \[1, 2, 3\]|Pop has"),
+        ([], r"^toy: LightGCN has runs of seeds \[2\], but the table is of \[1, 2\]$"),
+        (
+            [replace(LAST, seed=3)],
+            r"LightGCN has runs of seeds \[2, 3\], but the table is of \[1, 2, 3\]|Pop has",
+        ),
         ([LAST, LAST], r"LightGCN has runs of seeds \[1, 1, 2\]"),
-        ([LAST, replace(LAST, dataset="other")], r"^other: Pop has runs of seeds \[\], the table is of \[1, 2\]$"),
+        (
+            [LAST, replace(LAST, dataset="other")],
+            r"^other: Pop has runs of seeds \[\], but the table is of \[1, 2\]$",
+        ),
         (
             [lacking(LAST, [*USERS[:7], "w"])],
             "^toy: LightGCN, seed 1 and Pop, seed 1 differ in test users: u7, w$",
@@ -377,7 +384,7 @@ def test_metrics_that_recbole_rounded_are_taken() -> None:
 
 
 def test_ours_must_have_runs() -> None:
-    with pytest.raises(RunsError, match="no run is of Symcere, which should be ours"):
+    with pytest.raises(RunsError, match="there is no run of Symcere, which should be ours"):
         make_table(RUNS, METRICS, {"SymCERE", "Symcere"})
 
 
