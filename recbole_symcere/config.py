@@ -264,6 +264,10 @@ class Config(RecBoleConfig):
         for key, setting in self._schema.items():
             if setting.is_bounded or setting.choices:
                 setting.check(key, self[key])
+        if self["enable_amp"] and self["device"].type == "cpu":
+            raise ConfigError(
+                "enable_amp=True needs a GPU: on a CPU, sparse products have no mixed precision; leave it out"
+            )
         metric, _, k = self["valid_metric"].partition("@")
         if metric.lower() not in map(str.lower, self["metrics"]):
             raise ConfigError(f"valid_metric is {self['valid_metric']!r}, but metrics are {self['metrics']}")
@@ -274,6 +278,8 @@ class Config(RecBoleConfig):
     def _check_early(self, settings: Mapping[str, Any]) -> None:
         """Checks what RecBole's constructor reads next, because its own messages come late or name nothing."""
         metrics = settings["metrics"]
+        if not isinstance(metrics, str | list) or not metrics:
+            raise ConfigError(f"metrics is {metrics!r}, but must be a list, such as [Hit, NDCG]")
         for metric in [metrics] if isinstance(metrics, str) else metrics:
             if str(metric).lower() not in known_metrics():
                 raise ConfigError(f"there is no metric {metric!r}{nearest(str(metric), known_metrics())}")

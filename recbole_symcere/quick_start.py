@@ -12,6 +12,7 @@ from recbole_symcere import distributed
 from recbole_symcere.config import Config
 from recbole_symcere.data.loaders import create_dataset, data_preparation
 from recbole_symcere.properties import parse_value
+from recbole_symcere.recbole_settings import mode_on_test, what_is_ranked
 from recbole_symcere.recommend import load_data_and_model, recommend
 from recbole_symcere.run import fit, write_result
 
@@ -64,6 +65,8 @@ def run_recbole_symcere(
         "test_result": test_result,
     }
     logger.info(f"{trainer.epochs_run} epochs in {trainer.seconds:.1f} s; the best was number {trainer.best_epoch}")
+    if ranked := what_is_ranked(mode_on_test(config.settings["eval_args"])):
+        logger.warning(ranked)
     logger.info(_table({"valid": fitted.best_valid_result, "test": test_result}))
     if config["result_file"] and distributed.is_main():
         write_result(Path(config["result_file"]), config, trainer, result, perf_counter() - started)

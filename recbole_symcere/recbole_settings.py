@@ -216,6 +216,20 @@ def modes(eval_args: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(named))
 
 
+def mode_on_test(eval_args: Mapping[str, Any]) -> str:
+    """Returns what the test part ranks, such as ``full`` or ``uni100``."""
+    mode = eval_args.get("mode", "full")
+    return str(mode.get("test", mode.get("valid", "full")) if isinstance(mode, dict) else mode)
+
+
+def what_is_ranked(mode: str) -> str:
+    """Returns a sentence on the items that a mode other than ``full`` ranks; an empty text for ``full``."""
+    sampled = sampled_negatives(mode)
+    drawn = "in proportion to their popularity" if mode.startswith("pop") else "uniformly"
+    of_user = f"{sampled:,} items for each positive one, drawn {drawn}" if sampled is not None else ""
+    return f"Not all items are ranked, but {of_user} ({mode})." if of_user else ""
+
+
 def sampled_negatives(mode: str) -> int | None:
     """Returns how many items a mode such as ``uni100`` draws for each positive one; None where all items are ranked."""
     return None if mode == "full" else int(mode[3:])

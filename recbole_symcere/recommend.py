@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,22 @@ def recommend(
     names = model.state_dict().keys()
     restore(model, checkpoint | {"state_dict": {name: checkpoint["state_dict"][name] for name in names}})
     model.eval()
-    return {user: _best_items(model, user_id, k, train, valid) for user, user_id in user_ids.items()}
+    found = {user: _best_items(model, user_id, k, train, valid) for user, user_id in user_ids.items()}
+    _warn_of_strangers(train, found)
+    return found
+
+
+def _warn_of_strangers(train: ReviewDataset, found: Mapping[str, Items]) -> None:
+    """Logs which users and items have no training interaction, so that nothing trained their vectors."""
+    items = {item for best in found.values() for item, _ in best}
+    for kind, field, tokens in (("users", train.uid_field, list(found)), ("recommended items", train.iid_field, items)):
+        trained = set(train.id2token(field, train.inter_feat[field].unique().numpy()))
+        if strangers := sorted(token for token in tokens if token not in trained):
+            named = ", ".join(strangers[:3]) + ", …" * (len(strangers) > 3)
+            getLogger().warning(
+                f"{len(strangers):,} of {len(tokens):,} {kind} have no training interaction, so the model knows "
+                f"nothing of them: {named}"
+            )
 
 
 def _user_ids(dataset: ReviewDataset, users: Sequence[str | int] | None) -> dict[str, int]:

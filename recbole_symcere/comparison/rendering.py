@@ -8,6 +8,7 @@ import polars as pl
 from recbole_symcere.comparison.tables import SIGNIFICANT, Contrast, Table
 from recbole_symcere.grid import MARKDOWN, Cell, Grid, Row, minus, scores_cell
 from recbole_symcere.metrics import GroupNDCG, label_of, metric_of
+from recbole_symcere.recbole_settings import what_is_ranked
 
 CONTRAST_ROWS = ("compared", "improvement", "95% interval of the difference", "p (Holm)")
 CSV_COLUMNS = ["dataset", "model", "metric", "mean", "sd", "n_seeds", "n_users", "seconds"]
@@ -111,6 +112,8 @@ def table_notes(table: Table) -> list[str]:
         f"Test users: {', '.join(f'{dataset} {n:,}' for dataset, n in table.n_users.items())}.",
         "In columns where higher or lower is better, the best value is bold and the second best underlined.",
     ]
+    if ranked := what_is_ranked(table.mode):
+        notes.append(ranked)
     if table.seconds:
         notes.append("Seconds are training time.")
     if any(issubclass(metric_of(metric).function or object, GroupNDCG) for metric in table.metrics):

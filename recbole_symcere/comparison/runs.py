@@ -20,6 +20,7 @@ from recbole_symcere.comparison.tables import Run
 from recbole_symcere.config import Config
 from recbole_symcere.errors import RunsError
 from recbole_symcere.provenance import commit, versions
+from recbole_symcere.recbole_settings import mode_on_test
 from recbole_symcere.run import Fitted, fit
 
 NOT_COMPARED = FREE_SETTINGS - {"epochs", "stopping_step"}  # settings that can't change the result of a finished run
@@ -91,6 +92,7 @@ def read_run(model: str, folder: Path) -> Run:
             pl.read_parquet(folder / "users.parquet"),
             record["best_valid_score"],
             record["seconds"]["fit"],
+            mode_on_test(settings.get("eval_args", {})),
         )
 
 

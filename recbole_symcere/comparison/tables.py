@@ -27,6 +27,7 @@ class Run:
             users. A value is NaN or null if the user is not in the mean.
         valid_score: the best score on validation.
         seconds: the training time.
+        mode: which items were ranked, as in ``eval_args``: ``full``, or ``uni100`` for a sample.
     """
 
     dataset: str
@@ -36,6 +37,7 @@ class Run:
     per_user: pl.DataFrame
     valid_score: float
     seconds: float
+    mode: str = "full"
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class Table:
         p_holm: the p-value of each contrast or change, corrected for the number of all of them.
         seconds: for each dataset and model, the mean training time over seeds; empty if the table shows no times.
         n_users: the number of test users of each dataset.
+        mode: which items all runs ranked.
     """
 
     datasets: tuple[str, ...]
@@ -105,6 +108,7 @@ class Table:
     p_holm: Mapping[tuple[str, ...], float]
     seconds: Mapping[tuple[str, str], float]
     n_users: Mapping[str, int]
+    mode: str
 
 
 def make_table(
@@ -130,6 +134,10 @@ def make_table(
     datasets = tuple(dict.fromkeys(run.dataset for run in runs))
     models = tuple(sorted(dict.fromkeys(run.model for run in runs), key=lambda model: model in ours))
     seeds = tuple(sorted({run.seed for run in runs}))
+    modes = sorted({run.mode for run in runs})
+    if len(modes) > 1:
+        raise RunsError(f"runs ranked other items: mode in eval_args is {', '.join(modes)}; compare under one mode")
+    (mode,) = modes
     if absent := set(ours) - set(models):
         raise RunsError(f"there is no run of {', '.join(sorted(absent))}, which should be ours")
     columns, contrasts, seconds, n_users = {}, {}, {}, {}
@@ -144,7 +152,7 @@ def make_table(
             if contrast := _contrast(cells, found, metric, sign, ours, n_draws):
                 contrasts[dataset, metric] = contrast
     return Table(
-        datasets, models, tuple(metrics), seeds, columns, contrasts, {}, _corrected(contrasts), seconds, n_users
+        datasets, models, tuple(metrics), seeds, columns, contrasts, {}, _corrected(contrasts), seconds, n_users, mode
     )
 
 

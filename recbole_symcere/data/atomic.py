@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from recbole_symcere.config import Config
@@ -14,24 +14,23 @@ COLUMN = re.compile(r"([^:]+):(token|float|token_seq|float_seq)")
 SHOWN_CHARACTERS = 200  # how much of a faulty value a message shows
 
 
-def check_file(path: Path, config: Config, needed: list[str], types: Mapping[str, str]) -> None:
+def check_file(path: Path, config: Config, needed: Collection[str], types: Mapping[str, str]) -> None:
     """Checks the header of an atomic file, and that each of its lines has a value for each column.
 
     Args:
-        needed: the columns that the file must have.
-        types: the type that a column must have, for those that are read as one type only.
+        needed: the settings that name the columns which the file must have, such as ``USER_ID_FIELD``.
+        types: the type that a column must have, by the setting that names it.
 
     Raises:
         DatasetError: the message names the file and the line.
     """
     columns = read_header(path, config)
-    lacks = [name for name in needed if name not in columns]
-    if lacks:
-        raise DatasetError(
-            f"{path}, line 1: expected columns `name:type` with {', '.join(needed)}, tab-separated, but found "
-            f"{_shown(', '.join(columns))}"
-        )
-    for name, kind in types.items():
+    for key in types:
+        if config[key] not in columns and (key in needed or config[key] != config.internal_config_dict[key]):
+            found = _shown(", ".join(columns))
+            raise DatasetError(f"{path}, line 1: no column {config[key]}, which {key} names, among {found}")
+    for key, kind in types.items():
+        name = config[key]
         if (found := columns.get(name, kind)) != kind:
             raise DatasetError(f"{path}, line 1: the column {name} has the type {found}, but must be {name}:{kind}")
     _check_widths(path, len(columns), config["field_separator"])
@@ -79,8 +78,8 @@ def read_header(path: Path, config: Config) -> dict[str, str]:
     found = [COLUMN.fullmatch(column) for column in header]
     if not all(found):
         raise DatasetError(
-            f"{path}, line 1: expected columns `name:type`, tab-separated, where type is token, float, token_seq or "
-            f"float_seq, but found {_shown(', '.join(header))}"
+            f"{path}, line 1: expected columns `name:type`, separated by {config['field_separator']!r} "
+            f"(field_separator), where type is token, float, token_seq or float_seq, but found {_shown(header)}"
         )
     return {match[1]: match[2] for match in found if match}
 

@@ -63,9 +63,14 @@ class ReviewDataset(Dataset):
                 f"{path}: no such file, but benchmark_filename names this part; mend the name, or leave "
                 "benchmark_filename out"
             )
+        from dataset_prep.sources import kinds  # late, because it is needed for this message only
+
+        name, known = self.dataset_name, kinds()
+        call = f"{name} {known[name].example.partition(' --output')[0]}" if name in known else "SOURCE --input FILE"
+        sources = "" if name in known else f" (SOURCE is one of {', '.join(known)})"
         return (
-            f"{path}: no such file; convert a raw dump with `symcere prep SOURCE --input FILE --output {path.parent}`, "
-            f"or set data_path to the folder that holds {self.dataset_name}/"
+            f"{path}: no such file; convert a raw dump with `symcere prep {call} --output {path.parent}`{sources}, or "
+            f"set data_path to the folder that holds {name}/"
         )
 
     def _from_scratch(self) -> None:
@@ -83,11 +88,9 @@ class ReviewDataset(Dataset):
         return parts
 
     def _load_inter_feat(self, token: str, dataset_path: str) -> None:
-        needed = [self.uid_field, self.iid_field]
-        types = dict.fromkeys((*needed, self.review_field), "token")
-        types |= dict.fromkeys((self.time_field, self.config["RATING_FIELD"]), "float")
-        if self._orders_by_time:
-            needed.append(self.time_field)
+        types = {"USER_ID_FIELD": "token", "ITEM_ID_FIELD": "token", "TIME_FIELD": "float"}
+        needed = [*types][: 2 + self._orders_by_time]
+        types |= {"REVIEW_ID_FIELD": "token", "RATING_FIELD": "float"}
         for path in self._inter_paths:
             check_file(path, self.config, needed, types)
             check_columns(path, self.config, "inter")
@@ -104,14 +107,15 @@ class ReviewDataset(Dataset):
         self, token: str, dataset_path: str, source: FeatureSource, field_name: str
     ) -> pd.DataFrame | None:
         """Loads the features of users or items; a file that ``load_col`` names must exist and have their ids."""
-        path, name = self._inter_path.with_suffix(f".{source.value}"), getattr(self, field_name)
+        path = self._inter_path.with_suffix(f".{source.value}")
         asked = source.value in (self.config["load_col"] or {})
         if asked and not path.is_file():
             raise DatasetError(
                 f"{path}: no such file, but load_col names its columns; take {source.value} out of load_col"
             )
         if path.is_file() and (asked or self.config["load_col"] is None):
-            check_file(path, self.config, [name], {name: "token"})
+            key = f"{source.value.upper()}_ID_FIELD"
+            check_file(path, self.config, [key], {key: "token"})
             check_columns(path, self.config, source.value)
         return super()._load_user_or_item_feat(token, dataset_path, source, field_name)
 

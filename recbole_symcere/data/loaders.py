@@ -17,6 +17,7 @@ from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.errors import ConfigError, DatasetError
 from recbole_symcere.ranking import RankingDataLoader
+from recbole_symcere.recbole_settings import modes, sampled_negatives
 
 DataLoaders = tuple[AbstractDataLoader, AbstractDataLoader, AbstractDataLoader]
 
@@ -143,6 +144,12 @@ def _check_parts(config: Config, parts: Sequence[ReviewDataset]) -> None:
             raise DatasetError(
                 f"{config['dataset']}: the {name} part is empty; change eval_args split, now "
                 f"{config['eval_args']['split']}, or take users with more interactions"
+            )
+    for mode in modes(config["eval_args"]):
+        if (sampled_negatives(mode) or 0) >= (n_items := parts[0].item_num - 1):
+            raise ConfigError(
+                f"mode {mode!r} draws {sampled_negatives(mode)} items for each positive one, but {config['dataset']} "
+                f"has {n_items}, so some would be drawn twice; take mode: full"
             )
     if max(config["topk"]) >= parts[0].item_num:
         raise ConfigError(f"topk is {config['topk']}, but {config['dataset']} has {parts[0].item_num - 1} items")

@@ -79,6 +79,10 @@ class Recommender(GeneralRecommender):
         """Returns what all learning rates are multiplied by in an epoch, counted from 0; the trainer calls this."""
         return 1.0
 
+    def cost_of_an_epoch(self) -> str | None:
+        """Returns a sentence on what an epoch takes on this machine, if that is much; a run logs it before training."""
+        return None
+
     def save_adapter(self, folder: Path) -> None:
         """Writes a LoRA adapter into a folder, if the model has one; the trainer calls this with each checkpoint."""
 

@@ -246,6 +246,12 @@ class SymCERE(VectorRecommender):
             groups.append({"params": text, "lr": rate, "warmup_steps": warmup_steps})
         return groups
 
+    def cost_of_an_epoch(self) -> str | None:
+        """Returns what an epoch takes where the encoder trains."""
+        if not isinstance(self.text_encoder, TrainedEncoder):
+            return None
+        return self.text_encoder.cost_of_an_epoch(views=2 if self.settings.text_weight else 1)
+
     def save_adapter(self, folder: Path) -> None:
         """Writes the LoRA adapter in PEFT's format, if the language model is trained with LoRA."""
         if isinstance(self.text_encoder, TrainedEncoder) and self.text_encoder.encoder.training_mode == "lora":

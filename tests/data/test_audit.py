@@ -97,5 +97,7 @@ def test_counts_agree_with_slow_loops(
     else:
         inverted = [time for _, time in held_out if time < max(time for _, time in times[0])]
     earlier = set(_pairs(train)) | set(_pairs(valid))
-    expected = Audit(len(set(_pairs(test))), len(set(_pairs(test)) & earlier), 0, len(inverted))
+    strangers = [{pair[end] for pair in _pairs(test)} - {pair[end] for pair in _pairs(train)} for end in (0, 1)]
+    repeated = len(set(_pairs(test)) & earlier)
+    expected = Audit(len(set(_pairs(test))), repeated, 0, len(inverted), *map(len, strangers))
     assert audit(*parts) == expected

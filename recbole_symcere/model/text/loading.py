@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from importlib.util import find_spec
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +54,15 @@ def _download(name: str) -> Path:
     )
     try:
         # Asked first, without transformers' half a minute of retries.
-        files = [file.rfilename for file in HfApi().model_info(name, timeout=HUB_TIMEOUT).siblings or ()]
-        weights = "model*.safetensors" if any(file.endswith(".safetensors") for file in files) else "pytorch_model*.bin"
-        return Path(snapshot_download(name, allow_patterns=[*HUB_FILES, weights]))
+        files = HfApi().model_info(name, timeout=HUB_TIMEOUT, files_metadata=True).siblings or []
+        is_safe = any(file.rfilename.endswith(".safetensors") for file in files)
+        wanted = [*HUB_FILES, "model*.safetensors" if is_safe else "pytorch_model*.bin"]
+        sizes = [file.size or 0 for file in files if any(fnmatch(file.rfilename, pattern) for pattern in wanted)]
+        getLogger().info(
+            f"text_encoder {name}: {sum(sizes) / 1e6:,.0f} MB from the Hugging Face hub; what its cache has is not "
+            "downloaded again"
+        )
+        return Path(snapshot_download(name, allow_patterns=wanted))
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise EncoderError(
             f"text_encoder {name!r} is neither a folder nor an encoder on the Hugging Face hub that you may read: "

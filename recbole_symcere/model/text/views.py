@@ -1,17 +1,22 @@
 """The text side of a model: the views of the reviews in a batch, or one text vector for each user and each item."""
 
 from collections.abc import Sequence
+from time import perf_counter
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from recbole.config import Config
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.data.tokens import TokenisedReviews
 from recbole_symcere.model.text.encoder import ReviewEncoder
 from recbole_symcere.transfer import upload
+
+TIMED_REVIEWS, TIMED_SECONDS = 64, 2.0  # the most that are encoded to say how long an epoch takes
+PASSES_OF_A_STEP = 3  # a step takes as long as this many passes without gradients
 
 
 class KeptVectors(nn.Module):
@@ -68,6 +73,35 @@ class TrainedEncoder(nn.Module):
         if not masked:
             return self.encoder(self.reviews, rows), None
         return self.encoder.two_views(self.reviews, rows, self.mask_ratio)
+
+    def cost_of_an_epoch(self, views: int) -> str:
+        """Returns what is trained, and how long an epoch should take by the time that a few reviews take now.
+
+        Args:
+            views: how often a step encodes each of its reviews.
+        """
+        first = self._seconds_a_token(n_reviews=2)  # this warms up, and says how many reviews there is time for
+        affordable = int(TIMED_SECONDS / first / float(self.reviews.lengths.mean()))
+        seconds_a_token = self._seconds_a_token(max(2, min(TIMED_REVIEWS, affordable)))
+        tokens = int(self.reviews.lengths.sum())
+        seconds = seconds_a_token * tokens * views * PASSES_OF_A_STEP
+        trained, all_weights = (
+            sum(weight.numel() for weight in self.encoder.parameters() if weight.requires_grad or frozen)
+            for frozen in (False, True)
+        )
+        return (
+            f"text_train={self.encoder.training_mode} trains {trained / 1e6:.2g} of {all_weights / 1e6:.3g} million "
+            f"weights of {self.encoder.name} in every step: an epoch of {tokens:,} tokens should take about "
+            f"{tqdm.format_interval(seconds)} on this {self.encoder.device.type}. Much faster: --text_train=frozen, "
+            "which encodes each review once, before training"
+        )
+
+    def _seconds_a_token(self, n_reviews: int) -> float:
+        """Encodes reviews from all of the dataset, and returns the seconds that a token takes."""
+        rows = np.linspace(0, len(self.reviews) - 1, n_reviews).astype(int)
+        started = perf_counter()
+        self.encoder.embed(self.reviews, rows, 0.0, 0)
+        return (perf_counter() - started) / int(self.reviews.lengths[rows].sum())
 
 
 def review_views(config: Config, dataset: ReviewDataset, masked: bool) -> KeptVectors | TrainedEncoder:

@@ -33,11 +33,11 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """A stand-in for the hub: ``answer`` to model_info, ``cached`` folder, and what was ``asked``."""
     state = SimpleNamespace(answer=ConnectionError("no route to host"), cached=None, asked=[], patterns=None)
 
-    def model_info(_: Any, name: str, timeout: float) -> Any:
+    def model_info(_: Any, name: str, timeout: float, files_metadata: bool) -> Any:
         state.asked.append(name)
         if isinstance(state.answer, Exception):
             raise state.answer
-        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in state.answer])
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file, size=1_000_000) for file in state.answer])
 
     def snapshot_download(name: str, allow_patterns: Any = None, local_files_only: bool = False) -> str:
         if state.cached is None:
