@@ -58,12 +58,16 @@ class Staged:
         path: the plain UTF-8 file with the same content; the raw file itself if nothing had to be changed.
         size: the size of the raw file in bytes.
         sha256: the SHA-256 of the raw file in hexadecimal.
+        holds_marks: whether ``line_ends.CARRIAGE_RETURN`` stands for carriage returns in the file.
+        beside: where a rewritten form of the file can be put.
     """
 
     source: Path
     path: Path
     size: int
     sha256: str
+    holds_marks: bool = False
+    beside: Path = Path()
 
 
 def stage(
@@ -115,7 +119,7 @@ def stage(
     except OSError as error:
         where = error.filename or f"{source}, unpacking to {target.parent}"
         raise PreparationError(f"{where}: {error.strerror or error}") from error
-    return Staged(source, path, raw.size, raw.digest.hexdigest())
+    return Staged(source, path, raw.size, raw.digest.hexdigest(), beside=target.with_name(f"{target.name}-rewritten"))
 
 
 class _Fingerprinted(io.RawIOBase):

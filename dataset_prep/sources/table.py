@@ -2,14 +2,17 @@
 
 import argparse
 
-from dataset_prep.source import SECONDS, Kind, Layout, Source
+from dataset_prep.source import QUOTES, SECONDS, Kind, Layout, Source
 
 ABOUT = """\
 Your own reviews, from a .csv, .tsv, .jsonl or .parquet file.
 Each row is one review. A .csv or .tsv file needs a first line with the names of its columns. Text files may be packed
 (.gz or .zst). Times are seconds since 1970 unless --time-format says otherwise. A rating that is empty, null, none,
-nan, na or n/a counts as missing.
+nan, na or n/a counts as missing. So does a user, an item or a text that is empty or, in .csv and .tsv, one of the words
+that pandas takes for missing values, such as NA, NaN or None.
 Terms: those under which you got the reviews. Reviews hold people's words and names: store them only where you may."""
+
+OPTIONS = frozenset({"--delimiter", "--quotes", "--rating", "--time-format"})
 
 
 def source(
@@ -20,6 +23,8 @@ def source(
     rating: str | None = None,
     time_format: str = SECONDS,
     encoding: str | None = None,
+    delimiter: str | None = None,
+    quotes: str = QUOTES[0],
 ) -> Source:
     """Returns the source for a table whose columns have the given names.
 
@@ -27,11 +32,17 @@ def source(
         user, item, text, time, rating: the names of columns; None for ``rating`` leaves every rating empty.
         time_format: ``seconds`` or ``milliseconds`` since 1970, or a strptime format such as ``%d %B %Y``.
         encoding: the encoding of text files; None is UTF-8.
+        delimiter: the character between two columns; None takes a comma for .csv and a tab for .tsv.
+        quotes: ``double`` for quotes around fields, doubled inside them; ``none`` for quotes that are plain
+            characters; ``auto`` for ``double``, unless more rows fit with ``none``.
     """
     return Source(
         name="table",
         layouts=(Layout(user=user, item=item, text=text, time=time, rating=rating, time_formats=(time_format,)),),
         encoding=encoding,
+        delimiter=delimiter,
+        quotes=quotes,
+        options=OPTIONS,
     )
 
 
@@ -41,11 +52,24 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         default=SECONDS,
         help="seconds or milliseconds since 1970, or a strptime format; UTC if it has no zone (default: %(default)s)",
     )
+    parser.add_argument(
+        "--delimiter",
+        type=lambda given: {"tab": "\t", "\\t": "\t"}.get(given, given),
+        metavar="CHARACTER",
+        help="the character between two columns, or the word tab (default: a comma in .csv and a tab in .tsv)",
+    )
+    parser.add_argument(
+        "--quotes",
+        choices=QUOTES,
+        default=QUOTES[0],
+        help="what quotes mean in .csv and .tsv: double is around fields, and doubled inside them; none is plain "
+        "characters; auto is double, unless more rows fit with none (default: %(default)s)",
+    )
 
 
 def _from_options(options: argparse.Namespace) -> Source:
     columns = (options.user, options.item, options.text, options.time, options.rating)
-    return source(*columns, options.time_format, options.encoding)
+    return source(*columns, options.time_format, options.encoding, options.delimiter, options.quotes)
 
 
 KIND = Kind(
