@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -67,8 +68,9 @@ def _prepare(given: argparse.Namespace) -> dict[str, Any]:
     kind = kinds()[given.source]
     if isinstance(kind, Generator):
         return kind.write(given)
+    source = kind.source(given)
     return prepare(
-        kind.source(given),
+        replace(source, encoding=given.encoding) if given.encoding else source,
         given.input,
         given.output,
         filters=Filters(
@@ -105,6 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 metavar="FILE",
                 help="the raw files; their order decides the order of rows with the same time",
             )
+            command.add_argument("--encoding", help="the encoding of text files (default: utf-8)")
             if kind.columns:
                 _add_columns(command, kind.columns)
             _add_filters(command)
@@ -140,7 +143,6 @@ def _add_columns(command: argparse.ArgumentParser, defaults: Mapping[str, str | 
             required=name in defaults and default is None,
             help=_about_column(name, default),
         )
-    columns.add_argument("--encoding", help="the encoding of text files (default: utf-8)")
 
 
 def _about_column(name: str, default: str | None) -> str:

@@ -8,6 +8,7 @@ from glob import escape
 from pathlib import Path
 from typing import Protocol
 
+from dataset_prep.containers import CONTAINERS
 from dataset_prep.delimited import Delimited
 from dataset_prep.engine import Engine, identifier, literal
 from dataset_prep.errors import PreparationError
@@ -17,7 +18,6 @@ __all__ = ["SAMPLED_OBJECTS", "Delimited", "Format", "JsonLines", "Parquet", "fo
 
 # The fields of a JSON file are collected from its first lines, because one line may lack a field that others have.
 SAMPLED_OBJECTS = 1000
-CONTAINERS = (".gz", ".zst", ".zstd", ".zip", ".tar", ".tgz")
 IDS = ("user_id", "item_id")
 EXACT = 1 << 53  # floating-point numbers below this hold every whole number
 
@@ -76,7 +76,10 @@ class Format(Protocol):
 
 @dataclass(frozen=True)
 class JsonLines:
-    """JSON lines: one object on each line. Blank lines are skipped."""
+    """JSON lines: one object on each line. Blank lines are skipped.
+
+    Staging also makes such lines of a JSON array, of objects of several lines, and of Python dicts.
+    """
 
     is_text = True
     is_divisible = True
@@ -117,6 +120,8 @@ class JsonLines:
         return []  # ``relation`` keeps broken lines, and says what is wrong in ``broken``
 
     def place(self, engine: Engine, file: Staged, record: int) -> str:
+        if file.counts_objects:
+            return f"object {record:,}"
         with file.path.open("rb") as lines:
             filled = (number for number, line in enumerate(lines, start=1) if line.strip())
             for _ in range(record - 1):
@@ -196,7 +201,7 @@ def format_of(path: Path, delimiter: str | None = None) -> Format:
     if delimiter:
         return Delimited(delimiter)
     raise PreparationError(
-        f"{path}: the name says no format; rename the file to end in .csv, .tsv or .jsonl (then .gz or .zst), "
+        f"{path}: the name says no format; rename the file to end in .csv, .tsv or .jsonl (then .gz, .zst or .zip), "
         "or in .parquet"
     )
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import duckdb
 
 from dataset_prep import faults
+from dataset_prep.containers import CONTAINERS
 from dataset_prep.engine import Engine, first_line, literal
 from dataset_prep.errors import PreparationError
-from dataset_prep.formats import IDS, Format
+from dataset_prep.formats import IDS, Format, JsonLines
 from dataset_prep.pipeline import Step
 from dataset_prep.source import MILLISECONDS, SECONDS, Layout, Source
 from dataset_prep.staging import UNDECODABLE, Staged, stage
@@ -70,7 +71,20 @@ def staged(
 ) -> Staged:
     """Makes a raw file readable for DuckDB; ``staging.stage`` describes the arguments and the errors."""
     encoding = encoding_of(source, path)
-    return stage(path, target, encoding=encoding, member=source.member, skip_broken=skip_broken, warn=warn)
+    return stage(
+        path,
+        target,
+        encoding=encoding,
+        member=source.member,
+        is_json=is_json(source, path),
+        skip_broken=skip_broken,
+        warn=warn,
+    )
+
+
+def is_json(source: Source, path: Path) -> bool:
+    """Returns whether a file holds JSON."""
+    return isinstance(source.format_of(path), JsonLines)
 
 
 def encoding_of(source: Source, path: Path) -> str | None:
@@ -83,6 +97,8 @@ def encoding_of(source: Source, path: Path) -> str | None:
         return source.encoding or "utf-8"
     if source.encoding:
         raise PreparationError(f"{path}: the format of this file has no encoding; leave --encoding out")
+    if path.suffix.lower() in CONTAINERS:
+        raise PreparationError(f"{path}: a Parquet file can't be read out of another; unpack it and give the result")
     return None
 
 

@@ -178,7 +178,8 @@ def _cut(whole: Piece, memory: str, work: Path) -> list[Piece]:
     whole = replace(whole, layout=layout)
     if encoding is None or not whole.format.is_divisible:
         return [whole]
-    ranges = staging.ranges(whole.path, PIECE_BYTES, encoding=encoding, member=whole.source.member)
+    is_json = parsing.is_json(whole.source, whole.path)
+    ranges = staging.ranges(whole.path, PIECE_BYTES, encoding=encoding, is_json=is_json)
     return [replace(whole, between=between) for between in ranges] or [whole]
 
 
@@ -257,6 +258,7 @@ def _texts(piece: Piece, warn: Callable[[str], None]) -> Iterator[str]:
         piece.path,
         encoding=source.encoding or "utf-8",
         member=source.member,
+        is_json=parsing.is_json(source, piece.path),
         skip_broken=piece.skip_broken,
         warn=warn,
     )

@@ -7,9 +7,9 @@ from dataset_prep.source import QUOTES, SECONDS, Kind, Layout, Source
 ABOUT = """\
 Your own reviews, from a .csv, .tsv, .jsonl or .parquet file.
 Each row is one review. A .csv or .tsv file needs a first line with the names of its columns. Text files may be packed
-(.gz or .zst). Times are seconds since 1970 unless --time-format says otherwise. A rating that is empty, null, none,
-nan, na or n/a counts as missing. So does a user, an item or a text that is empty or, in .csv and .tsv, one of the words
-that pandas takes for missing values, such as NA, NaN or None.
+(.gz, .zst or .zip). Times are seconds since 1970 unless --time-format says otherwise. A rating that is empty, null,
+none, nan, na or n/a counts as missing. So does a user, an item or a text that is empty or, in .csv and .tsv, one of the
+words that pandas takes for missing values, such as NA, NaN or None.
 Terms: those under which you got the reviews. Reviews hold people's words and names: store them only where you may."""
 
 OPTIONS = frozenset({"--delimiter", "--quotes", "--rating", "--time-format"})
