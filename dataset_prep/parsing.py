@@ -14,9 +14,10 @@ from dataset_prep import faults
 from dataset_prep.containers import CONTAINERS
 from dataset_prep.engine import Engine, first_line, literal
 from dataset_prep.errors import PreparationError
+from dataset_prep.faults import BAD_RATING, BAD_TIME, NO_TIME, SWALLOWS
 from dataset_prep.formats import IDS, Format, JsonLines
 from dataset_prep.pipeline import Step
-from dataset_prep.source import MILLISECONDS, SECONDS, Layout, Source
+from dataset_prep.source import UNITS, Layout, Source
 from dataset_prep.staging import UNDECODABLE, Staged, stage
 from dataset_prep.text import WHITE_SPACE
 
@@ -26,7 +27,6 @@ PARSED = (
     "CREATE TABLE parsed (row BIGINT, user_id VARCHAR, item_id VARCHAR, review VARCHAR, seconds DOUBLE, "
     "rating DOUBLE, fault VARCHAR, value VARCHAR)"
 )
-SWALLOWS = "has a quoted field that holds lines which look like rows"
 ROUNDED = "'-?[0-9]([.][0-9]+)?[eE][+][0-9]+'"  # how programs write a number whose last digits they dropped
 MISSING_RATINGS = ("", "null", "none", "nan", "na", "n/a")  # compared in lower case
 SHOWN_CHARACTERS = 60  # how much of a name a message shows
@@ -248,6 +248,8 @@ def parsed_rows(relation: str, layout: Layout, first: int) -> str:
     blank = literal(f"[^{WHITE_SPACE}]")
     missing = ", ".join(map(literal, MISSING_RATINGS))
     expected = " or ".join(layout.time_formats)
+    # Without times, the number of a row takes the place of its time.
+    seconds = _finite(_seconds(layout.time_formats)) if layout.time else f"({first} + record - 1)::DOUBLE"
     return f"""
         SELECT {first} + record - 1 AS row, user_id, item_id, review, seconds, rating_number AS rating,
             CASE WHEN broken IS NOT NULL THEN broken
@@ -256,10 +258,10 @@ def parsed_rows(relation: str, layout: Layout, first: int) -> str:
                 WHEN regexp_full_match(user_id, {ROUNDED}) THEN 'has a user that is a rounded number'
                 WHEN regexp_full_match(item_id, {ROUNDED}) THEN 'has an item that is a rounded number'
                 WHEN contains(concat(user_id, item_id, review), {literal(UNDECODABLE)}) THEN 'has undecodable bytes'
-                WHEN time IS NULL THEN 'has no time'
-                WHEN seconds IS NULL THEN {literal(f"has a time that isn't in {expected}")}
+                WHEN seconds IS NULL AND time IS NULL THEN {literal(NO_TIME)}
+                WHEN seconds IS NULL THEN {literal(BAD_TIME + expected)}
                 WHEN rating_number IS NULL AND lower(trim(rating)) NOT IN ({missing})
-                    THEN 'has a rating that isn''t a number' END AS fault,
+                    THEN {literal(BAD_RATING)} END AS fault,
             CASE WHEN broken IS NULL THEN
                 CASE WHEN regexp_full_match(user_id, {ROUNDED}) THEN user_id
                     WHEN regexp_full_match(item_id, {ROUNDED}) THEN item_id
@@ -268,7 +270,7 @@ def parsed_rows(relation: str, layout: Layout, first: int) -> str:
             SELECT record, broken, row_like, review, time, rating,
                 CASE WHEN regexp_matches(user_id, {blank}) THEN user_id END AS user_id,
                 CASE WHEN regexp_matches(item_id, {blank}) THEN item_id END AS item_id,
-                {_finite(_seconds(layout.time_formats))} AS seconds,
+                {seconds} AS seconds,
                 {_finite("try_cast(rating AS DOUBLE)")} AS rating_number
             FROM ({relation}))"""
 
@@ -278,11 +280,9 @@ def _finite(number: str) -> str:
 
 
 def _seconds(time_formats: Sequence[str]) -> str:
-    match time_formats:
-        case (str(only),) if only == SECONDS:
-            return "try_cast(time AS DOUBLE)"
-        case (str(only),) if only == MILLISECONDS:
-            return "try_cast(time AS DOUBLE) / 1000"
+    if len(time_formats) == 1 and time_formats[0] in UNITS:
+        unit = UNITS[time_formats[0]]
+        return "try_cast(time AS DOUBLE)" + (f" / {unit}" if unit > 1 else "")
     return f"epoch(try_strptime(trim(time), [{', '.join(map(literal, time_formats))}]))"
 
 
@@ -298,5 +298,5 @@ def check_time_formats(time_formats: Sequence[str]) -> None:
     except duckdb.Error as error:
         raise PreparationError(
             f"time format {' or '.join(time_formats)}: {str(error).splitlines()[0]}; "
-            f"give {SECONDS}, {MILLISECONDS}, or a strptime format such as %Y-%m-%d"
+            f"give {', '.join(UNITS)}, or a strptime format such as %Y-%m-%d"
         ) from error

@@ -13,6 +13,7 @@ from dataset_prep.formats import Delimited, Format, format_of
 
 SECONDS = "seconds"
 MILLISECONDS = "milliseconds"
+UNITS = {SECONDS: 1, MILLISECONDS: 10**3, "microseconds": 10**6, "nanoseconds": 10**9}  # how many are a second
 QUOTES = ("auto", "double", "none")
 
 
@@ -21,16 +22,17 @@ class Layout:
     """The names of the fields of one raw file.
 
     Attributes:
-        user, item, text, time: the names of four fields that the file must have.
+        user, item, text, time: the names of four fields that the file must have. With None for ``time``, the order of
+            the rows in the files is the order of time, and the number of a row takes the place of its time.
         rating: the name of the field of the rating, which the file must have too; None leaves every rating empty.
-        time_formats: ``(SECONDS,)`` or ``(MILLISECONDS,)`` for times that are numbers since 1970, or strptime formats,
+        time_formats: one of ``UNITS`` for times that are numbers since 1970, or strptime formats,
             which are tried in order. A time without a time zone is in UTC.
     """
 
     user: str
     item: str
     text: str
-    time: str
+    time: str | None
     rating: str | None = None
     time_formats: tuple[str, ...] = (SECONDS,)
 
@@ -52,7 +54,7 @@ class Layout:
             user=names[self.user],
             item=names[self.item],
             text=names[self.text],
-            time=names[self.time],
+            time=None if self.time is None else names[self.time],
             rating=None if self.rating is None else names[self.rating],
         )
 

@@ -2,7 +2,8 @@
 
 import argparse
 
-from dataset_prep.source import QUOTES, SECONDS, Kind, Layout, Source
+from dataset_prep.errors import PreparationError
+from dataset_prep.source import QUOTES, SECONDS, UNITS, Kind, Layout, Source
 
 ABOUT = """\
 Your own reviews, from a .csv, .tsv, .jsonl or .parquet file.
@@ -19,7 +20,7 @@ def source(
     user: str,
     item: str,
     text: str,
-    time: str,
+    time: str | None,
     rating: str | None = None,
     time_format: str = SECONDS,
     encoding: str | None = None,
@@ -29,8 +30,10 @@ def source(
     """Returns the source for a table whose columns have the given names.
 
     Args:
-        user, item, text, time, rating: the names of columns; None for ``rating`` leaves every rating empty.
-        time_format: ``seconds`` or ``milliseconds`` since 1970, or a strptime format such as ``%d %B %Y``.
+        user, item, text, time, rating: the names of columns; None for ``rating`` leaves every rating empty, and None
+            for ``time`` takes the order of the rows for the order of time.
+        time_format: ``seconds``, ``milliseconds``, ``microseconds`` or ``nanoseconds`` since 1970, or a strptime
+            format such as ``%d %B %Y``.
         encoding: the encoding of text files; None is UTF-8.
         delimiter: the character between two columns; None takes a comma for .csv and a tab for .tsv.
         quotes: ``double`` for quotes around fields, doubled inside them; ``none`` for quotes that are plain
@@ -50,7 +53,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time-format",
         default=SECONDS,
-        help="seconds or milliseconds since 1970, or a strptime format; UTC if it has no zone (default: %(default)s)",
+        help=f"{', '.join(UNITS)} since 1970, or a strptime format; UTC if it has no zone (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--order",
+        choices=("time", "rows"),
+        default="time",
+        help="rows takes the order of the rows for the order of time, where no column has it (default: %(default)s)",
     )
     parser.add_argument(
         "--delimiter",
@@ -68,6 +77,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _from_options(options: argparse.Namespace) -> Source:
+    if options.time is None and options.order == "time":
+        raise PreparationError(
+            "no column of times: models are tested on the last reviews of each user, so name the column with --time, "
+            "or take the order of the rows in the files with --order rows"
+        )
+    if options.time is not None and options.order == "rows":
+        raise PreparationError("--order rows takes no times; leave --time out")
     columns = (options.user, options.item, options.text, options.time, options.rating)
     return source(*columns, options.time_format, options.encoding, options.delimiter, options.quotes)
 
@@ -77,6 +93,6 @@ KIND = Kind(
     about=ABOUT,
     example="--input reviews.csv --user who --item what --text said --time at --output dataset/mine",
     source=_from_options,
-    columns=dict.fromkeys(("user", "item", "text", "time")),
+    columns=dict.fromkeys(("user", "item", "text")),
     add_options=_add_options,
 )
