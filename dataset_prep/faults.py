@@ -8,7 +8,7 @@ from pathlib import Path
 
 import duckdb
 
-from dataset_prep.engine import Executor, literal
+from dataset_prep.engine import Executor
 from dataset_prep.errors import PreparationError
 from dataset_prep.source import Source
 
@@ -24,14 +24,8 @@ NO_TIME = "has no time"
 SWALLOWS = "has a quoted field that holds lines which look like rows"
 TIME_FORMATS = (
     *("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%S.%f", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f"),
-    *(
-        "%Y-%m-%dT%H:%M:%SZ",
-        "%Y-%m-%dT%H:%M:%S.%fZ",
-        "%Y-%m-%dT%H:%M:%S%z",
-        "%Y-%m-%d %H:%M:%S%z",
-        "%Y/%m/%d",
-        "%Y/%m/%d %H:%M:%S",
-    ),
+    *("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S.%fZ", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d %H:%M:%S%z"),
+    *("%Y/%m/%d", "%Y/%m/%d %H:%M:%S"),
     *("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m %d, %Y", "%d %B %Y", "%B %d, %Y", "%d %b %Y", "%b %d, %Y"),
 )
 
@@ -75,12 +69,10 @@ def report(
         raise PreparationError(f"{path}, line {line:,}: {message}; {mend}")
     for row, fault, value in engine.execute(f"SELECT row, fault, value {faulty} ORDER BY row LIMIT 1"):
         shown = "" if value is None else f": {value[:SHOWN_CHARACTERS]!r}"
-        others = engine.execute(
-            f"SELECT value {faulty} AND fault = {literal(fault)} ORDER BY row LIMIT {SAMPLED_VALUES}"
-        )
-        count = engine.execute(f"SELECT count(*) {faulty} AND fault = {literal(fault)}")[0][0]
-        is_all = count == len(rows) > 1
-        mend = _mend_of_all(fault, [other for (other,) in others], source) if is_all else _mend(fault, source)
+        numbers = dict(engine.execute(f"SELECT fault, count(*) {faulty} GROUP BY fault"))
+        values = [other for (other,) in engine.execute(f"SELECT value {faulty} ORDER BY row LIMIT {SAMPLED_VALUES}")]
+        is_all = numbers[fault] == len(rows) > 1
+        mend = _mend_of_all(fault, values, source) if is_all else _mend(fault, source)
         raise PreparationError(f"{path}, {place(row - rows.start + 1)}: {fault}{shown}; {mend}")
 
 
