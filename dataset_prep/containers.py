@@ -83,14 +83,14 @@ def _from_tar(stream: Any, source: Path, member: str | None) -> Any:
 def _from_zip(stream: Any, source: Path, member: str | None) -> io.BufferedReader:
     if isinstance(stream, gzip.GzipFile | zstd.ZstdFile | tarfile.ExFileObject) or not stream.seekable():
         raise PreparationError(f"{source}: holds a zip inside another archive; unpack it and give the zip")
-    archive = zipfile.ZipFile(stream)
-    files = ((entry.filename, entry) for entry in archive.infolist() if not entry.is_dir())
-    found = _wanted(files, source, "zip", member)
-    if member is None:
-        _check_only(found.filename, files, source)
     try:
+        archive = zipfile.ZipFile(stream)
+        files = ((entry.filename, entry) for entry in archive.infolist() if not entry.is_dir())
+        found = _wanted(files, source, "zip", member)
+        if member is None:
+            _check_only(found.filename, files, source)
         return io.BufferedReader(cast(Any, archive.open(found)))
-    except (RuntimeError, NotImplementedError) as error:  # a password, or an unknown compression
+    except (RuntimeError, NotImplementedError) as error:  # a password, or an unknown version or compression
         raise PreparationError(f"{source}: {error}; unpack it and give the result") from error
 
 

@@ -143,6 +143,17 @@ def test_a_damaged_zip_is_one_line_without_a_mend_that_does_nothing(tmp_path: Pa
         reviews(yelp.SOURCE, tmp_path / "raw", NESTED["zip"][:-30])
 
 
+def test_a_zip_of_an_unknown_version_or_with_a_password_is_one_line(tmp_path: Path) -> None:
+    version, password = bytearray(NESTED["zip"]), bytearray(NESTED["zip"])
+    at = 0
+    while (at := version.find(b"PK\x01\x02", at) + 1) > 0:  # the entries of the directory at its end
+        version[at + 5], password[at + 7] = 99, 1
+    password[password.find(b"folder/") - 24] = 1
+    for content in (version, password):
+        with pytest.raises(PreparationError, match=r"raw: .*; unpack it and give the result$"):
+            reviews(yelp.SOURCE, tmp_path / "raw", bytes(content))
+
+
 def test_a_packed_parquet_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PreparationError, match=r"raw\.parquet\.zip: .*unpack it"):
         reviews(table.source("user", "item", "text", "time"), tmp_path / "raw.parquet.zip", b"x")
