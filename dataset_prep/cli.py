@@ -8,14 +8,16 @@ import logging
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from dataset_prep.command import run_command
-from dataset_prep.conversion import ENGINES, MEMORY, prepare
+from dataset_prep.conversion import ENGINES, MEMORY, ORDER_OF_ROWS, prepare
 from dataset_prep.errors import PreparationError
 from dataset_prep.pipeline import DUPLICATES, MISSING_TEXT, Filters
+from dataset_prep.plausibility import year
 from dataset_prep.source import Entry, Generator, Kind
 from dataset_prep.sources import kinds
 
@@ -55,8 +57,14 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
         signal.signal(signal.SIGTERM, on_terminate)
     print(
         f"{given.output}: {statistics['users']:,} users, {statistics['items']:,} items, "
-        f"{statistics['reviews']:,} reviews ({statistics['density']:.2%} of all pairs)"
+        f"{statistics['reviews']:,} reviews ({statistics['density']:.2%} of all pairs), {_span(statistics)}"
     )
+
+
+def _span(statistics: Mapping[str, Any]) -> str:
+    if statistics.get("times") == ORDER_OF_ROWS:
+        return ORDER_OF_ROWS
+    return f"{year(statistics['first_time'])} to {year(statistics['last_time'])}"
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -67,8 +75,9 @@ def _prepare(given: argparse.Namespace) -> dict[str, Any]:
     kind = kinds()[given.source]
     if isinstance(kind, Generator):
         return kind.write(given)
+    source = kind.source(given)
     return prepare(
-        kind.source(given),
+        replace(source, encoding=given.encoding) if given.encoding else source,
         given.input,
         given.output,
         filters=Filters(
@@ -105,6 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 metavar="FILE",
                 help="the raw files; their order decides the order of rows with the same time",
             )
+            command.add_argument("--encoding", help="the encoding of text files (default: utf-8)")
             if kind.columns:
                 _add_columns(command, kind.columns)
             _add_filters(command)
@@ -140,14 +150,14 @@ def _add_columns(command: argparse.ArgumentParser, defaults: Mapping[str, str | 
             required=name in defaults and default is None,
             help=_about_column(name, default),
         )
-    columns.add_argument("--encoding", help="the encoding of text files (default: utf-8)")
 
 
 def _about_column(name: str, default: str | None) -> str:
     about = f"the column of the {name}"
     if default:
         return f"{about} (default: %(default)s)"
-    return f"{about}; without it, every rating is empty" if name == "rating" else about
+    without = {"rating": "; without it, every rating is empty", "time": "; needed unless there is --order rows"}
+    return about + without.get(name, "")
 
 
 def _add_filters(command: argparse.ArgumentParser) -> None:

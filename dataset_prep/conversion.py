@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from dataset_prep import parsing, pipeline, writer
+from dataset_prep import parsing, pipeline, plausibility, writer
 from dataset_prep.engine import Engine, Executor
 from dataset_prep.errors import PreparationError
 from dataset_prep.pipeline import Filters, Step
@@ -16,6 +16,7 @@ from dataset_prep.source import Source
 from dataset_prep.staging import Staged
 
 MEMORY = "1GB"
+ORDER_OF_ROWS = "in the order of the rows"
 ENGINES = ("duckdb", "spark")
 
 
@@ -56,10 +57,15 @@ def prepare(
     """
     filters = filters or Filters()
     _check_inputs(inputs)
+    has_times = all(layout.time for layout in source.layouts)
+    if not has_times and (filters.start or filters.end):
+        raise PreparationError("without times, no days can be chosen; leave --from and --to out, or name --time")
     with writer.new_dataset(output) as (work, folder), _started(engine, work, memory, spark_master) as (tables, read):
         for layout in source.layouts:
             parsing.check_time_formats(layout.time_formats)
         files, parsed = read(tables, source, inputs, work, skip_broken=skip_broken)
+        if has_times:
+            plausibility.check_times(tables, source)
         text = pipeline.cleaned(tables)
         steps = [parsed, *pipeline.filter_rows(tables, filters, text)]
         pipeline.order(tables, steps)
@@ -69,6 +75,7 @@ def prepare(
             "files": [{"name": file.source.name, "bytes": file.size, "sha256": file.sha256} for file in files],
             "filters": {name: _plain(value) for name, value in dataclasses.asdict(filters).items()},
             "steps": [dataclasses.asdict(step) for step in steps],
+            **({} if has_times else {"times": ORDER_OF_ROWS}),
             **pipeline.statistics(tables),
         }
         writer.write_interactions(tables, folder)

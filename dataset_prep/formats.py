@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 from typing import Protocol
 
+from dataset_prep.containers import CONTAINERS
+from dataset_prep.delimited import Delimited
 from dataset_prep.engine import Engine, identifier, literal
 from dataset_prep.errors import PreparationError
 from dataset_prep.staging import Staged
 
+__all__ = ["SAMPLED_OBJECTS", "Delimited", "Format", "JsonLines", "Parquet", "format_of"]
+
 # The fields of a JSON file are collected from its first lines, because one line may lack a field that others have.
 SAMPLED_OBJECTS = 1000
+IDS = ("user_id", "item_id")
+EXACT = 1 << 53  # floating-point numbers below this hold every whole number
 
 
 class Format(Protocol):
@@ -34,6 +39,19 @@ class Format(Protocol):
     def fields(self, engine: Engine, file: Staged) -> list[str]:
         """Returns the names of the fields that the file has."""
 
+    @property
+    def has_types(self) -> bool:
+        """Whether the file tells numbers and strings apart."""
+
+    def hint(self, file: Staged, wanted: Sequence[str]) -> str:
+        """Returns the end of a message about a file that lacks some of the ``wanted`` fields: a mend, or ""."""
+
+    def readings(self, file: Staged) -> Sequence[Format]:
+        """Returns the ways to read the file. The first is right unless another fits the rows better."""
+
+    def readable(self, file: Staged, target: Path) -> Staged:
+        """Returns a file that ``relation`` can read: ``file`` itself, or ``target``, which this method writes."""
+
     def relation(self, engine: Engine, file: Staged, columns: Mapping[str, str | None]) -> str:
         """Returns SQL that selects the rows of the file.
 
@@ -41,8 +59,9 @@ class Format(Protocol):
             columns: the field from which each selected column takes its strings; None fills the column with NULL.
 
         Returns:
-            A query with the columns ``record``, ``broken`` (what is wrong with the row, or NULL), and those of
-            ``columns``.
+            A query with the columns ``record``, ``broken`` (what is wrong with the row, or NULL), ``row_like`` (a list
+            of what stands in the place of the time in each line of the row that looks like a row, or NULL), and those
+            of ``columns``.
         """
 
     def broken_rows(self, engine: Engine, file: Staged) -> list[tuple[int, str]]:
@@ -57,10 +76,23 @@ class Format(Protocol):
 
 @dataclass(frozen=True)
 class JsonLines:
-    """JSON lines: one object on each line. Blank lines are skipped."""
+    """JSON lines: one object on each line. Blank lines are skipped.
+
+    Staging also makes such lines of a JSON array, of objects of several lines, and of Python dicts.
+    """
 
     is_text = True
     is_divisible = True
+    has_types = True
+
+    def hint(self, file: Staged, wanted: Sequence[str]) -> str:
+        return ""
+
+    def readings(self, file: Staged) -> Sequence[Format]:
+        return [self]
+
+    def readable(self, file: Staged, target: Path) -> Staged:
+        return file
 
     def fields(self, engine: Engine, file: Staged) -> list[str]:
         found = engine.execute(
@@ -71,14 +103,14 @@ class JsonLines:
 
     def relation(self, engine: Engine, file: Staged, columns: Mapping[str, str | None]) -> str:
         fields = [field for field in columns.values() if field is not None]
-        pointers = [literal("/" + field.replace("~", "~0").replace("/", "~1")) for field in fields]
+        pointers = map(_pointer, fields)
         picked = [
-            f"NULL AS {name}" if field is None else f"found[{fields.index(field) + 1}] AS {name}"
+            f"{_from_json(fields.index(field) + 1, _pointer(field), name in IDS) if field else 'NULL'} AS {name}"
             for name, field in columns.items()
         ]
         return f"""
-            SELECT record, broken, {", ".join(picked)} FROM (
-                SELECT row_number() OVER () AS record,
+            SELECT record, broken, NULL AS row_like, {", ".join(picked)} FROM (
+                SELECT json, row_number() OVER () AS record,
                     CASE WHEN json IS NULL THEN 'is not valid JSON'
                         WHEN json_type(json) <> 'OBJECT' THEN 'is not a JSON object' END AS broken,
                     json_extract_string(json, [{", ".join(pointers)}]) AS found
@@ -88,6 +120,8 @@ class JsonLines:
         return []  # ``relation`` keeps broken lines, and says what is wrong in ``broken``
 
     def place(self, engine: Engine, file: Staged, record: int) -> str:
+        if file.counts_objects:
+            return f"object {record:,}"
         with file.path.open("rb") as lines:
             filled = (number for number, line in enumerate(lines, start=1) if line.strip())
             for _ in range(record - 1):
@@ -100,89 +134,21 @@ class JsonLines:
 
 
 @dataclass(frozen=True)
-class Delimited:
-    """Delimited text, such as CSV, whose first line usually holds the names of the fields.
-
-    Attributes:
-        delimiter: the character between two fields.
-        quote: the character around a field that holds a delimiter, a quote or a newline; a quote inside such a field
-            is doubled. "" means that quotes are plain characters.
-        names: the names of the fields in a file without a line of names. A file counts as one if its first line has as
-            many fields as there are names, and none of these names.
-    """
-
-    delimiter: str
-    quote: str = '"'
-    names: tuple[str, ...] = ()
-
-    is_text = True
-    is_divisible = False  # a newline may stand inside quotes
-
-    def fields(self, engine: Engine, file: Staged) -> list[str]:
-        return self._read_fields(file)[0]
-
-    def relation(self, engine: Engine, file: Staged, columns: Mapping[str, str | None]) -> str:
-        position = {name: number for number, name in reversed(list(enumerate(self.fields(engine, file))))}
-        picked = [f"{f'c{position[field]}' if field else 'NULL'} AS {name}" for name, field in columns.items()]
-        return f"""
-            SELECT row_number() OVER () AS record, NULL AS broken, {", ".join(picked)}
-            FROM {self._rows(file)}"""
-
-    def broken_rows(self, engine: Engine, file: Staged) -> list[tuple[int, str]]:
-        found = engine.execute(
-            f"SELECT min(line_byte_position), any_value(error_message) FROM {self._rejects(file)} "
-            "GROUP BY line ORDER BY 1"
-        )
-        return [(_line_at(file.path, byte), message) for byte, message in found]
-
-    def place(self, engine: Engine, file: Staged, record: int) -> str:
-        names, has_header = self._read_fields(file)
-        breaks = " + ".join(f"coalesce(len(c{n}) - len(replace(c{n}, chr(10), '')), 0)" for n in range(len(names)))
-        before = engine.value(f"SELECT coalesce(sum({breaks}), 0) FROM (FROM {self._rows(file)} LIMIT {record - 1})")
-        header = 1 + sum(name.count("\n") for name in names) if has_header else 0
-        return f"line {int(before) + header + record:,}"
-
-    def _read_fields(self, file: Staged) -> tuple[list[str], bool]:
-        """Returns the names of the fields, and whether they stand in the first line of the file."""
-        with file.path.open(encoding="utf-8", newline="") as lines:
-            reader = csv.reader(
-                lines,
-                delimiter=self.delimiter,
-                quotechar=self.quote or None,
-                quoting=csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE,
-            )
-            try:
-                first = next(reader, [])
-            except csv.Error as error:
-                raise PreparationError(f"{file.source}, line 1: not delimited text ({error})") from error
-        if not first:
-            raise PreparationError(
-                f"{file.source}, line 1: no names of fields; the file is empty or begins with an empty line"
-            )
-        if len(first) == len(self.names) and not set(first) & set(self.names):
-            return list(self.names), False
-        return first, True
-
-    def _rows(self, file: Staged) -> str:
-        names, has_header = self._read_fields(file)
-        columns = ", ".join(f"c{number}: 'VARCHAR'" for number in range(len(names)))
-        rejects = self._rejects(file)
-        return f"""read_csv({literal(escape(str(file.path)))}, auto_detect = false, compression = 'uncompressed',
-            header = {str(has_header).lower()}, columns = {{{columns}}}, delim = {literal(self.delimiter)},
-            quote = {literal(self.quote)}, escape = {literal(self.quote)}, store_rejects = true,
-            rejects_table = {literal(rejects)}, rejects_scan = {literal(f"{rejects}_scan")})"""
-
-    @staticmethod
-    def _rejects(file: Staged) -> str:
-        return f"rejects_{file.sha256}"
-
-
-@dataclass(frozen=True)
 class Parquet:
     """A Parquet file. Dates and timestamps are read as seconds since 1970."""
 
     is_text = False
     is_divisible = False
+    has_types = True
+
+    def hint(self, file: Staged, wanted: Sequence[str]) -> str:
+        return ""
+
+    def readings(self, file: Staged) -> Sequence[Format]:
+        return [self]
+
+    def readable(self, file: Staged, target: Path) -> Staged:
+        return file
 
     def fields(self, engine: Engine, file: Staged) -> list[str]:
         return list(self._types(engine, file))
@@ -190,10 +156,11 @@ class Parquet:
     def relation(self, engine: Engine, file: Staged, columns: Mapping[str, str | None]) -> str:
         types = self._types(engine, file)
         picked = [
-            f"{_as_string(field, types[field]) if field else 'NULL'} AS {name}" for name, field in columns.items()
+            f"{_as_string(field, types[field], name in IDS) if field else 'NULL'} AS {name}"
+            for name, field in columns.items()
         ]
         return f"""
-            SELECT file_row_number + 1 AS record, NULL AS broken, {", ".join(picked)}
+            SELECT file_row_number + 1 AS record, NULL AS broken, NULL AS row_like, {", ".join(picked)}
             FROM read_parquet({self._path(file)}, file_row_number = true)"""
 
     def broken_rows(self, engine: Engine, file: Staged) -> list[tuple[int, str]]:
@@ -211,38 +178,63 @@ class Parquet:
         return literal(escape(str(file.path)))
 
 
-def format_of(path: Path) -> Format:
-    """Returns the format that the suffix of a file names; a suffix of compression (.gz, .zst or .zstd) is ignored.
+def format_of(path: Path, delimiter: str | None = None) -> Format:
+    """Returns the format that the suffix of a file names; a suffix of a container, such as .gz, is ignored.
+
+    Args:
+        delimiter: the delimiter of delimited text; None takes the one that the suffix names. With a delimiter, a file
+            whose suffix names no format is delimited text.
 
     Raises:
         PreparationError: the suffix names no format.
     """
-    suffixes = [suffix for suffix in path.suffixes if suffix.lower() not in (".gz", ".zst", ".zstd")]
-    match suffixes[-1].lower() if suffixes else "":
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in CONTAINERS]
+    match suffixes[-1] if suffixes else "":
         case ".jsonl" | ".ndjson" | ".json":
             return JsonLines()
         case ".csv":
-            return Delimited(",")
+            return Delimited(delimiter or ",")
         case ".tsv" | ".tab":
-            return Delimited("\t")
+            return Delimited(delimiter or "\t")
         case ".parquet":
             return Parquet()
+    if delimiter:
+        return Delimited(delimiter)
     raise PreparationError(
-        f"{path}: the name says no format; rename the file to end in .csv, .tsv or .jsonl (then .gz or .zst), "
+        f"{path}: the name says no format; rename the file to end in .csv, .tsv or .jsonl (then .gz, .zst or .zip), "
         "or in .parquet"
     )
 
 
-def _as_string(field: str, kind: str) -> str:
+def _pointer(field: str) -> str:
+    return literal("/" + field.replace("~", "~0").replace("/", "~1"))
+
+
+def _from_json(number: int, pointer: str, is_id: bool) -> str:
+    """Returns SQL for a value of a JSON object as a string. NaN, which Python's json and pandas write, is NULL."""
+    value = f"found[{number}]"
+    is_number = f"json_type(json, {pointer}) = 'DOUBLE'"
+    as_id = f"WHEN suffix({value}, '.0') THEN CASE WHEN {is_number} THEN {_whole(value)} ELSE {value} END"
+    return (
+        f"CASE WHEN {value} = 'NaN' THEN CASE WHEN {is_number} THEN NULL ELSE {value} END "
+        f"{as_id if is_id else ''} ELSE {value} END"
+    )
+
+
+def _as_string(field: str, kind: str, is_id: bool) -> str:
     column = identifier(field)
-    return f"CAST({f'epoch({column})' if kind.startswith(('TIMESTAMP', 'DATE')) else column} AS VARCHAR)"
+    if kind.startswith(("TIMESTAMP", "DATE")):
+        return f"CAST(epoch({column}) AS VARCHAR)"
+    text = f"CAST({column} AS VARCHAR)"
+    if kind not in ("FLOAT", "DOUBLE"):
+        return text
+    return f"CASE WHEN NOT isnan({column}) THEN {_whole(text) if is_id else text} END"
 
 
-def _line_at(path: Path, byte: int) -> int:
-    """Returns the number of the line that holds a byte of a file."""
-    ended = 0
-    with path.open("rb") as file:
-        while byte > 0 and (chunk := file.read(min(byte, 1 << 20))):
-            ended += chunk.count(b"\n")
-            byte -= len(chunk)
-    return ended + 1
+def _whole(text: str) -> str:
+    """Returns SQL for the digits of a whole number that is written with ``.0``.
+
+    A number that is too large for all its digits to be exact is written with an exponent, which makes it a fault.
+    """
+    return f"""CASE WHEN NOT suffix({text}, '.0') THEN {text}
+        WHEN abs({text}::DOUBLE) < {EXACT} THEN left({text}, -2) ELSE format('{{:e}}', {text}::DOUBLE) END"""

@@ -214,7 +214,10 @@ def order(engine: Executor, steps: Sequence[Step]) -> None:
     """
     if not _count(engine):
         trail = "; ".join(f"{step.name}: {step.rows_in:,} -> {step.rows_out:,}" for step in steps)
-        raise PreparationError(f"no interaction is left ({trail}); loosen the filter that drops the most rows")
+        mend = "loosen the filter that drops the most rows"
+        if not steps[0].rows_out:
+            mend = "every row is broken; without --on-error skip, the message says how to mend the first"
+        raise PreparationError(f"no interaction is left ({trail}); {mend}")
     engine.number("interactions", "kept", "seconds, row", task="ordering by time")
     engine.drop("kept")
 

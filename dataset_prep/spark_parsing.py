@@ -23,10 +23,10 @@ import duckdb
 import pyarrow
 from pyspark.sql import SparkSession
 
-from dataset_prep import parsing, staging
+from dataset_prep import faults, parsing, staging
 from dataset_prep.engine import Engine, first_line
 from dataset_prep.errors import PreparationError
-from dataset_prep.formats import SAMPLED_OBJECTS, Format, format_of
+from dataset_prep.formats import SAMPLED_OBJECTS, Format
 from dataset_prep.pipeline import Step
 from dataset_prep.source import Layout, Source
 from dataset_prep.spark import BATCH_ROWS, Spark, rows_before
@@ -80,7 +80,7 @@ class Piece:
 
     @property
     def format(self) -> Format:
-        return self.source.format or format_of(self.path)
+        return self.source.format_of(self.path)
 
 
 def read(
@@ -116,10 +116,10 @@ def read(
     )
     sound = engine.value("SELECT count(*) FROM parsed WHERE fault IS NULL")
     for whole, span in zip(wholes, ranges, strict=True):
-        faults = rejected[whole.file]
+        broken = rejected[whole.file]
         if sound < rows or not span:
             place = functools.partial(_place, whole, engine.memory, work)
-            parsing.report_faults(engine, whole.path, span, faults, place, skip_broken=skip_broken)
+            faults.report(engine, whole.source, whole.path, span, broken, place, skip_broken=skip_broken)
     return files, Step("broken rows left out", rows, sound)
 
 
@@ -172,20 +172,25 @@ def _cut(whole: Piece, memory: str, work: Path) -> list[Piece]:
                     break
     try:
         with Engine(work, memory) as engine:
-            layout = parsing.layout_of(engine, whole.format, Staged(whole.path, head, 0, ""), whole.source.layouts)
+            layout = parsing.layout_of(engine, whole.source, Staged(whole.path, head, 0, ""))
     except duckdb.Error as error:
         raise PreparationError(f"{whole.path}: {first_line(error)}") from error
     whole = replace(whole, layout=layout)
     if encoding is None or not whole.format.is_divisible:
         return [whole]
-    ranges = staging.ranges(whole.path, PIECE_BYTES, encoding=encoding, member=whole.source.member)
+    is_json = parsing.is_json(whole.source, whole.path)
+    ranges = staging.ranges(whole.path, PIECE_BYTES, encoding=encoding, is_json=is_json)
     return [replace(whole, between=between) for between in ranges] or [whole]
 
 
 def _place(whole: Piece, memory: str, work: Path, record: int) -> str:
     """Returns the place of a record in a file, for a message. The file is unpacked on this machine."""
     with Engine(work, memory) as engine:
-        return whole.format.place(engine, parsing.staged(whole.source, whole.path, work / "broken", False), record)
+        file = parsing.staged(whole.source, whole.path, work / "broken", False, lambda warning: None)
+        if whole.format.is_divisible:
+            return whole.format.place(engine, file, record)
+        engine.execute(parsing.PARSED)
+        return parsing.load(engine, whole.source, file, 0, whole.layout, lambda warning: None).place(record)
 
 
 def _read(
@@ -207,16 +212,16 @@ def _read_piece(number: int, piece: Piece, memory: str) -> Iterator[pyarrow.Reco
             return
         with tempfile.TemporaryDirectory() as folder, Engine(Path(folder), memory, threads=1) as engine:
             rows = 0
+            typed = ", ".join(f"{name}::{kind} AS {name}" for name, kind in COLUMNS.items())
+            engine.execute(parsing.PARSED)
             for file in _staged(piece, Path(folder) / "input", warnings.append):
-                relation = piece.format.relation(engine, file, piece.layout.columns)
-                parsed = parsing.parsed_rows(relation, piece.layout, rows)
-                typed = ", ".join(f"{name}::{kind} AS {name}" for name, kind in COLUMNS.items())
-                for batch in engine.batches(
-                    f"SELECT {typed} FROM (SELECT {number} AS piece, NULL AS note, * FROM ({parsed}))", BATCH_ROWS
-                ):
-                    rows += batch.num_rows
-                    yield batch
-                for line, fault in piece.format.broken_rows(engine, file):
+                loaded = parsing.load(engine, piece.source, file, rows, piece.layout, warnings.append)
+                yield from engine.batches(
+                    f"SELECT {typed} FROM (SELECT {number} AS piece, NULL AS note, * FROM parsed)", BATCH_ROWS
+                )
+                engine.execute("DELETE FROM parsed")
+                rows += loaded.rows
+                for line, fault in loaded.rejected:
                     yield _note(number, "rejected", fault, line)
     except PreparationError as error:
         yield _note(number, "error", str(error))
@@ -242,7 +247,7 @@ def _staged(piece: Piece, target: Path, warn: Callable[[str], None]) -> Iterator
             file.write(text.encode())
             while file.tell() < PIECE_BYTES and (text := next(texts, "")):
                 file.write(text.encode())
-        yield Staged(piece.path, target, 0, "")
+        yield Staged(piece.path, target, 0, "", beside=target.with_name("rewritten"))
 
 
 def _texts(piece: Piece, warn: Callable[[str], None]) -> Iterator[str]:
@@ -253,6 +258,7 @@ def _texts(piece: Piece, warn: Callable[[str], None]) -> Iterator[str]:
         piece.path,
         encoding=source.encoding or "utf-8",
         member=source.member,
+        is_json=parsing.is_json(source, piece.path),
         skip_broken=piece.skip_broken,
         warn=warn,
     )

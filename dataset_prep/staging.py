@@ -6,28 +6,23 @@ DuckDB can unpack gzip itself, but it does not verify the checksum, and it reads
 from __future__ import annotations
 
 import codecs
-import gzip
 import hashlib
 import io
 import logging
-import sys
-import tarfile
-import zlib
+import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from tqdm import tqdm
 
+from dataset_prep.containers import DAMAGE, TAR_BLOCK, is_packed, needs_seeking, unpacked
 from dataset_prep.engine import progress
 from dataset_prep.errors import PreparationError
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from dataset_prep.json_text import BrokenObject, Shape, lines_of_dicts, lines_of_objects, shape_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +32,7 @@ LONGEST_LINE = 16 << 20  # characters; no review is nearly as long
 # Packed reviews unpack to about 10 times their size, and packed zeros to 1,000 times or more.
 LARGEST_RATIO = 200
 UNPACKED_ANYWAY = 64 << 20
-GZIP_MAGIC = b"\x1f\x8b"
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-TAR_MAGIC = b"ustar"
-TAR_MAGIC_AT = 257
-TAR_BLOCK = 512
-DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError, tarfile.TarError)
+HEAD_BYTES = 1 << 16  # how much of a file tells the shape of its JSON
 
 # Takes the place of bytes that are not in the encoding. Unicode never assigns this code point, so texts don't hold it.
 UNDECODABLE = "\ufdd0"
@@ -58,12 +48,18 @@ class Staged:
         path: the plain UTF-8 file with the same content; the raw file itself if nothing had to be changed.
         size: the size of the raw file in bytes.
         sha256: the SHA-256 of the raw file in hexadecimal.
+        holds_marks: whether ``line_ends.CARRIAGE_RETURN`` stands for carriage returns in the file.
+        counts_objects: whether the lines of the file are not those of the raw file, but its JSON objects.
+        beside: where a rewritten form of the file can be put.
     """
 
     source: Path
     path: Path
     size: int
     sha256: str
+    holds_marks: bool = False
+    counts_objects: bool = False
+    beside: Path = Path()
 
 
 def stage(
@@ -72,18 +68,20 @@ def stage(
     *,
     encoding: str | None,
     member: str | None = None,
+    is_json: bool = False,
     skip_broken: bool = False,
     warn: Callable[[str], None] = logger.warning,
 ) -> Staged:
     """Unpacks and decodes a raw file, and takes its fingerprint.
 
-    The first bytes of the file tell whether it is packed by gzip or zstd, and whether it is a tar.
+    The first bytes of the file tell whether it is packed by gzip or zstd, and whether it is a tar or a zip.
 
     Args:
         source: the raw file.
         target: the plain file to write. It is not written if the raw file is plain UTF-8 and ``skip_broken`` is false.
         encoding: the encoding of the text; None for a binary file, of which only the fingerprint is taken.
-        member: the name of the wanted file inside a tar; None does not look for a tar.
+        member: the name of the wanted file inside a tar or a zip; None wants the only file of reviews in it.
+        is_json: whether the file holds JSON; then arrays, objects of several lines and Python dicts become JSON lines.
         skip_broken: put ``UNDECODABLE`` in the place of bytes that are not in the encoding, and stop where the file is
             damaged, instead of raising an error.
         warn: is called with a message if the file is damaged and ``skip_broken`` is true.
@@ -94,28 +92,40 @@ def stage(
     """
     try:
         with (
+            ExitStack() as opened,
             source.open("rb") as file,
             progress(f"reading {source.name}", source.stat().st_size, unit="B", unit_scale=True) as bar,
         ):
             raw = _Fingerprinted(file, bar)
             stream = io.BufferedReader(cast(Any, raw), CHUNK_BYTES)
-            path = source
+            path, shape = source, Shape.LINES
             if encoding is not None:
-                is_plain = _is_plain(stream, encoding, member)
-                lines = _texts(stream, source, encoding, member, skip_broken, warn)
+                shape = _shape(source, encoding, member, is_json)
+                is_plain = _is_plain(stream, encoding) and shape is Shape.LINES
+                content: Any = stream
+                if needs_seeking(stream.peek(TAR_BLOCK)):
+                    content = opened.enter_context(source.open("rb"))
+                pieces = _texts(content, source, encoding, member, shape, skip_broken, warn)
                 if is_plain and not skip_broken:
-                    for _ in lines:  # raises an error if a line is not valid
+                    for _ in pieces:  # raises an error if a line is not valid
                         pass
                 else:
                     path = target
                     with target.open("wb") as plain:
-                        plain.writelines(text.encode() for text in lines)
+                        plain.writelines(text.encode() for text in pieces)
             while stream.read(CHUNK_BYTES):  # the fingerprint also covers what follows the member of a tar
                 pass
     except OSError as error:
         where = error.filename or f"{source}, unpacking to {target.parent}"
         raise PreparationError(f"{where}: {error.strerror or error}") from error
-    return Staged(source, path, raw.size, raw.digest.hexdigest())
+    return Staged(
+        source,
+        path,
+        raw.size,
+        raw.digest.hexdigest(),
+        counts_objects=shape is Shape.OBJECTS,
+        beside=target.with_name(f"{target.name}-rewritten"),
+    )
 
 
 class _Fingerprinted(io.RawIOBase):
@@ -152,13 +162,15 @@ def texts(
     *,
     encoding: str,
     member: str | None = None,
+    is_json: bool = False,
     skip_broken: bool = False,
     warn: Callable[[str], None] = logger.warning,
 ) -> Iterator[str]:
     """Yields the text that ``stage`` writes, in pieces of whole lines. Arguments and errors are those of ``stage``."""
     try:
         with source.open("rb") as file:
-            yield from _texts(file, source, encoding, member, skip_broken, warn)
+            shape = _shape(source, encoding, member, is_json)
+            yield from _texts(file, source, encoding, member, shape, skip_broken, warn)
     except OSError as error:
         raise PreparationError(f"{error.filename or source}: {error.strerror or error}") from error
 
@@ -186,15 +198,15 @@ def texts_between(source: Path, start: int, end: int, *, skip_broken: bool) -> I
         raise PreparationError(f"{error.filename or source}: {error.strerror or error}") from error
 
 
-def ranges(source: Path, size: int, *, encoding: str, member: str | None = None) -> list[tuple[int, int]]:
+def ranges(source: Path, size: int, *, encoding: str, is_json: bool = False) -> list[tuple[int, int]]:
     """Cuts a file into ranges of whole lines, of about ``size`` bytes each.
 
     Returns:
         The first byte of each range and the byte after its last. The list is empty if the file can't be cut, because it
-        is packed, a tar with a wanted ``member``, or not plain UTF-8.
+        is packed, not plain UTF-8, or JSON of another shape than one object on each line.
     """
     with source.open("rb") as file:
-        if not _is_plain(file, encoding, member):
+        if not _is_plain(file, encoding) or _shape(source, encoding, None, is_json) is not Shape.LINES:
             return []
         starts = [0]
         for about in range(size, source.stat().st_size, size):
@@ -217,57 +229,62 @@ class _Until:
         return self._file.read1(min(size, self._end - self._file.tell()))
 
 
-def _is_plain(stream: io.BufferedReader, encoding: str, member: str | None) -> bool:
+def _is_plain(stream: io.BufferedReader, encoding: str) -> bool:
     """Returns whether a file looks, by its first bytes, like plain UTF-8, which needs no unpacking and no decoding."""
     magic = stream.peek(TAR_BLOCK)
-    return (
-        _codec(encoding) == "utf-8-sig"
-        and not magic.startswith((GZIP_MAGIC, ZSTD_MAGIC, codecs.BOM_UTF8))
-        and not (member is not None and magic[TAR_MAGIC_AT:].startswith(TAR_MAGIC))
-    )
+    return _codec(encoding) == "utf-8-sig" and not is_packed(magic) and not magic.startswith(codecs.BOM_UTF8)
+
+
+def _shape(source: Path, encoding: str, member: str | None, is_json: bool) -> Shape:
+    """Returns the shape of a file of JSON, which its first bytes tell."""
+    if not is_json:
+        return Shape.LINES
+    head = b""
+    with source.open("rb") as file, suppress(*DAMAGE):  # whoever reads the whole file reports the damage
+        content = unpacked(file, source, member)
+        while len(head) < HEAD_BYTES and (chunk := content.read1(HEAD_BYTES)):
+            head += chunk
+    return shape_of(codecs.getincrementaldecoder(_codec(encoding))("replace").decode(head))
 
 
 def _texts(
-    stream: io.BufferedReader,
+    stream: Any,
     source: Path,
     encoding: str,
     member: str | None,
+    shape: Shape,
     skip_broken: bool,
     warn: Callable[[str], None],
 ) -> Iterator[str]:
     lines = _Lines(source, _codec(encoding), _errors(skip_broken))
     try:
-        plain = _decompressed(stream, stream.peek(TAR_BLOCK))
-        is_tar = member is not None and plain.peek(TAR_BLOCK)[TAR_MAGIC_AT:].startswith(TAR_MAGIC)
-        yield from lines.of(_tar_member(plain, source, cast(str, member)) if is_tar else plain)
+        content = unpacked(stream, source, member)
+        match shape:
+            case Shape.LINES:
+                yield from lines.of(content)
+            case Shape.DICTS:
+                yield from lines_of_dicts(lines.of(content))
+            case Shape.OBJECTS:
+                yield from lines_of_objects(lines.decoded(content))
     except DAMAGE as error:
         if not skip_broken:
+            mend = "get the file again"
+            if not isinstance(error, zipfile.BadZipFile) or lines.ended:
+                mend += ", or take what can be read with --on-error skip"
             raise PreparationError(
-                f"{source}, after line {lines.ended:,}: truncated or damaged ({error}); get the file again, "
-                "or take what can be read with --on-error skip"
+                f"{source}, after line {lines.ended:,}: truncated or damaged ({error}); {mend}"
             ) from error
         warn(f"{source}: truncated or damaged after line {lines.ended} ({error}); the rest is left out")
+    except BrokenObject as error:
+        if not skip_broken:
+            raise PreparationError(
+                f"{source}, {error}; mend it, or take the objects before it with --on-error skip"
+            ) from error
+        warn(f"{source}, {error}; the rest is left out")
 
 
 def _errors(skip_broken: bool) -> str:
     return "dataset_prep.mark" if skip_broken else "strict"
-
-
-def _decompressed(stream: io.BufferedReader, magic: bytes) -> io.BufferedReader | gzip.GzipFile | zstd.ZstdFile:
-    if magic.startswith(GZIP_MAGIC):
-        return gzip.GzipFile(fileobj=stream)
-    if magic.startswith(ZSTD_MAGIC):
-        return zstd.ZstdFile(stream)
-    return stream
-
-
-def _tar_member(stream: Any, source: Path, name: str) -> IO[bytes]:
-    """Returns the content of a file inside a tar. Nothing is unpacked to disk, so a name in the tar can do no harm."""
-    archive = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115 (the stream closes it)
-    for entry in archive:
-        if entry.isfile() and Path(entry.name).name == name:
-            return cast(IO[bytes], archive.extractfile(entry))
-    raise PreparationError(f"{source}: the tar holds no {name}; give the tar that does, or the unpacked file")
 
 
 class _Lines:
@@ -288,16 +305,10 @@ class _Lines:
     def of(self, content: Any) -> Iterator[str]:
         """Yields the lines of an open binary file. If the file is damaged, the line that was cut off is left out."""
         begun = ""  # the beginning of a line whose end has not been read yet
-        while chunk := content.read1(CHUNK_BYTES):  # unlike read, read1 returns what comes before the damage
-            self._left -= len(chunk)
-            if self._left < 0:
-                raise PreparationError(
-                    f"{self._source}, after line {self.ended:,}: unpacks to over {LARGEST_RATIO} times its size, "
-                    "which no file of reviews does; if you trust the file, unpack it yourself and give the result"
-                )
-            text = begun + self._decode(chunk)
-            cut = text.rfind("\n") + 1
-            self.ended += text.count("\n")
+        for decoded in self.decoded(content):
+            text = begun + decoded
+            # A file without line feeds ends its lines with carriage returns, whose last may be half of a line end.
+            cut = text.rfind("\n") + 1 or text.rfind("\r", 0, -1) + 1
             begun = text[cut:]
             if len(begun) > LONGEST_LINE:
                 raise PreparationError(
@@ -305,7 +316,21 @@ class _Lines:
                     "give a file of reviews with one row on each line"
                 )
             yield text[:cut]
-        yield begun + self._decode(b"", final=True)
+        yield begun
+
+    def decoded(self, content: Any) -> Iterator[str]:
+        """Yields the text of an open binary file in pieces that may end anywhere."""
+        while chunk := content.read1(CHUNK_BYTES):  # unlike read, read1 returns what comes before the damage
+            self._left -= len(chunk)
+            if self._left < 0:
+                raise PreparationError(
+                    f"{self._source}, after line {self.ended:,}: unpacks to over {LARGEST_RATIO} times its size, "
+                    "which no file of reviews does; if you trust the file, unpack it yourself and give the result"
+                )
+            text = self._decode(chunk)
+            self.ended += text.count("\n")
+            yield text
+        yield self._decode(b"", final=True)
 
     def _decode(self, chunk: bytes, final: bool = False) -> str:
         try:

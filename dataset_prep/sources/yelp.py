@@ -5,7 +5,8 @@ from dataset_prep.source import Kind, Layout, Source
 
 ABOUT = """\
 The reviews of the Yelp Open Dataset, from https://business.yelp.com/data/resources/open-dataset/.
-Give yelp_dataset.tar (or .tgz) as it is, or the file yelp_academic_dataset_review.json from it (plain, .gz or .zst).
+Give the download as it is (Yelp-JSON.zip, yelp_dataset.tar or .tgz), or the file
+yelp_academic_dataset_review.json from it (plain, .gz or .zst).
 Terms: the Yelp Dataset User Agreement, which is inside the download. It allows personal, educational and academic use
 only, and no redistribution. Read it first."""
 

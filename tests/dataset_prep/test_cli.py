@@ -30,7 +30,7 @@ def test_a_dump_becomes_a_dataset(raw: Path, tmp_path: Path, capsys: pytest.Capt
     assert cli.main(["amazon", "--input", str(raw), "--output", str(made)]) == 0
     assert len(read_dataset(made)) == 30
     said = capsys.readouterr()
-    assert said.out == f"{made}: 6 users, 5 items, 30 reviews (100.00% of all pairs)\n"
+    assert said.out == f"{made}: 6 users, 5 items, 30 reviews (100.00% of all pairs), 2020 to 2020\n"
     assert "Terms: " in said.err
 
 

@@ -116,7 +116,8 @@ def test_a_time_format_that_is_none_is_refused_before_the_input_is_read(time_for
     (tmp_path / "raw.csv").write_text("")
     source = table.source("u", "i", "t", "when", time_format=time_format)
     with pytest.raises(
-        PreparationError, match=f"time format {time_format}: .*; give seconds, milliseconds, or a strptime"
+        PreparationError,
+        match=f"time format {time_format}: .*; give seconds, milliseconds, microseconds, nanoseconds, or a strptime",
     ):
         prepare(source, [tmp_path / "raw.csv"], tmp_path / "made")
 

@@ -14,6 +14,7 @@ from dataset_prep import PreparationError, prepare
 from dataset_prep.formats import Delimited, Format, JsonLines, Parquet, format_of
 from dataset_prep.sources import amazon, table
 from dataset_prep.staging import Staged
+from dataset_prep.text import MISSING_WORDS
 from tests.dataset_prep.rows import EVERYTHING, START, amazon_line, read_dataset, scratch_engine
 
 quick = settings(deadline=None, max_examples=25)
@@ -54,7 +55,7 @@ def test_quoted_fields_come_back_whatever_they_hold(
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerows([["a", "b,\n", "c"], *rows])
-    expected = [tuple(value or None for value in row) for row in rows]
+    expected = [tuple(None if value in ("", *MISSING_WORDS) else value for value in row) for row in rows]
     assert read(Delimited(delimiter), path, ["a", "b,\n", "c"]) == expected
 
 

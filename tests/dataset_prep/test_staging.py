@@ -99,8 +99,8 @@ def test_ranges_are_the_file_cut_between_lines(text: str, size: int, chunk: int)
 @pytest.mark.parametrize("form", FORMS)
 def test_only_plain_text_has_ranges(form: str, tmp_path: Path) -> None:
     (tmp_path / "raw").write_bytes(FORMS[form])
-    assert bool(ranges(tmp_path / "raw", 1000, encoding="utf-8", member=MEMBER)) == (form == "plain")
-    assert not ranges(tmp_path / "raw", 1000, encoding="cp932", member=MEMBER)
+    assert bool(ranges(tmp_path / "raw", 1000, encoding="utf-8")) == (form == "plain")
+    assert not ranges(tmp_path / "raw", 1000, encoding="cp932")
 
 
 @pytest.mark.parametrize("form", ["gzip", "zstd", "tar", "tar, gzip"])
