@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from logging import getLogger
 from pathlib import Path
 
 import torch
@@ -90,6 +91,7 @@ def stored_pooling(folder: Path) -> str | None:
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return None
+    _warn_of_dense_layers(folder / "modules.json")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         flags = [key for key, on in stored.items() if key.startswith("pooling_mode_") and on is True]
@@ -110,3 +112,12 @@ def stored_pooling(folder: Path) -> str | None:
             "set text_pooling, and text_prompt to an empty text"
         )
     return JOINED.join(own)
+
+
+def _warn_of_dense_layers(path: Path) -> None:
+    """Logs that layers after the pooling are left out: without them, vectors are not those of the encoder's authors."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if '.Dense"' in text:
+        getLogger().warning(
+            f"{path}: the Dense layer after the pooling is not applied; the model trains a projection of its own"
+        )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from recbole_symcere.errors import EncoderError
+from recbole_symcere.model.text.pooling import stored_pooling
 from tests.model.text.reviews import load
 
 
@@ -42,3 +43,16 @@ def test_auto_pooling_is_what_sentence_transformers_stored(
         with pytest.raises(EncoderError, match=r"1_Pooling.*text_pooling"):
             load(folder)
     assert load(folder, pooling="last").pooling == "last"
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"), [("sentence_transformers.models.Dense", True), ("sentence_transformers.models.Normalize", False)]
+)
+def test_a_dense_layer_that_is_left_out_is_said(
+    layer: str, said: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
+    (tmp_path / "modules.json").write_text(json.dumps([{"idx": 2, "path": "2_Layer", "type": layer}]))
+    assert stored_pooling(tmp_path) == "mean"
+    assert ("the Dense layer after the pooling is not applied" in caplog.text) == said
