@@ -237,6 +237,17 @@ def test_a_byte_order_mark_is_read(make_config: MakeConfig, tmp_path: Path) -> N
     assert create_dataset(make_config(dataset="own", data_path=str(tmp_path))).inter_feat.equals(without)
 
 
+def test_a_file_in_another_encoding_is_read_alike(make_config: MakeConfig, tmp_path: Path) -> None:
+    folder = write_atomic_files(tmp_path / "own", [("ü" + user, *rest) for user, *rest in tiny_rows()])
+    file = folder / "own.inter"
+    given = {"dataset": "own", "data_path": str(tmp_path)}
+    usual = create_dataset(make_config(**given))
+    file.write_text(file.read_text(encoding="utf-8"), encoding="utf-16")
+    other = create_dataset(make_config(**given, encoding="utf-16"))
+    assert other.inter_feat.equals(usual.inter_feat)
+    assert other.field2id_token["user_id"].tolist() == usual.field2id_token["user_id"].tolist()
+
+
 def test_items_that_nobody_met_are_counted(
     make_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

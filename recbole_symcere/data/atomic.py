@@ -33,7 +33,7 @@ def check_file(path: Path, config: Config, needed: Collection[str], types: Mappi
         name = config[key]
         if (found := columns.get(name, kind)) != kind:
             raise DatasetError(f"{path}, line 1: the column {name} has the type {found}, but must be {name}:{kind}")
-    _check_widths(path, len(columns), config["field_separator"])
+    _check_widths(path, len(columns), config)
 
 
 def check_columns(path: Path, config: Config, source: str) -> None:
@@ -84,15 +84,12 @@ def read_header(path: Path, config: Config) -> dict[str, str]:
     return {match[1]: match[2] for match in found if match}
 
 
-def _check_widths(path: Path, n_columns: int, separator: str) -> None:
-    """Checks the number of values in each line, in bytes: a second decoding of a large file would take long."""
-    wanted, mark = n_columns - 1, separator.encode()
-    with path.open("rb") as file:
+def _check_widths(path: Path, n_columns: int, config: Config) -> None:
+    separator = config["field_separator"]
+    with path.open(encoding=config["encoding"], errors="replace", newline="\n") as file:  # pandas tells what is broken
         for number, line in enumerate(file, start=1):
-            if line.count(mark) != wanted and line.strip():
-                raise DatasetError(
-                    f"{path}, line {number}: {line.count(mark) + 1} values for {n_columns} columns; mend the line"
-                )
+            if (n := line.count(separator) + 1) != n_columns and line.strip():
+                raise DatasetError(f"{path}, line {number}: {n} values for {n_columns} columns; mend the line")
 
 
 def rows(path: Path, config: Config) -> Iterator[tuple[int, list[str]]]:
