@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -67,6 +67,18 @@ class LazyParser(argparse.ArgumentParser):
             self._module, self.description, self.epilog = None, command.HELP, command.EXAMPLES
             command.add_arguments(self)
         return super().parse_known_args(args, namespace)
+
+
+def at_least(lowest: int) -> Callable[[str], int]:
+    """Returns what parses a whole number for argparse, and refuses one that is below the lowest."""
+
+    def parse(text: str) -> int:
+        number = int(text)
+        if number < lowest:
+            raise argparse.ArgumentTypeError(f"must be at least {lowest}")
+        return number
+
+    return parse
 
 
 def add_commands(

@@ -18,7 +18,6 @@ from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.data.loaders import create_dataset, data_preparation
 from recbole_symcere.errors import UserError
 from recbole_symcere.model.recommender import Recommender
-from recbole_symcere.properties import nearest
 from recbole_symcere.run import build_model
 
 Items = list[tuple[str, float]]  # tokens and scores, best first
@@ -105,13 +104,10 @@ def _warn_of_strangers(train: ReviewDataset, found: Mapping[str, Items]) -> None
 
 def _user_ids(dataset: ReviewDataset, users: Sequence[str | int] | None) -> dict[str, int]:
     """The ids of users by their tokens."""
-    known = {str(token): int(number) for token, number in dataset.field2token_id[dataset.uid_field].items() if number}
     if users is None:  # all but 0, which is padding
-        return known
-    for token in map(str, users):
-        if token not in known:
-            raise UserError(f"{dataset.dataset_name} has no user {token!r}{nearest(token, known)}")
-    return {token: known[token] for token in map(str, users)}
+        tokens = dataset.field2token_id[dataset.uid_field].items()
+        return {str(token): int(number) for token, number in tokens if number}
+    return {token: dataset.number_of(dataset.uid_field, token) for token in map(str, users)}
 
 
 def _best_items(model: Recommender, user_id: int, k: int, train: ReviewDataset, valid: ReviewDataset) -> Items:

@@ -320,7 +320,7 @@ def without_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def check(config_file_list: Sequence[str], config_dict: dict[str, Any]) -> None:
         Config(config_file_list=config_file_list, config_dict=config_dict)
 
-    nothing = {"users": 0, "items": 0, "reviews": 0, "density": 0.0}
+    nothing = {"users": 0, "items": 0, "reviews": 0, "density": 0.0, "first_time": 0, "last_time": 0}
     monkeypatch.setattr(quick_start, "run_recbole_symcere", check)
     monkeypatch.setattr(dataset_prep.cli, "prepare", lambda *_, **__: nothing)
     monkeypatch.setattr(Comparison, "work", lambda self: None)

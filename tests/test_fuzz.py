@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dataset_prep import PreparationError, prepare
+from dataset_prep.containers import zstd
 from dataset_prep.source import Source
 from dataset_prep.sources import amazon, rakuten_travel, table, yelp
-from dataset_prep.staging import zstd
 from recbole_symcere.checkpoint import load_checkpoint
 from recbole_symcere.comparison.results import read_results
 from recbole_symcere.comparison.runs import is_complete

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_symcere.analysis.shared import at_least_one
+from dataset_prep.command import at_least
 from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.grid import as_markdown
 from recbole_symcere.properties import parse_assignments
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, help="a checkpoint of SymCERE")
     parser.add_argument("--user", required=True, metavar="TOKEN", help="as in the .inter file")
     parser.add_argument("--item", required=True, metavar="TOKEN", help="as in the .inter file")
-    parser.add_argument("--k", type=at_least_one, default=5, help="reviews of each side (%(default)s)")
+    parser.add_argument("--k", type=at_least(1), default=5, help="reviews of each side (%(default)s)")
     parser.add_argument(
         "--show-text", action="store_true", help=f"print the first {TEXT_WIDTH} characters of each review"
     )

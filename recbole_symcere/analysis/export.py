@@ -8,11 +8,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -108,20 +106,6 @@ def _shape(table: pl.DataFrame) -> list[int]:
     return [len(table), *table.schema[VECTOR].shape]  # type: ignore[attr-defined]
 
 
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside ``folder``, which takes its name at the end and goes if an error comes first."""
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        if folder.is_dir():
-            folder.rmdir()  # Windows renames onto no folder, be it empty
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def check_output(folder: Path) -> None:
     """Makes the folder that ``folder`` is to stand in.
 
@@ -158,11 +142,16 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     check_output(output)
     trained = TrainedModel(given.checkpoint, {"show_progress": True, **settings})
     found = tables(trained, with_users=not given.without_users)
-    with new_folder(output) as folder:
+    with TemporaryDirectory(dir=output.parent, prefix=f"{output.name}.") as temporary:  # it goes if an error comes
+        folder = Path(temporary) / output.name
+        folder.mkdir()
         (write_safetensors if given.format == "safetensors" else write_parquet)(folder, found)
         trained.model.save_adapter(folder / "adapter")
         write_json(folder / "export.json", describe(trained, found))
         files = sorted(path.name for path in folder.iterdir())
+        if output.is_dir():
+            output.rmdir()  # Windows renames onto no folder, be it empty
+        folder.rename(output)
     shapes = ["{} {:,} x {}".format(name, *_shape(table)) for name, table in found.items()]
     missing = "" if "reviews" in found else " (no reviews: the model was trained without)"
     print(f"{given.output}: {', '.join(files)}\n{trained.label}: {', '.join(shapes)}{missing}")

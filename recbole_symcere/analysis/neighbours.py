@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_symcere.analysis.shared import at_least_one
+from dataset_prep.command import at_least
 from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.analysis.words import Occurrences, languages_of, lexicons
 from recbole_symcere.grid import as_markdown
@@ -117,7 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     parser.add_argument("--checkpoint", required=True, help="a checkpoint of SymCERE")
     parser.add_argument("--item", required=True, metavar="TOKEN", help="as in the .inter file")
-    parser.add_argument("--k", type=at_least_one, default=10, help="neighbours of each side (%(default)s)")
+    parser.add_argument("--k", type=at_least(1), default=10, help="neighbours of each side (%(default)s)")
 
 
 def run(given: argparse.Namespace, rest: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Mapping
@@ -30,13 +29,6 @@ def labelled_path(text: str) -> tuple[str, Path]:
     end = next((end for end in ends if Path(text[end + 1 :]).is_file()), ends[0])
     path = Path(text[end + 1 :])
     return text[:end] or path.stem, path
-
-
-def at_least_one(text: str) -> int:
-    """Parses a whole number above 0 for argparse."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
 
 
 def file_name(label: str) -> str:

@@ -20,7 +20,6 @@ from recbole_symcere.errors import AnalysisError
 from recbole_symcere.model.symcere import Nodes, SymCERE
 from recbole_symcere.model.text.encoder import ReviewEncoder
 from recbole_symcere.model.text.views import TrainedEncoder
-from recbole_symcere.properties import nearest
 from recbole_symcere.quick_start import load_data_and_model
 from recbole_symcere.run import build_model
 
@@ -136,20 +135,17 @@ class TrainedModel:
             suggest: whether an error may name another token.
 
         Raises:
-            AnalysisError: there is none of this token, or it has no training interaction.
+            UserError: there is none of this token, or it has no training interaction.
         """
         train = self.train
         field = train.uid_field if kind == "user" else train.iid_field
-        tokens = {str(known): number for known, number in train.field2token_id[field].items() if number}  # 0: padding
-        if token not in tokens:
-            hint = nearest(token, tokens) if suggest else ""
-            raise AnalysisError(f"{self.path}: there is no {kind} {token!r} in {train.dataset_name}{hint}")
-        if not (train.inter_feat[field] == tokens[token]).any():
+        number = train.number_of(field, token, suggest)
+        if not (train.inter_feat[field] == number).any():
             raise AnalysisError(
                 f"{self.path}: {kind} {token!r} has no training interaction, so the model learned nothing of it; "
                 "name another"
             )
-        return tokens[token]
+        return number
 
     def user_tokens(self) -> np.ndarray:
         """Returns the tokens of the users by their numbers, [n_users] text; the first is the padding's."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dataset_prep.command import at_least
 from recbole_symcere.properties import parse_assignments
 
 HELP = "Compare models: tune each equally on validation, train it with several seeds, test it, and write tables."
@@ -31,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="all others are baselines (default: SymCERE and what extends it)",
     )
-    add("--trials", type=_at_least(0), default=10, help="settings to try per model (default %(default)s; 0: no search)")
-    add("--seeds", type=_at_least(1), default=5, help="runs of the best settings, each with its own seed (%(default)s)")
+    add("--trials", type=at_least(0), default=10, help="settings to try per model (default %(default)s; 0: no search)")
+    add("--seeds", type=at_least(1), default=5, help="runs of the best settings, each with its own seed (%(default)s)")
     add("--tuned", action="store_true", help="start from settings in properties/tuned, found by an earlier comparison")
     add("--ablation", action="store_true", help="also run our models with each change in properties/ablation")
     add("--protocol", default="strict", help="evaluation protocol: strict (default), paper or temporal")
@@ -61,13 +62,3 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     )
     comparison.work()
     print(comparison.write_tables())
-
-
-def _at_least(lowest: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        number = int(text)
-        if number < lowest:
-            raise argparse.ArgumentTypeError(f"must be at least {lowest}")
-        return number
-
-    return parse

@@ -227,6 +227,22 @@ class ReviewDataset(Dataset):
         """Whether each interaction has a review id."""
         return self.review_field in self.inter_feat
 
+    def number_of(self, field: str, token: str, suggest: bool = True) -> int:
+        """Returns the number of a user's or an item's token.
+
+        Args:
+            field: the column of users or of items.
+            suggest: whether an error may name another token.
+
+        Raises:
+            UserError: there is no such token.
+        """
+        known = self.field2token_id[field]
+        if token not in known or not known[token]:  # 0 is padding
+            hint = nearest(token, (str(other) for other, number in known.items() if number)) if suggest else ""
+            raise UserError(f"{self.dataset_name} has no {field.removesuffix('_id')} {token!r}{hint}")
+        return int(known[token])
+
     @cached_property
     def _inter_path(self) -> Path:
         return Path(self.dataset_path) / f"{self.dataset_name}.inter"

@@ -166,9 +166,9 @@ def test_errors_name_the_mend_and_no_other_user(
         return output.err
 
     unknown = error(str(checkpoint), "--user", "u999", "--item", "i1")
-    assert "there is no user 'u999' in tiny\n" in unknown, "a suggestion is another user's token"
+    assert "tiny has no user 'u999'\n" in unknown, "a suggestion is another user's token"
     assert "did you mean 'u" in error(str(checkpoint), "--user", "u999", "--item", "i1", "--show-users")
-    assert "there is no item 'i1O' in tiny; did you mean" in error(str(checkpoint), "--user", "u1", "--item", "i1O")
+    assert "tiny has no item 'i1O'; did you mean" in error(str(checkpoint), "--user", "u1", "--item", "i1O")
     graph = str(checkpoint.with_name("graph.pth"))
     run_recbole_symcere(config_dict=settings | {"checkpoint_file": graph, "cross_weight": 0, "alpha_text": 0})
     assert "trained without reviews" in error(graph, "--user", "u1", "--item", "i1")

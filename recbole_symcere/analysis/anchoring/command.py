@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_symcere.analysis.shared import CHECKPOINT, PARTS, at_least_one
+from dataset_prep.command import at_least
+from recbole_symcere.analysis.shared import CHECKPOINT, PARTS
 from recbole_symcere.errors import AnalysisError
 from recbole_symcere.outputs import make_output_folder
 from recbole_symcere.properties import parse_assignments
@@ -24,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--checkpoint", nargs="+", required=True, metavar="[LABEL=]PATH", help=f"one or several; {CHECKPOINT}")
     add("--part", choices=PARTS, default="valid", help="whose reviews; held-out ones show what was learned, not kept "
         "in mind (default: %(default)s)")  # fmt: skip
-    add("--reviews", type=at_least_one, default=500, help="to draw, all if there are fewer (default: %(default)s)")
+    add("--reviews", type=at_least(1), default=500, help="to draw, all if there are fewer (default: %(default)s)")
     add("--lime", type=int, default=3, metavar="K", help="of these, how many LIME explains (default: %(default)s)")
     add("--review", nargs="+", metavar="ID", help="explain these instead, by review_id")
-    add("--perturbations", type=at_least_one, default=1000, help="of LIME, by review (default: %(default)s)")
+    add("--perturbations", type=at_least(1), default=1000, help="of LIME, by review (default: %(default)s)")
     add("--seed", type=int, default=0, help="of all draws (default: %(default)s)")
     add("--output", type=Path, default=Path("analysis"), help="folder (default: %(default)s)")
     add("--show-text", action="store_true", help="write the texts of explained reviews")
