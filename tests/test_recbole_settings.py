@@ -255,7 +255,8 @@ def test_items_that_nobody_met_are_counted(
     items = sorted({item for _, item, *_ in tiny_rows()})
     (folder / "own.item").write_text("\n".join(["item_id:token", *items, "new1", "new2", ""]))
     load = {"inter": ["user_id", "item_id", "timestamp", "review_id"], "item": ["item_id"]}
-    create_dataset(make_config(dataset="own", data_path=str(tmp_path), load_col=load))
+    with caplog.at_level("WARNING"):
+        create_dataset(make_config(dataset="own", data_path=str(tmp_path), load_col=load))
     assert f"2 of {len(items) + 2} items in" in caplog.text and "nothing trains them" in caplog.text
 
 
