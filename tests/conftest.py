@@ -69,6 +69,7 @@ def _logging_as_it_was() -> Iterator[None]:
     """Restores the handlers and the level of the root logger, which a run changes."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
+    root.setLevel(logging.WARNING)  # a run in a fixture of a whole module may have set another level
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
