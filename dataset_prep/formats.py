@@ -45,12 +45,15 @@ class Format(Protocol):
 
     def hint(self, file: Staged, wanted: Sequence[str]) -> str:
         """Returns the end of a message about a file that lacks some of the ``wanted`` fields: a mend, or ""."""
+        return ""
 
     def readings(self, file: Staged) -> Sequence[Format]:
         """Returns the ways to read the file. The first is right unless another fits the rows better."""
+        return [self]
 
     def readable(self, file: Staged, target: Path) -> Staged:
         """Returns a file that ``relation`` can read: ``file`` itself, or ``target``, which this method writes."""
+        return file
 
     def relation(self, engine: Engine, file: Staged, columns: Mapping[str, str | None]) -> str:
         """Returns SQL that selects the rows of the file.
@@ -67,15 +70,16 @@ class Format(Protocol):
     def broken_rows(self, engine: Engine, file: Staged) -> list[tuple[int, str]]:
         """Returns the line and the fault of each row that ``relation`` left out, in the order of the file.
 
-        The query of ``relation`` must have run before.
+        The query of ``relation`` must have run before. It leaves no row out where it says in ``broken`` what is wrong.
         """
+        return []
 
     def place(self, engine: Engine, file: Staged, record: int) -> str:
         """Returns the place of a record, such as ``line 12``. It is exact if ``relation`` left out no row before it."""
 
 
 @dataclass(frozen=True)
-class JsonLines:
+class JsonLines(Format):
     """JSON lines: one object on each line. Blank lines are skipped.
 
     Staging also makes such lines of a JSON array, of objects of several lines, and of Python dicts.
@@ -84,15 +88,6 @@ class JsonLines:
     is_text = True
     is_divisible = True
     has_types = True
-
-    def hint(self, file: Staged, wanted: Sequence[str]) -> str:
-        return ""
-
-    def readings(self, file: Staged) -> Sequence[Format]:
-        return [self]
-
-    def readable(self, file: Staged, target: Path) -> Staged:
-        return file
 
     def fields(self, engine: Engine, file: Staged) -> list[str]:
         found = engine.execute(
@@ -116,9 +111,6 @@ class JsonLines:
                     json_extract_string(json, [{", ".join(pointers)}]) AS found
                 FROM {self._objects(file)})"""
 
-    def broken_rows(self, engine: Engine, file: Staged) -> list[tuple[int, str]]:
-        return []  # ``relation`` keeps broken lines, and says what is wrong in ``broken``
-
     def place(self, engine: Engine, file: Staged, record: int) -> str:
         if file.counts_objects:
             return f"object {record:,}"
@@ -134,21 +126,12 @@ class JsonLines:
 
 
 @dataclass(frozen=True)
-class Parquet:
+class Parquet(Format):
     """A Parquet file. Dates and timestamps are read as seconds since 1970."""
 
     is_text = False
     is_divisible = False
     has_types = True
-
-    def hint(self, file: Staged, wanted: Sequence[str]) -> str:
-        return ""
-
-    def readings(self, file: Staged) -> Sequence[Format]:
-        return [self]
-
-    def readable(self, file: Staged, target: Path) -> Staged:
-        return file
 
     def fields(self, engine: Engine, file: Staged) -> list[str]:
         return list(self._types(engine, file))
@@ -162,9 +145,6 @@ class Parquet:
         return f"""
             SELECT file_row_number + 1 AS record, NULL AS broken, NULL AS row_like, {", ".join(picked)}
             FROM read_parquet({self._path(file)}, file_row_number = true)"""
-
-    def broken_rows(self, engine: Engine, file: Staged) -> list[tuple[int, str]]:
-        return []
 
     def place(self, engine: Engine, file: Staged, record: int) -> str:
         return f"row {record:,}"

@@ -27,7 +27,7 @@ class BrokenObject(ValueError):
 
 
 def shape_of(head: str) -> Shape:
-    """Returns the shape of a file that begins with ``head``. A file that can't be told is ``Shape.LINES``."""
+    """Returns the shape of a file that begins with ``head``. A file of no known shape counts as ``Shape.LINES``."""
     head = head.lstrip()
     if re.match(r"\[\s*(\{|$)", head):
         return Shape.OBJECTS

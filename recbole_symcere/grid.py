@@ -40,7 +40,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table; ``ours`` tells a model of ours from a baseline."""
+    """A row of a table; ``ours`` marks a model that is not a baseline."""
 
     head: str
     cells: Sequence[Cell]
@@ -103,7 +103,7 @@ class Grid:
         return text
 
     def _texts(self, escape: Mapping[int, str], marks: Mapping[str, str]) -> list[list[str]]:
-        """The rows, each with its head, in a language of tables; the minus is the one of the keyboard."""
+        """The rows and the foot as text for Markdown or LaTeX, each with its head, with the keyboard's minus."""
         found = []
         for row in (*self.rows, *self.foot):
             texts = [row.head.translate(escape)]

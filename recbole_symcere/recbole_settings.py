@@ -157,7 +157,7 @@ def check_evaluation(settings: Mapping[str, Any]) -> None:
     """Checks how a run is split and evaluated.
 
     Raises:
-        ConfigError: a part of ``eval_args``, ``topk`` or ``metric_decimal_place`` can't be used.
+        ConfigError: a part of ``eval_args``, or ``topk``, can't be used.
     """
     given = settings["eval_args"]
     for key, allowed in (("order", ("TO", "RO")), ("group_by", ("user", "none", None))):
@@ -207,7 +207,7 @@ def modes(eval_args: Mapping[str, Any]) -> list[str]:
     mode = eval_args.get("mode", "full")
     named = list(mode.values()) if isinstance(mode, dict) else [mode]
     if isinstance(mode, dict) and (not mode or mode.keys() - {"valid", "test"}):
-        raise ConfigError(f"mode in eval_args is {mode!r}, but can only tell valid and test apart")
+        raise ConfigError(f"mode in eval_args is {mode!r}, but can have the keys valid and test only")
     for name in named:
         if not re.fullmatch(r"full|(uni|pop)[1-9]\d*", str(name)):
             raise ConfigError(

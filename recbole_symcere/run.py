@@ -66,7 +66,8 @@ def fit(config: Config, saved: bool = True, callback_fn: Callable[[int, float], 
     trainer = build_trainer(config, train_data)
     logger.info(trainer.model, extra=DETAIL)
     logger.info(f"checkpoint, also to resume from: --checkpoint_file={trainer.saved_model_file}")
-    if cost := trainer.model.cost_of_an_epoch():
+    # To tell the cost takes seconds, which is wasted where nobody reads it, such as in the runs of a comparison.
+    if logger.isEnabledFor(logging.INFO) and (cost := trainer.model.cost_of_an_epoch()):
         logger.info(cost)
     show = bool(config["show_progress"])
     with _own_checkpoint(config, saved):

@@ -86,7 +86,7 @@ def test_what_nothing_reads_is_refused_but_for_its_default_and_classes_of_users(
     [
         ("--eval_args={mode: labeled}", "mode in eval_args is 'labeled', but must be full, or uniN or popN"),
         ("--eval_args={mode: {test: uni0}}", "mode in eval_args is 'uni0'"),
-        ("--eval_args={mode: {tset: full}}", "can only tell valid and test apart"),
+        ("--eval_args={mode: {tset: full}}", "but can have the keys valid and test only"),
         ("--eval_args={mode: uni1}", "topk is [10, 20], but mode 'uni1' in eval_args ranks a positive item among 1"),
         ("--eval_args={mode: uni500}", "mode 'uni500' draws 500 items"),
         ("--eval_args={split: {LS: typo}}", "LS must be valid_and_test"),
@@ -175,9 +175,10 @@ def test_tokens_to_keep_may_be_numbers(make_config: MakeConfig, tmp_path: Path) 
     rows = [(user[1:], item[1:], *rest) for user, item, *rest in tiny_rows()]
     write_atomic_files(tmp_path / "own", rows)
     kept = {"item_id": list(range(20))}
-    _, loaders = prepared(make_config, dataset="own", data_path=str(tmp_path), val_interval=kept)
+    config, loaders = prepared(make_config, dataset="own", data_path=str(tmp_path), val_interval=kept)
     tokens = {str(token) for token in loaders[0]._dataset.field2id_token["item_id"][1:]}
     assert tokens and tokens <= set(map(str, range(20)))
+    assert kept == config["val_interval"] == {"item_id": list(range(20))}, "what the caller gave stays as it was"
 
 
 def test_gradients_are_clipped_and_negatives_are_dynamic(plain: dict[str, Any]) -> None:

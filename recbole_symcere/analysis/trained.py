@@ -51,7 +51,7 @@ class TrainedModel:
         quiet = {"show_progress": False, "state": "ERROR"}
         self.config, model, self.dataset, *loaders = load_data_and_model(self.path, quiet | dict(settings or {}))
         if not isinstance(model, SymCERE):
-            raise AnalysisError(f"{self.path} holds {self.config['model']}; name a checkpoint of SymCERE or its heirs")
+            raise AnalysisError(f"{self.path} holds {self.config['model']}; name one of SymCERE or a model like it")
         self.model = model
         self.parts: dict[str, ReviewDataset] = {
             name: loader._dataset for name, loader in zip(PARTS, loaders, strict=True)

@@ -55,7 +55,7 @@ def grid_of(table: Table, caption: str = "", ours: Collection[str] = ()) -> Grid
     """Returns the table as texts: a row for each model, with the contrasts at the foot.
 
     Args:
-        ours: the models that the report tells from baselines.
+        ours: the models that the report marks as no baselines.
     """
     columns = [(dataset, name) for dataset in table.datasets for name in _names(table)]
     rows = [Row(model, [_cell(table, *column, model) for column in columns], model in ours) for model in table.models]

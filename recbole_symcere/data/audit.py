@@ -29,8 +29,8 @@ class Audit:
     recurring_pairs: int
     reachable_texts: int
     time_inversions: int | None
-    untrained_users: int = 0
-    untrained_items: int = 0
+    untrained_users: int
+    untrained_items: int
 
     @property
     def leaks(self) -> bool:
@@ -58,7 +58,7 @@ class Audit:
         if self.leaks:
             raise LeakError(
                 f"{self}. To mend it: rm_dup_inter: first removes recurring pairs, and order: TO in eval_args removes "
-                "time inversions; the parts of benchmark_filename are mended in their files; audit: warn trains in "
+                "time inversions; where benchmark_filename names the parts, mend their files; audit: warn trains in "
                 "spite of leaks"
             )
 

@@ -158,28 +158,33 @@ class ReviewDataset(Dataset):
         return [len(self.inter_feat)] if self.benchmark_filename_list is None else self.file_size_list
 
     def _data_filtering(self) -> None:
-        self._check_filters()
+        usual = self.config
+        self.config = usual.with_settings(val_interval=self._checked_filters())
         try:
             super()._data_filtering()
         except ValueError as error:  # RecBole says only "Some feat is empty"
             raise DatasetError(
                 f"{self._inter_path}: no interaction is left after filtering; loosen the filters"
             ) from error
-        for source, names in (self.config["unused_col"] or {}).items():
-            feat = getattr(self, f"{source}_feat", None)
-            for name in names:
-                if feat is None or name not in feat or name in (self.uid_field, self.iid_field):
-                    raise ConfigError(f"unused_col names {name}, which is no column that .{source} could do without")
+        finally:
+            self.config = usual
+        self._warn_of_unmet()
+
+    def _warn_of_unmet(self) -> None:
+        """Logs how many users and items of the files ``.user`` and ``.item`` have no interaction."""
         for feat, field, kind in ((self.user_feat, self.uid_field, "user"), (self.item_feat, self.iid_field, "item")):
             unmet = 0 if feat is None else int((~feat[field].isin(self.inter_feat[field])).sum())
             if unmet:
                 self.logger.warning(
                     f"{unmet:,} of {len(feat):,} {kind}s in {self._inter_path.with_suffix(f'.{kind}')} have no "
-                    f"interaction, so nothing trains them; unranked {kind}s change the metrics, so take them out"
+                    "interaction: nothing trains them, but the model has them all the same; take them out of the file"
                 )
 
-    def _check_filters(self) -> None:
+    def _checked_filters(self) -> dict[str, str | list[str]]:
         """Checks that each filter names a column that is loaded, and values that the column can have.
+
+        Returns:
+            ``val_interval`` in RecBole's form: intervals of numbers as text, and lists of tokens, which are text, too.
 
         Raises:
             ConfigError: a filter would do nothing, or something else than it says.
@@ -198,13 +203,19 @@ class ReviewDataset(Dataset):
                     f"{key}: no such column is loaded{nearest(field, loaded)} (loaded: {', '.join(loaded)})"
                 )
             if self.field2type[field] == FeatureType.FLOAT:
-                self.config["val_interval"][field] = read_intervals(key, value)
+                found[field] = read_intervals(key, value)
             elif self.field2type[field] == FeatureType.TOKEN:
-                self.config["val_interval"][field] = self._known_tokens(key, field, value)
+                found[field] = self._known_tokens(key, field, value)
             else:
                 raise ConfigError(f"{key}: the column holds sequences, which RecBole does not filter")
-        if found:
-            self.config = self.config.with_settings(val_interval=found)
+        for source, names in (self.config["unused_col"] or {}).items():
+            feat = getattr(self, f"{source}_feat", None)
+            for name in names:
+                if feat is None or name not in feat or name in (self.uid_field, self.iid_field):
+                    raise ConfigError(
+                        f"unused_col names {name}, but .{source} has no such column, or every run needs it; take it out"
+                    )
+        return found
 
     def _known_tokens(self, key: str, field: str, value: Any) -> list[str]:
         if not isinstance(value, list):
