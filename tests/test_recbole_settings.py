@@ -130,6 +130,8 @@ def test_what_nothing_reads_is_refused_but_for_its_default_and_classes_of_users(
         ("--unload_col={inter: [rating]}", "give one of them: --load_col=None loads all columns"),
         ("--unused_col={inter: [ratng]}", "unused_col names ratng"),
         ("--benchmark_filename=[train, test]", "name three parts"),
+        ("--ITEM_ID_FIELD=user_id", "RecBole can't use the data with these settings (ValueError: "),
+        ("--ITEM_ID_FIELD=user_id", "mend one of ITEM_ID_FIELD=user_id"),
         ("--topk=[0]", "topk is [0], but must be whole numbers from 1"),
     ],
 )
@@ -261,6 +263,15 @@ def test_items_that_nobody_met_are_counted(
     assert f"2 of {len(items) + 2} items in" in caplog.text and "nothing trains them" in caplog.text
 
 
+def test_a_word_for_a_number_in_the_features_of_items_is_named_with_its_line(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    folder = write_atomic_files(tmp_path / "own", tiny_rows())
+    (folder / "own.item").write_text("item_id:token\tprice:float\ni1\t2.5\ni2\tcheap\n")
+    with pytest.raises(DatasetError, match=r"own\.item, line 3: price is 'cheap', not a number; mend it"):
+        ReviewDataset(make_config(dataset="own", data_path=str(tmp_path), load_col=None))
+
+
 PARTS = ("train", "valid", "test")
 
 
@@ -375,7 +386,7 @@ def test_what_training_a_language_model_costs_is_said_before_it_begins(
 def test_to_say_what_an_epoch_costs_changes_no_result(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = settings | {"epochs": 1, "text_train": "lora"}
+    quick = settings | {"epochs": 1, "text_train": "lora", "state": "INFO"}
     said = run_recbole_symcere(config_dict=quick)
     monkeypatch.setattr(SymCERE, "cost_of_an_epoch", lambda self: None)
     assert run_recbole_symcere(config_dict=quick) == said

@@ -1,6 +1,6 @@
 """Reads the dataset of a run with RecBole, and keeps the id of its review with each interaction."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
@@ -94,14 +94,20 @@ class ReviewDataset(Dataset):
         for path in self._inter_paths:
             check_file(path, self.config, needed, types)
             check_columns(path, self.config, "inter")
-        try:
+        with self._naming_broken_lines(self._inter_paths):
             super()._load_inter_feat(token, dataset_path)
-        except ValueError as error:  # pandas names neither the file nor the line
-            found = (broken for path in self._inter_paths if (broken := broken_line(path, self.config)))
-            names = " or ".join(map(str, self._inter_paths))
+        self._check_interactions()
+
+    @contextmanager
+    def _naming_broken_lines(self, paths: Sequence[Path]) -> Iterator[None]:
+        """Makes an error that names the file and the line of one in which pandas names neither."""
+        try:
+            yield
+        except ValueError as error:
+            found = (broken for path in paths if (broken := broken_line(path, self.config)))
+            names = " or ".join(map(str, paths))
             unknown = DatasetError(f"{names}: can't be read ({str(error)[:200]}); convert the raw dump again")
             raise next(found, unknown) from error
-        self._check_interactions()
 
     def _load_user_or_item_feat(
         self, token: str, dataset_path: str, source: FeatureSource, field_name: str
@@ -117,7 +123,8 @@ class ReviewDataset(Dataset):
             key = f"{source.value.upper()}_ID_FIELD"
             check_file(path, self.config, [key], {key: "token"})
             check_columns(path, self.config, source.value)
-        return super()._load_user_or_item_feat(token, dataset_path, source, field_name)
+        with self._naming_broken_lines([path] if path.is_file() else []):
+            return super()._load_user_or_item_feat(token, dataset_path, source, field_name)
 
     @property
     def _orders_by_time(self) -> bool:
