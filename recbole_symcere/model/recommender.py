@@ -39,6 +39,8 @@ class Recommender(GeneralRecommender):
         loss_names: what the terms of a loss are called in the log, in TensorBoard and in result files, in their order;
             the trainer reads the names after each step. Empty: RecBole's ``train_loss1`` and so on.
         host_fields: fields of a batch that the trainer leaves on the host, because the model looks them up there.
+        is_probe: whether the model only shows what a protocol lets through, and can't be deployed or compared with
+            others. A comparison shows such models in a table of their own.
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {}
@@ -46,6 +48,7 @@ class Recommender(GeneralRecommender):
     unread: ClassVar[tuple[str, ...]] = ()
     loss_names: tuple[str, ...] = ()
     host_fields: tuple[str, ...] = ()
+    is_probe: ClassVar[bool] = False
 
     @classmethod
     def check_settings(cls, config: Config) -> None:

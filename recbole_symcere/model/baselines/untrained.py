@@ -82,6 +82,8 @@ class Repurchase(Untrained):
         dataset: the interactions that train.
     """
 
+    is_probe = True
+
     def __init__(self, config: Config, dataset: ReviewDataset) -> None:
         super().__init__(config, dataset)
         self.met = dataset.inter_matrix(form="csr")  # repeated pairs add up
