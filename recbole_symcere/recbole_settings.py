@@ -165,6 +165,11 @@ def check_evaluation(settings: Mapping[str, Any]) -> None:
             raise ConfigError(f"{key} in eval_args is {given.get(key)!r}, but must be one of "
                               f"{', '.join(map(repr, allowed))}")  # fmt: skip
     _check_split(given)
+    if settings["tie_seed"] and (settings["tie_break"] == "file" or settings.get("benchmark_filename") is not None):
+        raise ConfigError(
+            f"tie_seed is {settings['tie_seed']}, but changes nothing with tie_break: file or with benchmark_filename; "
+            "leave it out"
+        )
     topk = settings["topk"]
     topk = topk if isinstance(topk, list) else [topk]
     if not topk or not all(type(k) is int and k >= 1 for k in topk):

@@ -18,6 +18,7 @@ from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.data.loaders import create_dataset, data_preparation
 from recbole_symcere.errors import UserError
 from recbole_symcere.model.recommender import Recommender
+from recbole_symcere.ranking import top_items
 from recbole_symcere.run import build_model
 
 Items = list[tuple[str, float]]  # tokens and scores, best first
@@ -121,6 +122,6 @@ def _best_items(model: Recommender, user_id: int, k: int, train: ReviewDataset, 
     scores[0] = -torch.inf  # padding
     for part in (train, valid):
         scores[part.inter_feat[part.iid_field][part.inter_feat[part.uid_field] == user_id]] = -torch.inf
-    best = scores.topk(min(k, int(scores.isfinite().sum())))
-    tokens = train.id2token(train.iid_field, best.indices.numpy())
-    return list(zip(map(str, tokens), best.values.tolist(), strict=True))
+    best, items = top_items(scores[None], torch.tensor([user_id]), min(k, int(scores.isfinite().sum())))
+    tokens = train.id2token(train.iid_field, items[0].numpy())
+    return list(zip(map(str, tokens), best[0].tolist(), strict=True))

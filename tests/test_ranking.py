@@ -23,18 +23,20 @@ from recbole_symcere.ranking import (
     RankingCollector,
     RankingDataLoader,
     RankingEvaluator,
+    top_items,
 )
 from recbole_symcere.trainer import Trainer
 
 
 def collected(kind: type[Collector], scores: torch.Tensor, positives: list[tuple[int, int]], need: set[str]) -> Any:
     collector = object.__new__(kind)
-    collector.register = types.SimpleNamespace(need=need.__contains__)
+    collector.register, collector.config = types.SimpleNamespace(need=need.__contains__), {"USER_ID_FIELD": "user_id"}
     collector.topk, collector.device, collector.data_struct = [2, 5], scores.device, DataStruct()
     users, items = torch.tensor(positives).T
     for rows in (slice(0, 2), slice(2, None)):  # two batches
         here = (users >= (rows.start or 0)) & (users < (rows.stop or len(scores)))
-        collector.eval_batch_collect(scores[rows].clone(), None, users[here] - rows.start, items[here])
+        batch = {"user_id": torch.arange(len(scores))[rows]}
+        collector.eval_batch_collect(scores[rows].clone(), batch, users[here] - rows.start, items[here])
     return collector.data_struct._data_dict
 
 
@@ -64,6 +66,48 @@ def test_what_the_metrics_read_is_recboles(
             assert torch.equal(scores.nan_to_num(nan=-torch.inf).gather(1, ours[name]), best)
         elif scores.isfinite().sum(1).min() > 5:
             assert torch.equal(ours[name], tensor), name
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    scores=arrays(np.float32, st.tuples(st.integers(1, 6), st.just(9)), elements=st.integers(0, 3).map(float)),
+    bad=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 8), st.sampled_from([-np.inf, np.nan])), max_size=5),
+    k=st.integers(1, 9),
+)
+def test_the_best_items_have_the_best_scores_and_each_user_has_an_order_of_equal_ones(
+    scores: np.ndarray, bad: list[tuple[int, int, float]], k: int
+) -> None:
+    for user, item, value in bad:
+        scores[user % len(scores), item] = value
+    users = torch.arange(len(scores)) + 5
+    values, items = top_items(torch.from_numpy(scores), users, k)
+    for row, user in enumerate(users):
+        ranked = np.where(np.isnan(scores[row]), -np.inf, scores[row])
+        assert values[row].tolist() == sorted(ranked, reverse=True)[:k] == ranked[items[row].numpy()].tolist()
+        # The order of the equal ones is that of the user alone, whoever else is in the batch and whatever k is.
+        whole = top_items(torch.from_numpy(ranked[None]), user[None], 9)[1][0].tolist()
+        assert items[row].tolist() == whole[:k]
+        of_equals = top_items(torch.zeros(1, 9), user[None], 9)[1][0].tolist()
+        assert whole == sorted(range(9), key=lambda item: (-ranked[item], of_equals.index(item)))
+
+
+@pytest.mark.parametrize("ascending", [False, True])
+def test_equal_scores_rank_at_chance_though_items_are_sorted_by_popularity(ascending: bool) -> None:
+    n_users, n_items, k = 4000, 50, 10
+    rng = np.random.default_rng(0)
+    popularity = 1.0 / np.arange(1, n_items + 1)
+    held_out = rng.choice(n_items, size=n_users, p=popularity / popularity.sum())
+    if ascending:
+        held_out = n_items - 1 - held_out
+    items = top_items(torch.zeros(n_users, n_items), torch.arange(n_users), k)[1].numpy()
+    hits, chance = (items == held_out[:, None]).any(1).mean(), k / n_items
+    assert abs(hits - chance) < 3 * math.sqrt(chance * (1 - chance) / n_users)
+
+
+def test_an_item_that_is_not_ranked_is_no_hit() -> None:
+    scores = torch.tensor([[-torch.inf, 1.0, -torch.inf, -torch.inf, -torch.inf, -torch.inf]])
+    found = collected(RankingCollector, scores, [(0, 2)], {"rec.topk"})
+    assert found["rec.topk"].tolist() == [[0, 0, 0, 0, 0, 1]]
 
 
 @given(

@@ -22,6 +22,7 @@ from recbole_symcere.data.atomic import broken_line, check_columns, check_file, 
 from recbole_symcere.data.embeddings import Embedder, cached_embeddings
 from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.data.reviews import read_reviews
+from recbole_symcere.data.ties import hashed_order, token_hashes
 from recbole_symcere.data.tokens import TokenisedReviews, tokenise
 from recbole_symcere.errors import ConfigError, DatasetError, UserError
 from recbole_symcere.properties import nearest
@@ -36,6 +37,10 @@ class ReviewDataset(Dataset):
     RecBole filters and splits whole rows, so the id in the column ``REVIEW_ID_FIELD`` stays with its interaction. The
     texts stay in ``NAME.review.jsonl``, because RecBole's reader would corrupt them. Without the column, the dataset
     can be used by the models that read no text.
+
+    Neither the order of the rows in a file nor the order of ids decides anything, because the rows are ordered by a
+    hash of user, item and review id before a split orders them by time. With ``tie_break: file``, rows of the same time
+    keep their order in the file, as in RecBole.
 
     Each part of a split reaches only the reviews of its own interactions, so training reaches no held-out text.
 
@@ -83,9 +88,21 @@ class ReviewDataset(Dataset):
         Raises:
             DatasetError: RecBole can't split them with these settings.
         """
+        if self.benchmark_filename_list is None and self.config["tie_break"] == "hash":
+            hashes = [token_hashes(self.field2id_token[field])[self.inter_feat[field]] for field in self._tie_fields]
+            self._reorder(hashed_order(hashes, self.config["tie_seed"]))
         with _recboles_own_errors(self.config):
             parts: list[ReviewDataset] = super().build()
         return parts
+
+    @property
+    def _tie_fields(self) -> list[str]:
+        """The columns whose hash orders interactions of the same time."""
+        return [self.uid_field, self.iid_field, *[self.review_field] * self.has_reviews]
+
+    def _reorder(self, order: np.ndarray) -> None:
+        feat: pd.DataFrame = self.inter_feat
+        self.inter_feat = feat.iloc[order].reset_index(drop=True)
 
     def _load_inter_feat(self, token: str, dataset_path: str) -> None:
         types = {"USER_ID_FIELD": "token", "ITEM_ID_FIELD": "token", "TIME_FIELD": "float"}
@@ -97,6 +114,12 @@ class ReviewDataset(Dataset):
         with self._naming_broken_lines(self._inter_paths):
             super()._load_inter_feat(token, dataset_path)
         self._check_interactions()
+        if self.config["tie_break"] == "hash":
+            # RecBole numbers users and items in the order of the rows. This order must not be that of the file, and it
+            # must not depend on tie_seed, by which only the rows of the same time may differ.
+            order = hashed_order([token_hashes(self.inter_feat[field]) for field in self._tie_fields], seed=0)
+            part = np.repeat(np.arange(len(self._file_sizes)), self._file_sizes)
+            self._reorder(order[part[order].argsort(kind="stable")])
 
     @contextmanager
     def _naming_broken_lines(self, paths: Sequence[Path]) -> Iterator[None]:

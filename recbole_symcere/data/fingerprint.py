@@ -25,5 +25,7 @@ def source_fingerprint(config: Config) -> str:
                 while block := file.read(1 << 20):
                     digest.update(block)
     settings = {key: config[key] for key in (*dataset_arguments, *FURTHER_ARGUMENTS)}
+    if config["tie_break"] != "file":  # with file, the hash is that of versions before this setting
+        settings |= {key: config[key] for key in ("tie_break", "tie_seed")}
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()

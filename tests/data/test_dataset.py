@@ -162,8 +162,8 @@ def test_events_seconds_apart_stay_in_order_and_ties_keep_the_file_order(
         for number, second in enumerate(seconds)
     ]
     folder = write_atomic_files(tmp_path / "order" / "order", rows)
-    dataset = ReviewDataset(make_config(dataset="order", data_path=str(folder.parent), rm_dup_inter=keep))
-    parts = dataset.build()
+    changes = {"rm_dup_inter": keep, "tie_break": "file"}
+    parts = ReviewDataset(make_config(dataset="order", data_path=str(folder.parent), **changes)).build()
     order = np.concatenate([part.id2token("review_id", part.inter_feat["review_id"]) for part in parts])
     expected = [f"r{number}" for number in np.argsort(seconds, kind="stable")]
     assert order.tolist() == expected
