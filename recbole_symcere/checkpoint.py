@@ -24,7 +24,11 @@ from recbole_symcere.config import Config
 from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.errors import CheckpointError, ConfigError
 
-FORMAT = 3  # raise this whenever an older checkpoint can't be loaded any more
+FORMAT = 4
+# What checkpoints of older formats that can still be loaded do not say, because there was no choice.
+OLDER_SETTINGS: dict[int, dict[str, Any]] = {
+    3: {"tie_break": "file", "candidates": "all", "cold_users": "model", "refit": False}
+}
 # Settings that a resumed run may change: where it reads and writes, what it shows, and when it ends.
 FREE_SETTINGS = frozenset({
     "checkpoint_file", "checkpoint_dir", "result_file", "config_files", "data_path", "text_cache_dir", "gpu_id",
@@ -37,6 +41,12 @@ def resume_path(checkpoint: str | Path) -> Path:
     """Returns the path of the file with the newest epoch, from which a run is continued."""
     checkpoint = Path(checkpoint)
     return checkpoint.with_name(f"{checkpoint.stem}.resume{checkpoint.suffix}")
+
+
+def validation_path(checkpoint: str | Path) -> Path:
+    """Returns the path of the checkpoint that validation chose, if ``checkpoint`` holds the second fit of ``refit``."""
+    checkpoint = Path(checkpoint)
+    return checkpoint.with_name(f"{checkpoint.stem}.validation{checkpoint.suffix}")
 
 
 def lock_path(checkpoint: str | Path) -> Path:
@@ -77,6 +87,9 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
         ) from error
     if not isinstance(checkpoint, dict) or "format" not in checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint of recbole_symcere; train again")
+    if checkpoint["format"] in OLDER_SETTINGS:
+        settings = OLDER_SETTINGS[checkpoint["format"]] | checkpoint["config"]
+        checkpoint |= {"format": FORMAT, "config": settings, "refit": False}
     if checkpoint["format"] != FORMAT:
         raise CheckpointError(
             f"{path}: another version of recbole_symcere wrote this checkpoint (format {checkpoint['format']!r}, "

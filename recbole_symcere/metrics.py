@@ -5,6 +5,7 @@ Ranking, the tables of a comparison and the report read these records, so one ca
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, get_args
@@ -14,15 +15,19 @@ import recbole.evaluator.metrics as recbole_metrics
 from recbole.evaluator.base_metric import AbstractMetric
 from recbole.evaluator.collector import DataStruct
 from recbole.evaluator.register import metric_information, metric_types, metrics_dict, smaller_metrics
+from recbole.utils import EvaluatorType
 
 from recbole_symcere import compat
+from recbole_symcere.known import STRANGER, TRAINED, VALIDATION_ONLY
 
 compat.apply()
 
 Direction = Literal["higher", "lower", "neither"]
-Table = Literal["accuracy", "popularity"]
+Table = Literal["accuracy", "popularity", "history"]
 PRIMARY = "ndcg@10"  # the metric by which models are ranked
-CUTOFFS: dict[Table, Sequence[int]] = {"accuracy": (10, 20), "popularity": (10,)}
+CUTOFFS: dict[Table, Sequence[int]] = {"accuracy": (10, 20), "popularity": (10,), "history": (10,)}
+# The columns with which a table begins, although they belong to another table.
+BORROWED: dict[Table, Sequence[str]] = {"accuracy": (), "popularity": (PRIMARY,), "history": (PRIMARY, "hit@10")}
 
 
 class Chart(NamedTuple):
@@ -46,7 +51,7 @@ class Metric:
     Attributes:
         name: the metric's name in results, in lower case and without ``@k``. A class that is a ``TopkMetric`` of
             RecBole must name its results ``name@k``.
-        label: the metric's name in tables and figures.
+        label: the metric's name in tables and figures, to which ``@k`` is added, or put in the place of ``{}``.
         direction: which values are better; ``neither`` for a metric that only describes.
         function: the class that computes the metric; None for RecBole's own class.
         table: the table of a comparison that has a column for the metric, at each cut-off of ``CUTOFFS``; None for no
@@ -112,19 +117,20 @@ def metric_of(name: str) -> Metric:
 def label_of(name: str) -> str:
     """Returns the name of a metric in tables and figures: HR@10 for ``hit@10``."""
     _, at, k = name.partition("@")
-    return metric_of(name).label + at + k
+    label = metric_of(name).label
+    return label.format(at + k) if "{}" in label else label + at + k
 
 
 def columns(table: Table, computed: Collection[str]) -> tuple[str, ...]:
     """Returns the metrics, with ``@k``, that are the columns of one of a comparison's tables.
 
     Args:
-        computed: the metrics that the runs have, with ``@k``; no other metric gets a column, except ``PRIMARY`` in the
-            table ``popularity``.
+        computed: the metrics that the runs have, with ``@k``. No other metric gets a column, except those of
+            ``BORROWED``; the table ``history`` has no column at all if the runs have no metric of its own.
     """
     names = [f"{metric.name}@{k}" for k in CUTOFFS[table] for metric in METRICS.values() if metric.table == table]
     found = [name for name in names if name in computed]
-    return tuple(found if table == "accuracy" else [PRIMARY, *found])
+    return (*BORROWED[table], *found) if found or table != "history" else ()
 
 
 class AveragePopularity(recbole_metrics.AveragePopularity):
@@ -179,29 +185,47 @@ class NDCG(recbole_metrics.NDCG):
         return (pos_index * discount).cumsum(axis=1) / ideal[np.minimum(pos_len[:, None], rank)]
 
 
-class GroupNDCG(NDCG):
-    """The NDCG that counts only held-out items of one group as relevant (see :func:`popularity_groups`).
+class OfSomeUsers(recbole_metrics.TopkMetric):
+    """The base of metrics that are a mean over some users only: those whose value is not NaN.
 
-    The ranked list has the items of all groups. The mean is over the users who have a held-out item of the group, and
-    NaN if nobody has one. Only ``RankingCollector`` collects what this metric reads.
+    Only ``RankingCollector`` collects what such metrics read.
     """
 
-    metric_need = ("rec.items", "rec.topk", "rec.positives", "data.num_items", "data.count_items")
-    group: ClassVar[int]
+    def calculate_metric(self, dataobject: DataStruct) -> dict[str, float]:
+        """Returns the means over these users at each k; NaN if there are none."""
+        of_users = self.metric_info(*self.used_info(dataobject))
+        name, of_users = type(self).__name__.lower(), of_users[~np.isnan(of_users[:, 0])]
+        return self.topk_result(name, of_users) if len(of_users) else {f"{name}@{k}": np.nan for k in self.topk}
+
+
+class NDCGOfSomeItems(OfSomeUsers, NDCG, ABC):
+    """The base of metrics that count only some of the held-out items as relevant; the ranked list has all items.
+
+    The mean is over the users who have such a held-out item.
+    """
+
+    @abstractmethod
+    def counted(self, dataobject: DataStruct) -> np.ndarray:
+        """Returns whether an item counts, [n_items] bool."""
 
     def used_info(self, dataobject: DataStruct) -> tuple[np.ndarray, np.ndarray]:
         """Returns the arguments of :meth:`metric_info`."""
         hits, relevant = super().used_info(dataobject)
         items, positives = (dataobject.get(name).numpy() for name in ("rec.items", "rec.positives"))
-        counts = _count_array(dataobject.get("data.count_items"), dataobject.get("data.num_items"))
-        in_group = popularity_groups(counts) == self.group
-        users = np.arange(len(hits)).repeat(relevant)
-        return hits & in_group[items], np.bincount(users[in_group[positives]], minlength=len(hits))
+        counted, users = self.counted(dataobject), np.arange(len(hits)).repeat(relevant)
+        return hits & counted[items], np.bincount(users[counted[positives]], minlength=len(hits))
 
-    def calculate_metric(self, dataobject: DataStruct) -> dict[str, float]:
-        """Returns the means over users at each k."""
-        of_users = self.metric_info(*self.used_info(dataobject))
-        return self.topk_result(type(self).__name__.lower(), of_users[~np.isnan(of_users[:, 0])])
+
+class GroupNDCG(NDCGOfSomeItems):
+    """The NDCG of one group of items by popularity (see :func:`popularity_groups`)."""
+
+    metric_need = ("rec.items", "rec.topk", "rec.positives", "data.num_items", "data.count_items")
+    group: ClassVar[int]
+
+    def counted(self, dataobject: DataStruct) -> np.ndarray:
+        """Returns whether an item is in the group, [n_items] bool."""
+        counts = _count_array(dataobject.get("data.count_items"), dataobject.get("data.num_items"))
+        return popularity_groups(counts) == self.group
 
 
 class HeadNDCG(GroupNDCG):
@@ -220,6 +244,62 @@ class TailNDCG(GroupNDCG):
     """The NDCG of the least popular items."""
 
     group = 2
+
+
+class OfHistory(OfSomeUsers):
+    """The base of metrics over the users with one kind of history before the part that is ranked (see ``known``)."""
+
+    metric_need = ("rec.topk", "rec.history")
+    history: ClassVar[int]
+
+    def used_info(self, dataobject: DataStruct) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the arguments of :meth:`metric_info`, with no relevant item for all other users."""
+        hits, relevant = super().used_info(dataobject)
+        return hits, np.where(dataobject.get("rec.history").numpy() == self.history, relevant, 0)
+
+
+class HistoryNDCG(OfHistory, NDCG):
+    """The NDCG of users with one kind of history."""
+
+
+class HistoryHit(OfHistory, recbole_metrics.Hit):
+    """The hit ratio of users with one kind of history."""
+
+    def metric_info(self, pos_index: np.ndarray, pos_len: np.ndarray) -> np.ndarray:
+        """Returns 1 for a user with a hit among the best k, else 0; NaN without a relevant item. [n_users, k] float."""
+        return np.where(pos_len[:, None] > 0, super().metric_info(pos_index), np.nan)
+
+
+class ReachableNDCG(NDCGOfSomeItems):
+    """The NDCG of the items that somebody met before the part that is ranked."""
+
+    metric_need = ("rec.items", "rec.topk", "rec.positives", "data.seen")
+
+    def counted(self, dataobject: DataStruct) -> np.ndarray:
+        """Returns whether somebody met an item before, [n_items] bool."""
+        return dataobject.get("data.seen").numpy()
+
+
+class CeilingNDCG(ReachableNDCG):
+    """The highest NDCG that a list of items that somebody met before can reach, whatever the model."""
+
+    def used_info(self, dataobject: DataStruct) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the arguments of :meth:`metric_info` for lists that begin with all reachable held-out items."""
+        hits, reachable = super().used_info(dataobject)
+        relevant = recbole_metrics.TopkMetric.used_info(self, dataobject)[1]
+        return np.arange(hits.shape[1]) < reachable[:, None], relevant
+
+
+class UnseenRows(recbole_metrics.AbstractMetric):
+    """The share of held-out interactions whose item nobody met before the part; no candidate can be right there."""
+
+    metric_need = ("rec.positives", "data.seen")
+    metric_type = EvaluatorType.RANKING
+
+    def calculate_metric(self, dataobject: DataStruct) -> dict[str, float]:
+        """Returns the share."""
+        seen = dataobject.get("data.seen").numpy()[dataobject.get("rec.positives").numpy()]
+        return {"unseenrows": round(1 - float(seen.mean()), self.decimal_place)}
 
 
 def popularity_groups(counts: np.ndarray) -> np.ndarray:
@@ -268,3 +348,14 @@ for record in (
     Metric("tailpercentage", "TailPercentage"),
 ):
     register(record)
+for prefix, users, history in (
+    ("trained", "known users", TRAINED),
+    ("validonly", "recent users", VALIDATION_ONLY),
+    ("stranger", "new users", STRANGER),
+):
+    for suffix, label, base in (("ndcg", "NDCG", HistoryNDCG), ("hit", "HR", HistoryHit)):
+        function = type(prefix + suffix, (base,), {"history": history})
+        register(Metric(prefix + suffix, f"{label}{{}} of {users}", function=function, table="history"))
+register(Metric("reachablendcg", "NDCG{} over seen items", function=ReachableNDCG, table="history"))
+register(Metric("ceilingndcg", "ceiling of NDCG{}", function=CeilingNDCG))
+register(Metric("unseenrows", "share of unseen rows", "neither", UnseenRows))

@@ -57,19 +57,19 @@ def run_recbole_symcere(
     trainer, logger = fitted.trainer, getLogger()
     started = perf_counter()
     show = bool(config["show_progress"])
-    test_result = trainer.evaluate(fitted.test_data, load_best_model=saved, show_progress=show)
+    test_result = fitted.ranker.evaluate(fitted.test_data, load_best_model=saved, show_progress=show)
     result = {
         "best_valid_score": fitted.best_valid_score,
         "valid_score_bigger": config["valid_metric_bigger"],
         "best_valid_result": fitted.best_valid_result,
         "test_result": test_result,
     }
-    logger.info(f"{trainer.epochs_run} epochs in {trainer.seconds:.1f} s; the best was number {trainer.best_epoch}")
+    logger.info(f"{trainer.epochs_run} epochs in {fitted.seconds:.1f} s; the best was number {trainer.best_epoch}")
     if ranked := what_is_ranked(mode_on_test(config.settings["eval_args"])):
         logger.warning(ranked)
     logger.info(_table({"valid": fitted.best_valid_result, "test": test_result}))
     if config["result_file"] and distributed.is_main():
-        write_result(Path(config["result_file"]), config, trainer, result, perf_counter() - started)
+        write_result(Path(config["result_file"]), config, fitted, result, perf_counter() - started)
     return result
 
 

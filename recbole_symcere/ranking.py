@@ -8,14 +8,19 @@ import numpy as np
 import recbole.evaluator.metrics as recbole_metrics
 import torch
 from recbole.config import Config
-from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.dataloader import AbstractDataLoader, FullSortEvalDataLoader
+from recbole.data.interaction import Interaction
 from recbole.evaluator import Collector, Evaluator
 from recbole.evaluator.collector import DataStruct
+from recbole.model.abstract_recommender import AbstractRecommender
+from recbole.trainer import Trainer
 from torch import Tensor
 
 from recbole_symcere import distributed
+from recbole_symcere.known import Known
 from recbole_symcere.metrics import metric_of
 
+ROWS_PER_PREDICTION = 2**18
 NOT_AT_K = ("rec.meanrank", "rec.score", "data.label")  # resources of metrics that need more than the best k items
 
 
@@ -76,6 +81,11 @@ def _mixed(ids: Tensor) -> Tensor:
     return mixed ^ (mixed >> 31 & (1 << 33) - 1)
 
 
+def plain(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Returns metrics as plain numbers, because those of RecBole are NumPy's."""
+    return {name: float(value) for name, value in metrics.items()}
+
+
 class RankingDataLoader(FullSortEvalDataLoader):
     """A dataloader that assembles each batch of users only once, because the batches never change.
 
@@ -113,9 +123,11 @@ class RankingCollector(Collector):
 
     Attributes:
         shared_out: whether several processes each collect for their own users.
+        known: what is known before the part that is ranked; None if nobody says it.
     """
 
     shared_out = False
+    known: Known | None = None
 
     def eval_batch_collect(
         self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor
@@ -124,16 +136,21 @@ class RankingCollector(Collector):
 
         Args:
             scores_tensor: [n_users, n_items] float.
+            interaction: the users, one for each row of the scores.
             positive_u, positive_i: [n] long, the held-out pairs, each once. ``positive_u`` has the rows of
                 ``scores_tensor`` in ascending order, ``positive_i`` the items.
         """
         if self.register.need("rec.positives"):
             self.data_struct.update_tensor("rec.positives", positive_i)
+        users = interaction[self.config["USER_ID_FIELD"]].to(scores_tensor.device)
+        if self.known and self.register.need("rec.history"):
+            self.data_struct.update_tensor("rec.history", self.known.history[users])
+        if self.known and self.register.need("data.seen"):
+            self.data_struct.set("data.seen", self.known.seen)
         if any(map(self.register.need, NOT_AT_K)):
             super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
             return
         n_users, n_items = scores_tensor.shape
-        users = interaction[self.config["USER_ID_FIELD"]].to(scores_tensor.device)
         values, items = top_items(scores_tensor, users, max(self.topk))
         if self.register.need("rec.items"):
             self.data_struct.update_tensor("rec.items", items)
@@ -181,3 +198,38 @@ class RankingEvaluator(Evaluator):
                 of_users = metric.metric_info(*hits_and_relevant[: len(signature(metric.metric_info).parameters)])
                 values |= {f"{name}@{k}": of_users[:, k - 1] for k in metric.topk}
         return values
+
+
+class RankingTrainer(Trainer):
+    """RecBole's trainer, but with the dataloaders, the collector and the evaluator of this module."""
+
+    def __init__(self, config: Config, model: AbstractRecommender) -> None:
+        super().__init__(config, model)
+        self.eval_collector = RankingCollector(config)
+        self.evaluator = RankingEvaluator(config)
+        if type(model).full_sort_predict is AbstractRecommender.full_sort_predict:
+            # Such a model scores each (user, item) pair alone and may need kilobytes for it; others need 4 bytes.
+            self.test_batch_size = min(config["eval_batch_size"], ROWS_PER_PREDICTION)
+
+    def evaluate(self, eval_data: AbstractDataLoader, *args: Any, **kwargs: Any) -> Mapping[str, float]:
+        """Ranks as RecBole does; what the dataloader says is known before the part is applied to all scores."""
+        self.eval_collector.shared_out = distributed.world_size() > 1 and isinstance(eval_data, RankingDataLoader)
+        known: Known | None = getattr(eval_data, "known", None)  # a dataloader of RecBole has none
+        self.eval_collector.known = known.to(self.device) if known else None
+        return super().evaluate(eval_data, *args, **kwargs)
+
+    def _full_sort_batch_eval(self, batched_data: Any) -> tuple[Interaction, Tensor, Tensor, Tensor]:
+        return self._ranked(*super()._full_sort_batch_eval(batched_data))
+
+    def _neg_sample_batch_eval(self, batched_data: Any) -> tuple[Interaction, Tensor, Tensor, Tensor]:
+        interaction, *others = super()._neg_sample_batch_eval(batched_data)
+        row = batched_data[1]  # the row of the scores for each pair of the batch, in ascending order
+        first_of_row = torch.cat([row.new_zeros(1), row.diff().nonzero().flatten() + 1])
+        return self._ranked(interaction[first_of_row], *others)
+
+    def _ranked(
+        self, interaction: Interaction, scores: Tensor, positive_u: Tensor, positive_i: Tensor
+    ) -> tuple[Interaction, Tensor, Tensor, Tensor]:
+        if known := self.eval_collector.known:
+            scores = known.ranked(scores, interaction[self.config["USER_ID_FIELD"]].to(scores.device))
+        return interaction, scores, positive_u, positive_i

@@ -15,8 +15,9 @@ from recbole.utils import init_seed
 from recbole_symcere.checkpoint import check_same_data, load_checkpoint, restore, stored_config
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
-from recbole_symcere.data.loaders import create_dataset, data_preparation
+from recbole_symcere.data.loaders import create_dataset, data_preparation, refit_preparation
 from recbole_symcere.errors import UserError
+from recbole_symcere.known import Known, joined, known_before
 from recbole_symcere.model.recommender import Recommender
 from recbole_symcere.ranking import top_items
 from recbole_symcere.run import build_model
@@ -34,7 +35,8 @@ def load_data_and_model(
         config_dict: settings to change, such as ``data_path`` on another machine.
 
     Returns:
-        As RecBole: config, model, dataset, train_data, valid_data, test_data.
+        As RecBole: config, model, dataset, train_data, valid_data, test_data. If the model was trained on training and
+        validation together (``refit``), ``train_data`` has both.
 
     Raises:
         CheckpointError: the file can't be read, or the data has changed.
@@ -44,7 +46,9 @@ def load_data_and_model(
     config = stored_config(checkpoint, config_dict)
     check_same_data(model_file, checkpoint, config)
     dataset = create_dataset(config)
-    train_data, valid_data, test_data = data_preparation(config, dataset)
+    train_data, valid_data, test_data = loaders = data_preparation(config, dataset)
+    if checkpoint["refit"]:
+        train_data, test_data = refit_preparation(config, loaders)
     model = build_model(config, train_data._dataset)
     restore(model, checkpoint)
     return config, model.eval(), dataset, train_data, valid_data, test_data
@@ -58,6 +62,8 @@ def recommend(
     config_dict: Mapping[str, Any] | None = None,
 ) -> dict[str, Items]:
     """Returns the best items for each user that the user has not met in training or validation; reads no review.
+
+    The items are ranked as the test part is: with ``candidates`` and ``cold_users`` as the run had them.
 
     Args:
         model_file: a checkpoint of this package.
@@ -81,25 +87,32 @@ def recommend(
     train, valid, _ = dataset.build()
     user_ids = _user_ids(dataset, [users] if isinstance(users, str | int) else users)
     init_seed(config["seed"], config["reproducibility"])
-    model = config.model_class.to_rank(config, train, checkpoint["state_dict"]).to(config["device"])
+    trained = joined(train, valid) if checkpoint["refit"] else train
+    known = known_before(config, train, valid, checkpoint["refit"])
+    model = config.model_class.to_rank(config, trained, checkpoint["state_dict"]).to(config["device"])
     names = model.state_dict().keys()
     restore(model, checkpoint | {"state_dict": {name: checkpoint["state_dict"][name] for name in names}})
     model.eval()
-    found = {user: _best_items(model, user_id, k, train, valid) for user, user_id in user_ids.items()}
-    _warn_of_strangers(train, found)
+    past = joined(train, valid)
+    found = {user: _best_items(model, user_id, k, past, known) for user, user_id in user_ids.items()}
+    _warn_of_strangers(trained, found, known)
     return found
 
 
-def _warn_of_strangers(train: ReviewDataset, found: Mapping[str, Items]) -> None:
+def _warn_of_strangers(train: ReviewDataset, found: Mapping[str, Items], known: Known) -> None:
     """Logs which users and items have no training interaction, so that nothing trained their vectors."""
     items = {item for best in found.values() for item, _ in best}
-    for kind, field, tokens in (("users", train.uid_field, list(found)), ("recommended items", train.iid_field, items)):
+    nothing = "so the model knows nothing of them"
+    popular = f"so they get the items of recent popularity (half-life {known.half_life:g} days)"
+    for kind, field, tokens, so in (
+        ("users", train.uid_field, list(found), popular if known.cold.any() else nothing),
+        ("recommended items", train.iid_field, items, nothing),
+    ):
         trained = set(train.id2token(field, train.inter_feat[field].unique().numpy()))
         if strangers := sorted(token for token in tokens if token not in trained):
             named = ", ".join(strangers[:3]) + ", …" * (len(strangers) > 3)
             getLogger().warning(
-                f"{len(strangers):,} of {len(tokens):,} {kind} have no training interaction, so the model knows "
-                f"nothing of them: {named}"
+                f"{len(strangers):,} of {len(tokens):,} {kind} have no training interaction, {so}: {named}"
             )
 
 
@@ -111,17 +124,23 @@ def _user_ids(dataset: ReviewDataset, users: Sequence[str | int] | None) -> dict
     return {token: dataset.number_of(dataset.uid_field, token) for token in map(str, users)}
 
 
-def _best_items(model: Recommender, user_id: int, k: int, train: ReviewDataset, valid: ReviewDataset) -> Items:
-    one = Interaction({train.uid_field: torch.tensor([user_id])})
+def _best_items(model: Recommender, user_id: int, k: int, past: ReviewDataset, known: Known) -> Items:
+    """Returns the best items for a user.
+
+    Args:
+        past: the interactions of training and validation, whose items the user does not get again.
+    """
+    one = Interaction({past.uid_field: torch.tensor([user_id])})
     try:
         scores = model.full_sort_predict(one.to(model.device)).flatten().cpu()
     except NotImplementedError:  # such as NeuMF, which scores pairs
-        pairs = one.repeat(train.item_num)
-        pairs.update(Interaction({train.iid_field: torch.arange(train.item_num)}))
+        pairs = one.repeat(past.item_num)
+        pairs.update(Interaction({past.iid_field: torch.arange(past.item_num)}))
         scores = model.predict(pairs.to(model.device)).flatten().cpu()
     scores[0] = -torch.inf  # padding
-    for part in (train, valid):
-        scores[part.inter_feat[part.iid_field][part.inter_feat[part.uid_field] == user_id]] = -torch.inf
-    best, items = top_items(scores[None], torch.tensor([user_id]), min(k, int(scores.isfinite().sum())))
-    tokens = train.id2token(train.iid_field, items[0].numpy())
+    scores[past.inter_feat[past.iid_field][past.inter_feat[past.uid_field] == user_id]] = -torch.inf
+    user = torch.tensor([user_id])
+    scores = known.ranked(scores[None], user)
+    best, items = top_items(scores, user, min(k, int(scores.isfinite().sum())))
+    tokens = past.id2token(past.iid_field, items[0].numpy())
     return list(zip(map(str, tokens), best[0].tolist(), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,17 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from recbole.data.dataloader import AbstractDataLoader
-from recbole.utils import init_logger, init_seed
+from recbole.utils import ModelType, init_logger, init_seed
 
 from recbole_symcere import distributed
-from recbole_symcere.checkpoint import load_checkpoint, locked, resume_path
+from recbole_symcere.checkpoint import check_same_settings, load_checkpoint, locked, resume_path, validation_path
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
-from recbole_symcere.data.loaders import create_dataset, data_preparation
+from recbole_symcere.data.loaders import DataLoaders, create_dataset, data_preparation, refit_preparation
 from recbole_symcere.errors import CheckpointError, ConfigError
 from recbole_symcere.model.recommender import Recommender
 from recbole_symcere.outputs import make_output_folder
 from recbole_symcere.provenance import commit, versions
+from recbole_symcere.ranking import plain
 from recbole_symcere.trainer import Trainer, get_trainer
 
 DETAIL = {"detail": True}  # marks what goes to the log file and not to the screen
@@ -33,17 +35,29 @@ class Fitted:
     """A model that was trained until validation stopped improving; nothing has looked at the test part.
 
     Attributes:
+        trainer: that of the model that validation stopped.
+        ranker: that of the model that ranks the test part: the same, or with ``refit`` one that was trained on training
+            and validation together.
         best_valid_result: the metrics of the best epoch on validation.
     """
 
     trainer: Trainer
+    ranker: Trainer
     test_data: AbstractDataLoader
     best_valid_score: float
     best_valid_result: Mapping[str, float]
 
+    @property
+    def seconds(self) -> float:
+        """The time spent on training and validation."""
+        return self.trainer.seconds + (self.ranker.seconds if self.ranker is not self.trainer else 0.0)
+
 
 def fit(config: Config, saved: bool = True, callback_fn: Callable[[int, float], bool] | None = None) -> Fitted:
     """Trains a model, or continues an interrupted run with the same ``checkpoint_file``.
+
+    With ``refit`` the model is trained a second time, on training and validation together, with the same settings and
+    for as many steps as the best epoch had.
 
     Args:
         saved: whether checkpoints are written.
@@ -62,19 +76,51 @@ def fit(config: Config, saved: bool = True, callback_fn: Callable[[int, float], 
         logger.warning(f"{config['model']} does not read these settings, so they change nothing: {keys}")
     data = create_dataset(config)
     logger.info(data)
-    train_data, valid_data, test_data = data_preparation(config, data)
+    train_data, valid_data, test_data = loaders = data_preparation(config, data)
     trainer = build_trainer(config, train_data)
+    checkpoint = Path(trainer.saved_model_file)
     logger.info(trainer.model, extra=DETAIL)
-    logger.info(f"checkpoint, also to resume from: --checkpoint_file={trainer.saved_model_file}")
+    logger.info(f"checkpoint, also to resume from: --checkpoint_file={checkpoint}")
     # To tell the cost takes seconds, which is wasted where nobody reads it, such as in the runs of a comparison.
     if logger.isEnabledFor(logging.INFO) and (cost := trainer.model.cost_of_an_epoch()):
         logger.info(cost)
     show = bool(config["show_progress"])
     with _own_checkpoint(config, saved):
+        if saved and config["refit"]:
+            _check_refit(checkpoint, config)
+            trainer.saved_model_file = str(validation_path(checkpoint))
         if saved and config["checkpoint_file"]:
             _resume_if_begun(trainer)
         best = trainer.fit(train_data, valid_data, saved=saved, show_progress=show, callback_fn=callback_fn)
-    return Fitted(trainer, test_data, *best)
+        if not config["refit"]:
+            return Fitted(trainer, trainer, test_data, *best)
+        ranker, test_data = _refit(config, trainer, checkpoint, loaders, saved)
+    return Fitted(trainer, ranker, test_data, *best)
+
+
+def _refit(
+    config: Config, trainer: Trainer, checkpoint: Path, loaders: DataLoaders, saved: bool
+) -> tuple[Trainer, AbstractDataLoader]:
+    """Trains a model as ``trainer`` did up to its best epoch, but on training and validation together."""
+    train_data, test_data = refit_preparation(config, loaders)
+    ranker = build_trainer(config, train_data)
+    ranker.saved_model_file = str(checkpoint)
+    # A model without training passes over all interactions once, and does not learn in steps.
+    passes_once = config["MODEL_TYPE"] == ModelType.TRADITIONAL
+    ranker.n_steps = math.inf if passes_once else (trainer.best_epoch + 1) * len(loaders[0])
+    getLogger().info(f"refit: {len(train_data._dataset):,} interactions of training and validation together")
+    if saved and config["checkpoint_file"]:
+        _resume_if_begun(ranker)
+    ranker.fit(train_data, saved=saved, show_progress=bool(config["show_progress"]))
+    return ranker, test_data
+
+
+def _check_refit(checkpoint: Path, config: Config) -> None:
+    """Checks before any training that a checkpoint of another run is not in the way of the second fit."""
+    if resume_path(checkpoint).is_file():
+        check_same_settings(checkpoint, load_checkpoint(resume_path(checkpoint))["config"], config.settings)
+    elif checkpoint.is_file():
+        raise _not_resumable(checkpoint)
 
 
 def build_model(config: Config, train: ReviewDataset) -> Recommender:
@@ -88,8 +134,9 @@ def build_trainer(config: Config, train_data: AbstractDataLoader) -> Trainer:
     return get_trainer(config["MODEL_TYPE"], config["model"])(config, build_model(config, train_data._dataset))
 
 
-def write_result(path: Path, config: Config, trainer: Trainer, result: Mapping[str, Any], test_seconds: float) -> None:
+def write_result(path: Path, config: Config, fitted: Fitted, result: Mapping[str, Any], test_seconds: float) -> None:
     """Writes the record of a run as JSON: its metrics, curves, settings, versions and commit."""
+    trainer = fitted.trainer
     record = {
         "model": config["model"],
         "dataset": config["dataset"],
@@ -97,10 +144,10 @@ def write_result(path: Path, config: Config, trainer: Trainer, result: Mapping[s
         "seed": config["seed"],
         "epochs": trainer.epochs_run,
         "best_epoch": trainer.best_epoch,
-        "seconds": {"fit": round(trainer.seconds, 3), "test": round(test_seconds, 3)},
+        "seconds": {"fit": round(fitted.seconds, 3), "test": round(test_seconds, 3)},
         "curves": trainer.curves,
-        "best_valid_result": _floats(result["best_valid_result"]),
-        "test_result": _floats(result["test_result"]),
+        "best_valid_result": finite(result["best_valid_result"] or {}),
+        "test_result": finite(result["test_result"]),
         "config": config.settings,
         "versions": versions(),
         "commit": commit(),
@@ -112,8 +159,9 @@ def write_result(path: Path, config: Config, trainer: Trainer, result: Mapping[s
     temporary.replace(path)
 
 
-def _floats(metrics: Mapping[str, Any] | None) -> dict[str, float]:
-    return {name: float(value) for name, value in (metrics or {}).items()}
+def finite(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """Returns metrics as JSON can hold them, with None for NaN: the NDCG of a group is NaN if no user is in it."""
+    return {name: value if math.isfinite(value) else None for name, value in plain(metrics).items()}
 
 
 def _check_outputs(config: Config) -> None:
@@ -142,10 +190,14 @@ def _resume_if_begun(trainer: Trainer) -> None:
     if resume_path(path).is_file():
         trainer.resume_checkpoint(path)
     elif path.is_file() and load_checkpoint(path)["epoch"] >= trainer.eval_step:  # else killed before its first state
-        raise CheckpointError(
-            f"{path} exists, but not {resume_path(path)}, from which its run could be continued; a new run would "
-            "overwrite the checkpoint: move it, or name another --checkpoint_file"
-        )
+        raise _not_resumable(path)
+
+
+def _not_resumable(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} exists, but not {resume_path(path)}, from which its run could be continued; a new run would "
+        "overwrite the checkpoint: move it, or name another --checkpoint_file"
+    )
 
 
 def _start_logging(config: Config) -> None:

@@ -1,9 +1,8 @@
 """RecBole's trainer with resumable runs, checkpoints without code, and a learning rate for each part of a model."""
 
-import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from logging import getLogger
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from secrets import token_hex
 from time import perf_counter
@@ -14,11 +13,9 @@ import recbole.utils
 import torch
 from recbole.data.dataloader import AbstractDataLoader
 from recbole.data.interaction import Interaction
-from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.trainer import Trainer as RecBoleTrainer
 from torch import Tensor, nn
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recbole_symcere import distributed
 from recbole_symcere.checkpoint import (
@@ -37,17 +34,16 @@ from recbole_symcere.config import Config
 from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.errors import TrainingError
 from recbole_symcere.model.recommender import Recommender
-from recbole_symcere.ranking import RankingCollector, RankingDataLoader, RankingEvaluator
+from recbole_symcere.progress import training_bar
+from recbole_symcere.ranking import RankingTrainer, plain
 from recbole_symcere.transfer import upload
-
-ROWS_PER_PREDICTION = 2**18
 
 
 class _Stopped(Exception):
     """Ends RecBole's loop over epochs when ``callback_fn`` asks for it."""
 
 
-class Trainer(RecBoleTrainer):
+class Trainer(RankingTrainer):
     """RecBole's trainer, which can also resume a run after any epoch and train in several processes.
 
     The hooks of :class:`Recommender` decide the learning rates and which fields of a batch stay on the host. If several
@@ -58,10 +54,14 @@ class Trainer(RecBoleTrainer):
     so that a resumed run goes on as if it had not been interrupted. Neither file holds code (see ``checkpoint``).
 
     Attributes:
+        n_steps: the number of steps of a fit on training and validation together, which nothing validates; infinity
+            for all steps of RecBole's number of epochs. None for a fit that validation ends.
         seconds: the time spent on training and validation, including the time before the run was resumed.
         curves: for each epoch, the mean over the batches of each term of the loss, by the name of the term; if the
             epoch was validated, also its score as ``valid_score``.
     """
+
+    epochs: int
 
     def __init__(self, config: Config, model: Recommender) -> None:
         super().__init__(config, model)
@@ -70,18 +70,14 @@ class Trainer(RecBoleTrainer):
             config["checkpoint_file"] or Path(self.checkpoint_dir) / distributed.from_main(name)
         )
         Path(self.saved_model_file).parent.mkdir(parents=True, exist_ok=True)
-        self.eval_collector = RankingCollector(config)
-        self.evaluator = RankingEvaluator(config)
         # RecBole's TraditionalTrainer sets epochs to 1 only after eval_step, which would then never be reached.
         self.eval_step: int = min(self.eval_step, self.epochs)
+        self.n_steps: float | None = None
         self.seconds = 0.0
         self.curves: list[dict[str, float]] = []
         self._data = source_fingerprint(config)
         self._saves_resume_state = False
         self._resumed_random: dict[str, Any] | None = None
-        if type(model).full_sort_predict is AbstractRecommender.full_sort_predict:
-            # Such a model scores each (user, item) pair alone and may need kilobytes for it; others need 4 bytes.
-            self.test_batch_size = min(config["eval_batch_size"], ROWS_PER_PREDICTION)
         self._bar: tqdm | None = None
         self._losses = distributed.losses_of(model)
 
@@ -89,6 +85,11 @@ class Trainer(RecBoleTrainer):
     def epochs_run(self) -> int:
         """The number of epochs trained, including those before the run was resumed."""
         return self.start_epoch + len(self.train_loss_dict)
+
+    @property
+    def is_refit(self) -> bool:
+        """Whether the model is trained on training and validation together."""
+        return self.n_steps is not None
 
     @property
     def best_epoch(self) -> int:
@@ -128,6 +129,8 @@ class Trainer(RecBoleTrainer):
                 returns true, training ends.
         """
         self._saves_resume_state = saved
+        if self.n_steps is not None and math.isfinite(self.n_steps):
+            self.epochs = math.ceil(self.n_steps / len(train_data))
         if self._resumed_random:
             set_random_state(self._resumed_random, self.device, train_data)
             if self.start_epoch >= self.epochs or self.cur_step > self.stopping_step:
@@ -150,11 +153,7 @@ class Trainer(RecBoleTrainer):
 
     @contextmanager
     def _progress(self, shown: bool) -> Iterator[None]:
-        if not shown:
-            yield
-            return
-        bar = tqdm(total=self.epochs, initial=self.start_epoch, desc="training", unit="epoch", dynamic_ncols=True)
-        with logging_redirect_tqdm(), _quiet_console(), bar as self._bar:
+        with training_bar(self.epochs, self.start_epoch) if shown else nullcontext() as self._bar:
             yield
         self._bar = None
 
@@ -185,7 +184,10 @@ class Trainer(RecBoleTrainer):
         )
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
         for number, interaction in enumerate(batches):
-            self._set_learning_rates(epoch_idx, epoch_idx * len(train_data) + number)
+            step = epoch_idx * len(train_data) + number
+            if self.n_steps is not None and step >= self.n_steps:
+                break
+            self._set_learning_rates(epoch_idx, step)
             losses = self._train_step(interaction, loss_func, scaler)
             steps.append(torch.stack([term.detach().reshape(()) for term in _terms(losses)]))
         if not steps:
@@ -194,8 +196,10 @@ class Trainer(RecBoleTrainer):
         sums = tuple(terms.sum(0).tolist())
         if not np.isfinite(sums).all():
             raise TrainingError(self._explain(epoch_idx, terms, train_data, loss_func))
-        means = tuple(term / len(train_data) for term in sums)
+        means = tuple(term / len(steps) for term in sums)
         self.curves.append(self._loss_names(means if isinstance(losses, tuple) else means[0]))
+        if self._bar is not None:
+            self._bar.update(epoch_idx + 1 - self._bar.n)
         return sums if isinstance(losses, tuple) else sums[0]
 
     def _train_step(self, interaction: Interaction, loss_func: Callable, scaler: torch.amp.GradScaler) -> Any:
@@ -291,7 +295,6 @@ class Trainer(RecBoleTrainer):
         if self._bar is not None:
             best = (max if self.valid_metric_bigger else min)(score, self.best_valid_score)
             self._bar.set_postfix_str(f"{self.config['valid_metric']} {score:.4f}, best {best:.4f}")
-            self._bar.update(self.epochs_run - self._bar.n)
         return score, result
 
     def evaluate(
@@ -304,13 +307,14 @@ class Trainer(RecBoleTrainer):
         """Ranks as RecBole does; ``load_best_model`` first loads ``model_file``, or else the best epoch."""
         if load_best_model:
             restore(self.model, load_checkpoint(model_file or self.saved_model_file, self.device))
-        self.eval_collector.shared_out = distributed.world_size() > 1 and isinstance(eval_data, RankingDataLoader)
         return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
 
     # Checkpoints
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Saves the model and all that is needed to rebuild it; a LoRA adapter is also saved beside the checkpoint."""
+        if self.is_refit and epoch + 1 < self.epochs:  # no epoch but the last one is ranked
+            return
         path = Path(kwargs.get("saved_model_file", self.saved_model_file))
         if distributed.is_main():
             save_checkpoint(self._state(epoch), path)
@@ -324,6 +328,7 @@ class Trainer(RecBoleTrainer):
             "format": FORMAT,
             "config": self.config.settings,
             "data": self._data,
+            "refit": self.is_refit,
             "epoch": epoch,
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
@@ -337,7 +342,7 @@ class Trainer(RecBoleTrainer):
             return
         self.seconds = perf_counter() - self._started
         further = {
-            "best_valid_result": self.best_valid_result and _plain_result(self.best_valid_result),
+            "best_valid_result": self.best_valid_result and plain(self.best_valid_result),
             "random": random_state(self.device, train_data),
             "seconds": self.seconds,
             "curves": self.curves,
@@ -377,21 +382,3 @@ def get_trainer(model_type: Any, model: str) -> type[Trainer]:
 
 def _terms(losses: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return losses if isinstance(losses, tuple) else (losses,)
-
-
-@contextmanager
-def _quiet_console() -> Iterator[None]:
-    """Keeps RecBole's log lines off the console while the body runs, because they would break the progress bar."""
-    consoles = [handler for handler in getLogger().handlers if not isinstance(handler, logging.FileHandler)]
-    levels = [handler.level for handler in consoles]
-    try:
-        for handler in consoles:
-            handler.setLevel(max(handler.level, logging.WARNING))
-        yield
-    finally:
-        for handler, level in zip(consoles, levels, strict=True):
-            handler.setLevel(level)
-
-
-def _plain_result(result: Mapping[str, Any]) -> dict[str, float]:
-    return {metric: float(value) for metric, value in result.items()}  # RecBole's values are NumPy numbers

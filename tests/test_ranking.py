@@ -16,6 +16,7 @@ from recbole.evaluator import Collector
 from recbole.evaluator.collector import DataStruct
 from recbole.model.general_recommender import BPR
 
+from recbole_symcere.known import STRANGER, TRAINED, VALIDATION_ONLY
 from recbole_symcere.metrics import NDCG, AveragePopularity, GiniIndex, popularity_groups
 from recbole_symcere.model.registry import with_hooks
 from recbole_symcere.quick_start import create_dataset, data_preparation
@@ -28,8 +29,11 @@ from recbole_symcere.ranking import (
 from recbole_symcere.trainer import Trainer
 
 
-def collected(kind: type[Collector], scores: torch.Tensor, positives: list[tuple[int, int]], need: set[str]) -> Any:
+def collected(
+    kind: type[Collector], scores: torch.Tensor, positives: list[tuple[int, int]], need: set[str], known: Any = None
+) -> Any:
     collector = object.__new__(kind)
+    collector.known = known
     collector.register, collector.config = types.SimpleNamespace(need=need.__contains__), {"USER_ID_FIELD": "user_id"}
     collector.topk, collector.device, collector.data_struct = [2, 5], scores.device, DataStruct()
     users, items = torch.tensor(positives).T
@@ -206,6 +210,54 @@ def test_items_outside_training_are_tail_and_a_group_that_nobody_has_is_nan() ->
     assert [result[f"{group}ndcg@2"] for group in GROUPS] == [1, 0, pytest.approx(1 / math.log2(3), abs=1e-6)]
     result, _ = of_groups(scores, [(0, 8), (1, 1), (2, 8)], counts)
     assert [result[f"{group}ndcg@2"] for group in GROUPS] == pytest.approx([1, 0, math.nan], nan_ok=True)
+
+
+HISTORIES = {"stranger": STRANGER, "validonly": VALIDATION_ONLY, "trained": TRAINED}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    positives=st.sets(st.tuples(st.integers(0, 4), st.integers(1, 8)), min_size=1),
+    history=st.lists(st.sampled_from([*HISTORIES.values()]), min_size=5, max_size=5),
+    seen=st.sets(st.integers(1, 8)),
+)
+def test_metrics_by_history_and_over_seen_items_are_what_they_say(
+    seed: int, positives: set[tuple[int, int]], history: list[int], seen: set[int]
+) -> None:
+    positives |= {(user, 8) for user in range(5)}  # whoever is ranked has a held-out item
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.stack([torch.randperm(9, generator=generator) for _ in range(5)]).float()
+    names = [f"{kind}{metric}" for kind in HISTORIES for metric in ("ndcg", "hit")]
+    names += ["reachablendcg", "ceilingndcg", "unseenrows"]
+    evaluator = RankingEvaluator({"metrics": names, "topk": [2, 5], "metric_decimal_place": 6})
+    need = set().union(*(metric.metric_need for metric in evaluator.metric_class.values()))
+    known = types.SimpleNamespace(history=torch.tensor(history), seen=torch.tensor([item in seen for item in range(9)]))
+    struct = DataStruct()
+    for name, value in collected(RankingCollector, scores, sorted(positives), need, known).items():
+        struct.set(name, value)
+    result, of_users = evaluator.evaluate(struct), evaluator.of_each_user()
+    held_out = [{item for of, item in positives if of == user} for user in range(5)]
+    ranked = [sorted(range(9), key=lambda item: -scores[user, item]) for user in range(5)]
+    for k in (2, 5):
+        expected: dict[str, list[float]] = {"reachablendcg": [], "ceilingndcg": []}
+        for kind, value in HISTORIES.items():
+            mine = [history[user] == value for user in range(5)]
+            expected[f"{kind}ndcg"] = [ndcg(ranked[u], held_out[u], k) if mine[u] else math.nan for u in range(5)]
+            hit = [float(bool(held_out[user] & set(ranked[user][:k]))) for user in range(5)]
+            expected[f"{kind}hit"] = [hit[user] if mine[user] else math.nan for user in range(5)]
+        for user in range(5):
+            reachable = held_out[user] & seen
+            expected["reachablendcg"].append(ndcg(ranked[user], reachable, k))
+            best_list = [*reachable, *(item for item in range(9) if item not in held_out[user])]
+            expected["ceilingndcg"].append(ndcg(best_list, held_out[user], k))
+        for name, values in expected.items():
+            assert of_users[f"{name}@{k}"] == pytest.approx(values, nan_ok=True), name
+            having = [value for value in values if not math.isnan(value)]
+            mean = sum(having) / len(having) if having else math.nan
+            assert result[f"{name}@{k}"] == pytest.approx(mean, abs=1e-6, nan_ok=True)
+    unseen = sum(item not in seen for _, item in positives)
+    assert result["unseenrows"] == pytest.approx(unseen / len(positives), abs=1e-6)
 
 
 def test_a_trainer_evaluates_with_it(make_config: Any) -> None:

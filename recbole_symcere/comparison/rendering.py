@@ -136,4 +136,4 @@ def table_notes(table: Table) -> list[str]:
         notes.append(
             f"In brackets: the change against {whole}. The CSV file has bootstrap intervals of the differences."
         )
-    return notes
+    return [*notes, *table.notes]

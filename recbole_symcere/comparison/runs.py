@@ -15,13 +15,13 @@ import numpy as np
 import polars as pl
 from polars.exceptions import PolarsError
 
-from recbole_symcere.checkpoint import FREE_SETTINGS, lock_path, resume_path
+from recbole_symcere.checkpoint import FREE_SETTINGS, lock_path, resume_path, validation_path
 from recbole_symcere.comparison.tables import Run
 from recbole_symcere.config import Config
 from recbole_symcere.errors import RunsError
 from recbole_symcere.provenance import commit, versions
 from recbole_symcere.recbole_settings import mode_on_test
-from recbole_symcere.run import Fitted, fit
+from recbole_symcere.run import Fitted, finite, fit
 
 NOT_COMPARED = FREE_SETTINGS - {"epochs", "stopping_step"}  # settings that can't change the result of a finished run
 QUIET = {"show_progress": False, "state": "ERROR"}
@@ -40,9 +40,8 @@ def validation_score(
     Returns:
         The best validation score, and the seconds and epochs of the training.
     """
-    fitted = _fit(settings, checkpoint, is_hopeless)
-    trainer = fitted.trainer
-    return float(fitted.best_valid_score), {"seconds": trainer.seconds, "epochs": trainer.epochs_run}
+    fitted = _fit(dict(settings) | {"refit": False}, checkpoint, is_hopeless)
+    return float(fitted.best_valid_score), {"seconds": fitted.seconds, "epochs": fitted.trainer.epochs_run}
 
 
 def run_on_test(settings: Mapping[str, Any], folder: Path) -> None:
@@ -54,11 +53,11 @@ def run_on_test(settings: Mapping[str, Any], folder: Path) -> None:
     fitted = _fit(settings, folder / "model.pth")
     trainer = fitted.trainer
     started = perf_counter()
-    metrics = trainer.evaluate(fitted.test_data)
+    metrics = fitted.ranker.evaluate(fitted.test_data)
     record = {
-        "metrics": {name: _finite(value) for name, value in metrics.items()},
+        "metrics": finite(metrics),
         "best_valid_score": float(fitted.best_valid_score),
-        "seconds": {"fit": trainer.seconds, "test": perf_counter() - started},
+        "seconds": {"fit": fitted.seconds, "test": perf_counter() - started},
         "epochs": trainer.epochs_run,
         "best_epoch": trainer.best_epoch,
         "curves": trainer.curves,
@@ -137,19 +136,11 @@ def _fit(
     return fit(config, callback_fn=is_hopeless)
 
 
-def _finite(value: float) -> float | None:
-    """Returns a metric as a float, or None for NaN, which JSON can't hold.
-
-    The NDCG of a group of items is NaN if no user has a held-out item of the group.
-    """
-    return float(value) if math.isfinite(value) else None
-
-
 def _users(fitted: Fitted) -> pl.DataFrame:
     loader = fitted.test_data
     dataset = loader._dataset
     tokens = dataset.id2token(dataset.uid_field, np.asarray(loader.uid_list))
-    return pl.DataFrame({"user_id": tokens.astype(str)} | fitted.trainer.evaluator.of_each_user())
+    return pl.DataFrame({"user_id": tokens.astype(str)} | fitted.ranker.evaluator.of_each_user())
 
 
 def _write_last(path: Path, text: str) -> None:
@@ -159,7 +150,8 @@ def _write_last(path: Path, text: str) -> None:
 
 
 def remove(checkpoint: Path) -> None:
-    """Deletes a checkpoint and its adapter, resume state and lock."""
-    shutil.rmtree(checkpoint.with_suffix(".adapter"), ignore_errors=True)
-    for path in (checkpoint, resume_path(checkpoint), lock_path(checkpoint)):
-        path.unlink(missing_ok=True)
+    """Deletes a checkpoint, that of validation, and their adapters, resume states and locks."""
+    for written in (checkpoint, validation_path(checkpoint)):
+        shutil.rmtree(written.with_suffix(".adapter"), ignore_errors=True)
+        for path in (written, resume_path(written), lock_path(written)):
+            path.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from recbole_symcere.comparison.history import history_notes
 from recbole_symcere.comparison.statistics import PairedComparison, compare_users, holm, mean_and_sd
 from recbole_symcere.errors import RunsError
 from recbole_symcere.metrics import PRIMARY, Direction, columns, metric_of
@@ -96,6 +97,7 @@ class Table:
         seconds: for each dataset and model, the mean training time over seeds; empty if the table shows no times.
         n_users: the number of test users of each dataset.
         mode: which items all runs ranked.
+        notes: sentences for the reader of this table alone.
     """
 
     datasets: tuple[str, ...]
@@ -109,6 +111,7 @@ class Table:
     seconds: Mapping[tuple[str, str], float]
     n_users: Mapping[str, int]
     mode: str
+    notes: tuple[str, ...] = ()
 
 
 def make_table(
@@ -179,6 +182,8 @@ def make_ablation(runs: Sequence[Run], metrics: Sequence[str], whole: str, n_dra
 def make_tables(done: Sequence[Run], ours: Collection[str], ablations: Mapping[str, Sequence[Run]]) -> dict[str, Table]:
     """Returns the tables ``summary``, ``accuracy`` and ``popularity``, and ``ablation-MODEL`` for each model with some.
 
+    If the runs have metrics by the history of users, there is also a table ``history``.
+
     Args:
         done: the complete runs of all models.
         ablations: for each model with ablations, its own runs and those of its ablations.
@@ -187,18 +192,23 @@ def make_tables(done: Sequence[Run], ours: Collection[str], ablations: Mapping[s
         RunsError: the runs do not make one table.
     """
     accuracy = columns("accuracy", {*done[0].metrics, *NEEDED})  # without a needed one, make_table raises
-    # On a small dataset, perhaps no user has a held-out item of one of the groups.
-    of_popularity = [
-        name
-        for name in columns("popularity", done[0].metrics)
-        if not any(math.isnan(run.metrics.get(name, math.nan)) for run in done)
-    ]
-    return {
+    # On a small dataset, perhaps no user has a held-out item of a group of items, or one of the histories.
+    popularity, history = (
+        [
+            name
+            for name in columns(kind, done[0].metrics)
+            if not any(math.isnan(run.metrics.get(name, math.nan)) for run in done)
+        ]
+        for kind in ("popularity", "history")
+    )
+    tables = {
         "summary": replace(make_table(done, (PRIMARY,), ours), seconds={}),
         "accuracy": make_table(done, accuracy, ours),
-        "popularity": make_table(done, of_popularity, ours),
-        **{f"ablation-{model}": make_ablation(of, accuracy, model) for model, of in ablations.items()},
+        "popularity": make_table(done, popularity, ours),
     }
+    if history:
+        tables["history"] = replace(make_table(done, history, ours), seconds={}, notes=history_notes(done))
+    return tables | {f"ablation-{model}": make_ablation(of, accuracy, model) for model, of in ablations.items()}
 
 
 def _corrected(contrasts: Mapping[Any, Contrast]) -> dict[tuple[str, ...], float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from recbole_symcere.data.audit import audit
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.errors import ConfigError, DatasetError
+from recbole_symcere.known import Known, joined, known_before
 from recbole_symcere.ranking import RankingDataLoader
 from recbole_symcere.recbole_settings import modes, sampled_negatives
 
@@ -72,19 +73,9 @@ def data_preparation(config: Config, dataset: ReviewDataset) -> DataLoaders:
         return loaders
     parts = dataset.build()
     _check_parts(config, parts)
-    found = audit(*parts)
-    getLogger().info(str(found))
-    if config["audit"] == "error":
-        found.check()
-    try:
-        samplers = create_samplers(config, dataset, parts)
-    except ValueError as error:  # RecBole raises this if a user has met every item
-        raise DatasetError(f"{config['dataset']}: no negative item can be drawn ({error})") from error
-    phases = ("train", "valid", "test")
-    train_data, valid_data, test_data = loaders = tuple(
-        _dataloader(config, phase)(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
-        for phase, part, sampler in zip(phases, parts, samplers, strict=True)
-    )
+    train, valid, _ = parts
+    known = {"valid": known_before(config, train, None, False), "test": known_before(config, train, valid, False)}
+    train_data, valid_data, test_data = loaders = tuple(_loaders(config, parts, known))
     for loader in (valid_data, test_data):
         if isinstance(loader, RankingDataLoader) and loader.sample_size < distributed.world_size():
             raise ConfigError(
@@ -97,6 +88,52 @@ def data_preparation(config: Config, dataset: ReviewDataset) -> DataLoaders:
         for loader, generator in zip(loaders, generators, strict=True):
             loader.generator = loader.sampler.generator = generator
     return train_data, valid_data, test_data
+
+
+def refit_preparation(config: Config, loaders: DataLoaders) -> tuple[AbstractDataLoader, AbstractDataLoader]:
+    """Makes the dataloaders of a fit on training and validation together, and audits this split.
+
+    Args:
+        loaders: what :func:`data_preparation` returned.
+
+    Returns:
+        The dataloaders of training and test.
+
+    Raises:
+        DatasetError: no negative item can be drawn.
+        LeakError: the audit finds a leak, and ``audit`` is ``error``.
+    """
+    train, valid, test = (loader._dataset for loader in loaders)
+    nothing = valid.copy(valid.inter_feat[[]])
+    known = {"test": known_before(config, train, valid, True)}
+    train_data, test_data = _loaders(config, (joined(train, valid), nothing, test), known)
+    return train_data, test_data
+
+
+def _loaders(
+    config: Config, parts: Sequence[ReviewDataset], known: Mapping[str, Known]
+) -> Sequence[AbstractDataLoader]:
+    """Audits a split and makes the dataloaders of training and of what is ranked.
+
+    Args:
+        parts: training, validation and test.
+        known: what is known before each part that is ranked, by ``valid`` or ``test``.
+    """
+    found = audit(*parts)
+    getLogger().info(str(found))
+    if config["audit"] == "error":
+        found.check()
+    try:
+        samplers = create_samplers(config, parts[0], list(parts))
+    except ValueError as error:  # RecBole raises this if a user has met every item
+        raise DatasetError(f"{config['dataset']}: no negative item can be drawn ({error})") from error
+    loaders = []
+    for phase, part, sampler in zip(("train", "valid", "test"), parts, samplers, strict=True):
+        if phase == "train" or phase in known:
+            loader = _dataloader(config, phase)(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
+            loader.known = known.get(phase)
+            loaders.append(loader)
+    return loaders
 
 
 def _dataloader(config: Config, phase: str) -> type[AbstractDataLoader]:

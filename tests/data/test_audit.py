@@ -1,5 +1,6 @@
 """The audit finds what it looks for, and stops a run that leaks."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from recbole_symcere.config import Config
-from recbole_symcere.data.audit import Audit, audit
+from recbole_symcere.data.audit import Audit, Strangers, audit
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import LeakError
 from recbole_symcere.quick_start import create_dataset, data_preparation
@@ -74,10 +75,16 @@ def test_an_encoder_that_reads_every_review_is_found_out(
 @given(
     drawn=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6), st.integers(0, 9)), min_size=20, max_size=60),
     group_by=st.sampled_from(["user", "none"]),
+    candidates=st.sampled_from(["all", "seen"]),
     order=st.sampled_from(["TO", "RO"]),
 )
 def test_counts_agree_with_slow_loops(
-    make_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory, drawn: list, group_by: str, order: str
+    make_config: MakeConfig,
+    tmp_path_factory: pytest.TempPathFactory,
+    drawn: list,
+    group_by: str,
+    candidates: str,
+    order: str,
 ) -> None:
     rows: list[Row] = [
         (f"u{user}", f"i{item}", 1.0, float(START + time), f"r{number}", "x")
@@ -85,7 +92,8 @@ def test_counts_agree_with_slow_loops(
     ]
     folder = write_atomic_files(tmp_path_factory.mktemp("drawn") / "drawn", rows)
     eval_args = {"group_by": group_by, "order": order}
-    config = make_config(dataset="drawn", data_path=str(folder.parent), rm_dup_inter=None, eval_args=eval_args)
+    changes = {"rm_dup_inter": None, "eval_args": eval_args, "candidates": candidates}
+    config = make_config(dataset="drawn", data_path=str(folder.parent), **changes)
     train, valid, test = parts = ReviewDataset(config).build()
     times = [
         list(zip(part.inter_feat["user_id"].tolist(), part.inter_feat["timestamp"].tolist(), strict=True))
@@ -97,7 +105,79 @@ def test_counts_agree_with_slow_loops(
     else:
         inverted = [time for _, time in held_out if time < max(time for _, time in times[0])]
     earlier = set(_pairs(train)) | set(_pairs(valid))
-    strangers = [{pair[end] for pair in _pairs(test)} - {pair[end] for pair in _pairs(train)} for end in (0, 1)]
     repeated = len(set(_pairs(test)) & earlier)
-    expected = Audit(len(set(_pairs(test))), repeated, 0, len(inverted), *map(len, strangers))
+    sides = [
+        (times[0], held_out),
+        (times[0] + times[1], times[2]),
+    ]
+    users = {user for before, after in sides for user, _ in before if user in dict(after)}
+    tied = {
+        user
+        for before, after in sides
+        for user in dict(before).keys() & dict(after).keys()
+        if max(time for of, time in before if of == user) == min(time for of, time in after if of == user)
+    }
+    later = [
+        sum(time > min(first for of, first in held_out if of == user) for _, time in times[0]) / len(times[0])
+        for user in dict(held_out)
+    ]
+    items = [{item for part in some for _, item in _pairs(part)} for some in ((train, valid), (test,))]
+    unseen = items[1] - items[0] if group_by == "none" and candidates == "all" else set()
+    expected = Audit(
+        test_pairs=len(set(_pairs(test))),
+        recurring_pairs=repeated,
+        reachable_texts=0,
+        time_inversions=len(inverted),
+        users=len(users),
+        tied_cuts=len(tied),
+        others_future=pytest.approx(sum(later) / len(later)),
+        unseen_candidates=len(unseen),
+        strangers={name: _strangers(train, part) for name, part in (("validation", valid), ("test", test))},
+    )
     assert audit(*parts) == expected
+
+
+def _strangers(train: ReviewDataset, part: ReviewDataset) -> Strangers:
+    unmet = [
+        [pair[end] for pair in _pairs(part) if pair[end] not in {of[end] for of in _pairs(train)}] for end in (0, 1)
+    ]
+    return Strangers(len(part), *(len(set(ids)) for ids in unmet), *map(len, unmet))
+
+
+def test_the_log_says_what_decides_a_ranking_beside_the_models(make_config: MakeConfig, tmp_path: Path) -> None:
+    rows = [(user, item, rating, time // 40 * 40, *rest) for user, item, rating, time, *rest in tiny_rows()]
+    folder = write_atomic_files(tmp_path / "days" / "days", rows)
+    told = {
+        (protocol, candidates): str(
+            audit(*ReviewDataset(make_config(dataset="days", data_path=str(folder.parent), **changes)).build())
+        )
+        for protocol in ("strict", "temporal")
+        for candidates in ("all", "seen")
+        for changes in ({"protocol": protocol, "candidates": candidates},)
+    }
+    strict, temporal = told["strict", "all"], told["temporal", "seen"]
+    assert re.search(
+        r"ties: the cuts of \d+ of 40 users \(\d+\.\d%\) fall between interactions of the same time", strict
+    )
+    assert re.search(r"time: \d+\.\d% of the training interactions .* --protocol=temporal has one cut", strict)
+    assert "time: " not in temporal
+    assert re.search(r"test: \d+ users \(\d+\.\d% of the rows\) .* have no training interaction", temporal)
+    assert "candidates: " not in temporal + strict
+
+
+def test_candidates_that_nobody_met_before_the_cut_are_told(make_config: MakeConfig, tmp_path: Path) -> None:
+    rows: list[Row] = [
+        (f"u{number % 5}", f"i{number // 4}", 1.0, float(START + number), f"r{number}", "x") for number in range(100)
+    ]
+    folder = write_atomic_files(tmp_path / "new" / "new", rows)
+    changes = {"dataset": "new", "data_path": str(folder.parent), "protocol": "temporal"}
+    told = [str(audit(*ReviewDataset(make_config(**changes, candidates=of)).build())) for of in ("all", "seen")]
+    assert "candidates: 5 held-out items that nobody met before the cut are ranked" in told[0]
+    assert "candidates: " not in told[1]
+
+
+def test_without_times_nothing_is_said_of_time(make_config: MakeConfig) -> None:
+    columns = {"inter": ["user_id", "item_id", "review_id"]}
+    found = audit(*ReviewDataset(make_config(load_col=columns, eval_args={"order": "RO"})).build())
+    assert found.tied_cuts is found.others_future is found.time_inversions is None
+    assert "ties" not in str(found)

@@ -1,0 +1,150 @@
+"""What is known before a part is ranked, and what a ranking makes of it: the same steps for the scores of every model.
+
+1. With ``candidates: seen``, only items that somebody met before the part are ranked.
+2. With ``cold_users: recent_popularity``, an item without a training interaction comes last, and a user without one is
+   ranked by recent popularity. The vectors of such items and users are random, so no model is praised or blamed for
+   them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import cat_interactions
+from scipy.stats import rankdata
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from recbole_symcere.config import Config
+    from recbole_symcere.data.dataset import ReviewDataset
+
+DAY = 86_400  # seconds
+HALF_LIVES = (math.inf, 730.0, 365.0, 180.0, 90.0, 30.0, 7.0)  # days
+STRANGER, VALIDATION_ONLY, TRAINED = range(3)  # the history of a user before the part
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known before a part is ranked.
+
+    Attributes:
+        history: STRANGER, VALIDATION_ONLY or TRAINED for each user, [n_users] long.
+        seen: whether an item occurs before the part, [n_items] bool.
+        unranked: items that are no candidates, [n] long.
+        last: items that come last, [n] long.
+        cold: whether a user is ranked by recent popularity, [n_users] bool.
+        recent: the place of each item by recent popularity, from the least popular, [n_items] float.
+        half_life: that of the recent popularity, in days.
+    """
+
+    history: Tensor
+    seen: Tensor
+    unranked: Tensor
+    last: Tensor
+    cold: Tensor
+    recent: Tensor
+    half_life: float
+
+    def to(self, device: torch.device) -> Known:
+        """Returns a copy whose tensors are on a device."""
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+    def ranked(self, scores: Tensor, users: Tensor) -> Tensor:
+        """Returns the scores by which a part is ranked; ``scores`` changes, too.
+
+        Args:
+            scores: [n_users, n_items], the scores of a model; -inf for what is not ranked.
+            users: [n_users] long.
+        """
+        scores[:, self.last] = scores[:, self.last].where(scores[:, self.last] == -torch.inf, _lowest(scores))
+        cold = self.cold[users].nonzero().flatten()
+        recent = self.recent.to(scores.dtype)
+        scores[cold] = scores[cold].where(scores[cold] == -torch.inf, recent)
+        scores[:, self.unranked] = -torch.inf
+        return scores
+
+
+def _lowest(scores: Tensor) -> Tensor:
+    return scores.new_tensor(torch.finfo(scores.dtype).min)
+
+
+def known_before(config: Config, train: ReviewDataset, valid: ReviewDataset | None, refit: bool) -> Known:
+    """Returns what is known before validation, or before the test part.
+
+    Args:
+        train: the training part.
+        valid: the validation part, if the test part is ranked.
+        refit: whether the model that ranks was trained on both.
+    """
+    earlier = train if valid is None else joined(train, valid)
+    trained_on = earlier if refit else train
+    seen = _occurring(earlier, earlier.iid_field, earlier.item_num)
+    history = torch.zeros(train.user_num, dtype=torch.long)
+    history[earlier.inter_feat[earlier.uid_field]] = VALIDATION_ONLY
+    history[train.inter_feat[train.uid_field]] = TRAINED
+    unranked = ~seen if config["candidates"] == "seen" else torch.zeros_like(seen)
+    last = ~_occurring(trained_on, train.iid_field, train.item_num)
+    cold = ~_occurring(trained_on, train.uid_field, train.user_num)
+    if config["cold_users"] == "model":
+        last, cold = torch.zeros_like(last), torch.zeros_like(cold)
+    recent, half_life = recent_popularity(earlier)
+    places = {name: mask.nonzero().flatten() for name, mask in (("unranked", unranked), ("last", last))}
+    return Known(history=history, seen=seen, cold=cold, recent=recent, half_life=half_life, **places)
+
+
+def joined(train: ReviewDataset, valid: ReviewDataset) -> ReviewDataset:
+    """Returns a part with the interactions of training and validation."""
+    whole: ReviewDataset = train.copy(cat_interactions([train.inter_feat, valid.inter_feat]))
+    return whole
+
+
+def _occurring(part: ReviewDataset, field: str, n: int) -> Tensor:
+    found = torch.zeros(n, dtype=torch.bool)
+    found[part.inter_feat[field]] = True
+    return found
+
+
+def recent_popularity(part: ReviewDataset) -> tuple[Tensor, float]:
+    """Ranks items by their popularity at the end of a part, in which an interaction counts less the older it is.
+
+    The half-life is the one of ``HALF_LIVES`` whose popularity, taken from the first nine tenths of the interactions,
+    ranks the items of the last tenth best (in NDCG@10). Nothing outside the part is looked at.
+
+    Returns:
+        The place of each item, from the least popular and the same for equally popular ones, [n_items] float; and the
+        half-life in days, which is infinite if the interactions have no times.
+    """
+    items = part.inter_feat[part.iid_field].numpy()
+    has_times = part.time_field in part.inter_feat
+    times = part.inter_feat[part.time_field].numpy() if has_times else np.zeros(len(items))
+    order = times.argsort(kind="stable")
+    earlier, later = np.split(order, [len(order) - len(order) // 10])
+
+    def gain(half_life: float) -> float:
+        popularity = decayed_counts(items[earlier], times[earlier], half_life, part.item_num)
+        place = np.empty(part.item_num, np.int64)
+        place[np.argsort(-popularity, kind="stable")] = np.arange(part.item_num)
+        of_rows = place[items[later]]
+        return float((1 / np.log2(of_rows[of_rows < 10] + 2)).sum())
+
+    half_life = max(HALF_LIVES, key=gain)  # the longest of several that are equally good
+    popularity = decayed_counts(items, times, half_life, part.item_num)
+    return torch.from_numpy(rankdata(popularity, method="dense")).float(), half_life
+
+
+def decayed_counts(items: np.ndarray, times: np.ndarray, half_life: float, n_items: int) -> np.ndarray:
+    """Returns the sum of 2^(-age / half_life) over the interactions of each item, [n_items] float64.
+
+    Args:
+        items, times: [n] of the interactions; the age of one is counted from the last of them, in seconds.
+        half_life: in days.
+    """
+    ages = (times.max() - times) / DAY
+    return np.bincount(items, weights=np.exp2(-ages / half_life), minlength=n_items)
