@@ -16,10 +16,16 @@ from recbole_symcere.quick_start import create_dataset, data_preparation
 from tests.conftest import Row, write_atomic_files
 
 SPLIT = {"split": {"RS": [0.7, 0.1, 0.2]}, "order": "TO", "mode": "full"}
+RANKING: dict[str, Any] = {"candidates": "all", "cold_users": "recent_popularity", "refit": False}
+METRICS = "Hit NDCG Recall MRR HeadNDCG MiddleNDCG TailNDCG ItemCoverage AveragePopularity GiniIndex".split()
+BY_HISTORY = [f"{users}{metric}" for users in ("Trained", "ValidOnly", "Stranger") for metric in ("NDCG", "Hit")]
 PROTOCOLS: dict[str, dict[str, Any]] = {
-    "strict": {"rm_dup_inter": "first", "eval_args": SPLIT | {"group_by": "user"}, "audit": "error"},
-    "temporal": {"rm_dup_inter": "first", "eval_args": SPLIT | {"group_by": "none"}, "audit": "error"},
-    "paper": {"rm_dup_inter": None, "eval_args": SPLIT | {"group_by": "user"}, "audit": "warn"},
+    "strict": {"rm_dup_inter": "first", "eval_args": SPLIT | {"group_by": "user"}, "audit": "error"} | RANKING,
+    "temporal": {"rm_dup_inter": "first", "eval_args": SPLIT | {"group_by": "none"}, "audit": "error"}
+    | RANKING
+    | {"candidates": "seen", "refit": True}
+    | {"metrics": [*METRICS, *BY_HISTORY, "ReachableNDCG", "CeilingNDCG", "UnseenRows"]},
+    "paper": {"rm_dup_inter": None, "eval_args": SPLIT | {"group_by": "user"}, "audit": "warn"} | RANKING,
 }
 
 

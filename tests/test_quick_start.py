@@ -328,6 +328,18 @@ def test_an_unreadable_checkpoint_is_one_clear_error(settings: Settings, tmp_pat
         load_data_and_model(tmp_path / "nothing.pth")
 
 
+def test_a_checkpoint_from_before_there_were_choices_ranks_as_it_did(settings: Settings, tmp_path: Path) -> None:
+    before = {"tie_break": "file", "candidates": "all", "cold_users": "model", "refit": False}
+    file = str(tmp_path / "run.pth")
+    run_recbole_symcere(config_dict=settings | before | {"checkpoint_file": file})
+    expected = recommend(file, k=5)
+    checkpoint = torch.load(file, weights_only=True)
+    kept = {key: value for key, value in checkpoint["config"].items() if key not in {*before, "tie_seed"}}
+    del checkpoint["refit"]
+    torch.save(checkpoint | {"format": 3, "config": kept}, file)
+    assert recommend(file, k=5) == expected
+
+
 def test_a_checkpoint_holds_no_code(settings: Settings, tmp_path: Path) -> None:
     file = tmp_path / "run.pth"
     run(settings, checkpoint_file=str(file), epochs=1)
