@@ -74,7 +74,7 @@ class TurboCF(ItemBased):
         dataset: the interactions that train.
     """
 
-    dense_tables = 4  # P, its powers and the sum
+    dense_tables = 5  # the product, sparse and dense, in double precision; later P, its square and what they make
 
     def item_weights(self, config: Config, dataset: ReviewDataset) -> Tensor:
         """Returns the filter, dense."""
