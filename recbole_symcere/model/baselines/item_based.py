@@ -31,8 +31,8 @@ class ItemBased(UserScorer):
     neither; whoever loads it computes both again.
 
     Attributes:
-        dense_tables: how many tables of all pairs of items, in float32, are in memory at once while the weights are
-            computed; 0 if the weights stay sparse.
+        dense_tables: how many tables of all pairs of items, in float32, are in memory at once at most while the weights
+            are computed; 0 if the weights stay sparse.
 
     Raises:
         DatasetError: the tables do not fit into the free memory, or ``history_decay`` is given and the interactions
@@ -89,7 +89,7 @@ class EASE(ItemBased, RecBoleEASE):
         dataset: the interactions that train.
     """
 
-    dense_tables = 5  # the sparse product and its dense form, the inverse with its workspace, the weights
+    dense_tables = 10  # measured where every two items share a user; half of it is in LAPACK and SciPy
 
     def item_weights(self, config: Config, dataset: ReviewDataset) -> Tensor:
         """Returns the weights B that RecBole's constructor has computed, dense."""

@@ -74,7 +74,7 @@ class TurboCF(ItemBased):
         dataset: the interactions that train.
     """
 
-    dense_tables = 5  # the product, sparse and dense, in double precision; later P, its square and what they make
+    dense_tables = 6  # measured where every two items share a user: the product comes in double precision first
 
     def item_weights(self, config: Config, dataset: ReviewDataset) -> Tensor:
         """Returns the filter, dense."""

@@ -1,5 +1,6 @@
 """What all item-based models share, and those whose weights are RecBole's."""
 
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -76,6 +77,22 @@ def test_tables_that_do_not_fit_are_refused_before_any_is_made(model: str, monke
     build(free=needed)
     with pytest.raises(DatasetError, match=rf"^{model} needs .* GiB for {n_tables} tables .* 6 items, but .*RP3beta$"):
         build(free=needed - 1)
+
+
+@pytest.mark.parametrize("model", ["EASE", "TurboCF"])
+def test_the_tables_that_are_asked_for_hold_what_python_is_seen_to_need(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_items = 300
+    monkeypatch.setattr("tests.model.baselines.rows.N_ITEMS", n_items)
+    everything = Rows([(user, item, 0.0) for user in range(1, 5) for item in range(n_items)])
+    own = few_settings(history_decay=None, reg_weight=1.0, alpha=0.5, power=1.0, filter=3)
+    model_class = get_model(model)
+    tracemalloc.start()
+    model_class(own, everything)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most <= model_class.dense_tables * n_items**2 * 4
 
 
 @quick
