@@ -52,6 +52,17 @@ def test_a_step_never_waits_for_the_gpu(
         trainer._train_step(batch, trainer.model.calculate_loss, scaler)
 
 
+@pytest.mark.parametrize("model", ["RecentPop", "LaterPopularity", "Repurchase", "EASE", "ItemKNN", "TurboCF"])
+def test_models_that_train_nothing_rank_on_the_gpu_as_on_the_cpu(make_config: MakeConfig, model: str) -> None:
+    config = make_config(model=model)
+    train = create_dataset(config).build()[0]
+    built, users = config.model_class(config, train), torch.arange(train.user_num)
+    expected = built.scores(users)
+    found = built.cuda().scores(users.cuda())
+    assert found.is_cuda
+    torch.testing.assert_close(found.cpu(), expected)
+
+
 @pytest.mark.parametrize("text_train", ["frozen", "lora"])
 def test_torchrun_on_one_gpu_over_nccl_gives_the_run_of_one_process(
     make_config: MakeConfig, tmp_path: Path, text_train: str

@@ -39,7 +39,8 @@ from recbole_symcere.trainer import Trainer
 from tests.conftest import for_model, ranked_by_recbole, tiny_rows, write_atomic_files
 
 MODELS = (
-    "SymCERE", "SymCEREPlus", "XSimGCL", "SMORE", "NeuMF", "NGCF", "LightGCN", "SGL", "BPR", "Pop", "ItemKNN", "EASE",
+    "SymCERE", "SymCEREPlus", "XSimGCL", "SMORE", "NeuMF", "NGCF", "LightGCN", "SGL", "BPR", "Pop", "ItemKNN",
+    "EASE", "SLIMElastic",
 )  # fmt: skip
 METRICS = {
     f"{metric}@{k}"

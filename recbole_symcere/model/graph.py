@@ -5,7 +5,6 @@ Nodes are numbered users first: user u is node u, item v is node ``n_users + v``
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -19,12 +18,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from recbole_symcere.config import Config
-
-# PyTorch warns once in a process, at the first CSR tensor, that CSR is in beta; that warning is used up here.
-with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-    torch.sparse_csr_tensor([0], [], [], (0, 0), check_invariants=False)
-
 
 PAIRS_PER_SEARCH = 2**22  # int64: 32 MiB
 

@@ -71,6 +71,38 @@ class TestRepurchase(ModelSuite):
     model = "Repurchase"
 
 
+class TestRecentPop(ModelSuite):
+    model = "RecentPop"
+
+
+class TestLaterPopularity(ModelSuite):
+    model = "LaterPopularity"
+
+
+class TestEASE(ModelSuite):
+    model = "EASE"
+    settings: ClassVar = {"reg_weight": 5.0}
+
+
+class TestRP3beta(ModelSuite):
+    model = "RP3beta"
+    settings: ClassVar = {"k": 5}
+
+
+class TestTurboCF(ModelSuite):
+    model = "TurboCF"
+
+
+class TestDirectedRP3(ModelSuite):
+    model = "DirectedRP3"
+    settings: ClassVar = {"history_decay": 0.01}
+
+
+class TestSLIMElastic(ModelSuite):
+    model = "SLIMElastic"
+    settings: ClassVar = {"alpha": 0.01}
+
+
 class TestLightGCN(ModelSuite):
     model = "LightGCN"
     waits = True

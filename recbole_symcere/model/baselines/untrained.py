@@ -1,11 +1,11 @@
-"""Scorers that train nothing: what the reviews alone can tell, and what the history of a user can."""
+"""The base classes of scorers that train nothing, and what the reviews alone can tell."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import InputType, ModelType
@@ -36,6 +36,23 @@ class Untrained(Recommender):
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """Returns 0, a scalar."""
         return 0 * self.fake_loss
+
+
+class UserScorer(Untrained, ABC):
+    """The base of scorers without training that score all items for a batch of users at once."""
+
+    @abstractmethod
+    def scores(self, users: Tensor) -> Tensor:
+        """Returns the scores of all items for the given users [B], [B, n_items]."""
+
+    def predict(self, interaction: Interaction) -> Tensor:
+        """Returns the scores [B] of the given (user, item) pairs; all items are scored for each different user."""
+        users, row = interaction[self.USER_ID].unique(return_inverse=True)
+        return self.scores(users)[row, interaction[self.ITEM_ID]]
+
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """Returns the scores of all items for the given users, [B * n_items]."""
+        return self.scores(interaction[self.USER_ID]).flatten()
 
 
 class TextProfile(Untrained, VectorRecommender):
@@ -69,35 +86,3 @@ class TextProfile(Untrained, VectorRecommender):
     def ranking_vectors(self) -> tuple[Tensor, Tensor]:
         """Returns the profiles of users [n_users, hidden] and items [n_items, hidden]."""
         return self.user_profiles, self.item_profiles
-
-
-class Repurchase(Untrained):
-    """Scores a pair by how often the user met the item in training, and then by how often anybody met the item.
-
-    The model shows what repeated pairs do to a protocol that keeps them. Where a user's history is masked, the model
-    ranks by popularity.
-
-    Args:
-        config: the model has no settings of its own.
-        dataset: the interactions that train.
-    """
-
-    is_probe = True
-
-    def __init__(self, config: Config, dataset: ReviewDataset) -> None:
-        super().__init__(config, dataset)
-        self.met = dataset.inter_matrix(form="csr")  # repeated pairs add up
-        popularity = torch.from_numpy(self.met.sum(0)).flatten()
-        self.register_buffer("tie_break", popularity / (1 + popularity.max()), persistent=False)  # below 1
-
-    def predict(self, interaction: Interaction) -> Tensor:
-        """Returns the scores [B] of the given (user, item) pairs, float64."""
-        users, items = interaction[self.USER_ID], interaction[self.ITEM_ID]
-        met = torch.from_numpy(self.met[np.array(users.cpu()), np.array(items.cpu())]).flatten()  # SciPy wants copies
-        return met.to(users.device) + self.tie_break[items]
-
-    def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """Returns the scores of all items for the given users, [B * n_items] float64."""
-        users = interaction[self.USER_ID]
-        met = torch.from_numpy(self.met[np.array(users.cpu())].toarray())
-        return (met.to(users.device) + self.tie_break).flatten()

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,16 +12,15 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from recbole.data.interaction import Interaction
-from scipy.sparse import coo_matrix, csr_matrix
 from torch.testing import assert_close
 
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.model import symcere_plus
-from recbole_symcere.model.baselines.untrained import Repurchase, TextProfile
+from recbole_symcere.model.baselines.untrained import TextProfile
 from recbole_symcere.model.text.encoder import ReviewEncoder
 from recbole_symcere.model.text.views import profiles_by_group, text_profiles
-from recbole_symcere.quick_start import create_dataset, load_data_and_model, recommend, run_recbole_symcere
+from recbole_symcere.quick_start import create_dataset, recommend, run_recbole_symcere
 from tests.conftest import for_model, ranked_by_recbole, tiny_rows, write_atomic_files
 
 Settings = dict[str, Any]
@@ -107,52 +106,3 @@ def test_a_text_profile_run_takes_one_epoch_and_recommends_without_reviews(
     expected = ranked_by_recbole(file, ["u3", "u11"], k=5)
     monkeypatch.delattr(ReviewDataset, "review_texts")
     assert recommend(file, ["u3", "u11"], k=5, config_dict={"text_encoder": "gone"}) == expected
-
-
-# Repurchase
-
-
-class Bought(NamedTuple):
-    """What Repurchase asks its dataset for."""
-
-    pairs: list[tuple[int, int]]
-
-    def num(self, field: str) -> int:
-        return {"user_id": 4, "item_id": 5}[field]
-
-    def inter_matrix(self, form: str) -> csr_matrix:
-        return coo_matrix((np.ones(len(self.pairs)), tuple(zip(*self.pairs, strict=True))), (4, 5)).asformat(form)
-
-
-FIELDS = {"USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "NEG_PREFIX": "neg_", "device": torch.device("cpu")}
-
-
-@quick
-@given(pairs=st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), min_size=1, max_size=25))
-def test_what_was_met_more_often_is_first_and_popularity_breaks_ties(pairs: list[tuple[int, int]]) -> None:
-    model = Repurchase(FIELDS, Bought(pairs))
-    popularity = [sum(i == item for _, i in pairs) for item in range(5)]
-    scores = model.full_sort_predict(Interaction({"user_id": torch.arange(4)})).view(4, 5)
-    for user in range(4):
-        ranks = [(pairs.count((user, item)), popularity[item]) for item in range(5)]
-        assert scores[user].tolist() == pytest.approx([met + p / (1 + max(popularity)) for met, p in ranks])
-        assert sorted(range(5), key=scores[user].tolist().__getitem__) == sorted(range(5), key=ranks.__getitem__)
-    assert torch.equal(model.predict(every_pair(4, 5)), scores.flatten())
-
-
-def test_repeated_rows_are_found_where_the_protocol_leaves_them(settings: Settings, tmp_path: Path) -> None:
-    rows = tiny_rows()
-    first = {user: (user, item, 4.0, 2e9, f"again {user}", "again") for user, item, *_ in reversed(rows)}
-    folder = write_atomic_files(tmp_path / "own" / "own", [*rows, *first.values()])
-    own = for_model(settings | {"model": "Repurchase", "dataset": "own", "data_path": str(folder.parent)})
-    files = {"checkpoint_file": str(tmp_path / "run.pth"), "result_file": str(tmp_path / "run.json")}
-    paper = run_recbole_symcere(config_dict=own | files | {"protocol": "paper"})
-    strict = run_recbole_symcere(config_dict=own)
-    assert paper["test_result"]["mrr@10"] == 1 > 2 * strict["test_result"]["mrr@10"]
-    assert json.loads((tmp_path / "run.json").read_text())["epochs"] == 1
-
-    (found,) = recommend(tmp_path / "run.pth", ["u3"], k=30).values()
-    _, _, _, train_data, _, _ = load_data_and_model(tmp_path / "run.pth")
-    popularity = train_data._dataset.inter_feat["item_id"].bincount()
-    counts = [int(popularity[train_data._dataset.token2id("item_id", item)]) for item, _ in found]
-    assert counts == sorted(counts, reverse=True) and len(found) < 30, "the history is masked"

@@ -1,0 +1,136 @@
+"""Scorers that count interactions: recent ones, those that came later, and the user's own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recbole_symcere.config import Config
+from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.model.baselines.history import DAY, history_matrix, last_moments, moments
+from recbole_symcere.model.baselines.untrained import UserScorer
+
+
+class RecentPop(UserScorer):
+    """Scores an item by its training interactions, of which each counts half as much with every half-life that passed.
+
+    The score is the sum of 2^(-(now - t) / half-life) over the item's interactions at moments t up to ``now``. Where
+    each user's history is split by itself, ``now`` is the moment of the user's own last training interaction, so the
+    score holds nothing that came later. Under one cut in time for everybody, and for users without training
+    interactions, it is the moment of the last training interaction of all. Popularity at the user's own time is from
+    Ji et al., "A Re-visit of the Popularity Baseline in Recommender Systems" (SIGIR 2020); they count by months.
+
+    Args:
+        config: see ``properties/model/RecentPop.yaml``.
+        dataset: the interactions that train.
+
+    Raises:
+        DatasetError: the interactions have no times.
+    """
+
+    now: Tensor
+    moment: Tensor
+    item: Tensor
+
+    def __init__(self, config: Config, dataset: ReviewDataset) -> None:
+        super().__init__(config, dataset)
+        self.half_life = config["half_life"] * DAY
+        now = last_moments(dataset)
+        by_user = config["eval_args"]["group_by"] == "user"
+        self.register_buffer("now", now if by_user else now.max().expand(self.n_users).clone(), persistent=False)
+        self.register_buffer("moment", moments(dataset), persistent=False)
+        self.register_buffer("item", dataset.inter_feat[dataset.iid_field], persistent=False)
+
+    def scores(self, users: Tensor) -> Tensor:
+        """Returns the scores of all items for the given users, [B, n_items] float64.
+
+        The different moments of the batch's users are swept together: the interactions between two moments are summed
+        first, and then each moment gets the sums of all moments before it, in as many steps as their number has digits
+        in binary. Every factor is at most 1, so that no half-life overflows.
+        """
+        now, place = self.now[users].unique(return_inverse=True)
+        # The first moment that is not before the interaction; what is later than all moments goes to a last row.
+        first = torch.searchsorted(now, self.moment)
+        weight = torch.exp2((self.moment - now[first.clamp(max=len(now) - 1)]) / self.half_life)
+        sums = _sums(first, self.item, weight, len(now) + 1, self.n_items)[:-1]
+        step = 1
+        while step < len(now):
+            passed = torch.exp2((now[:-step] - now[step:]) / self.half_life)
+            sums[step:] += passed[:, None] * sums[:-step]
+            step *= 2
+        return sums[place]
+
+
+class LaterPopularity(UserScorer):
+    """Scores an item by how often others met it in training after the user's last training interaction.
+
+    Ties are broken by the number of all training interactions. The model can't be deployed, because nobody knows the
+    future: it shows how much of it a split per user tells. Under one cut in time the users who were there until the cut
+    have nothing later, and the model ranks by popularity for them; only for users who left before the cut does it still
+    look ahead, and never beyond the cut. A user without training interactions gets popularity, too.
+
+    Args:
+        config: the model has no settings of its own.
+        dataset: the interactions that train.
+
+    Raises:
+        DatasetError: the interactions have no times.
+    """
+
+    is_probe = True
+    last: Tensor
+    moment: Tensor
+    item: Tensor
+    tie_break: Tensor
+
+    def __init__(self, config: Config, dataset: ReviewDataset) -> None:
+        super().__init__(config, dataset)
+        items = dataset.inter_feat[dataset.iid_field]
+        self.register_buffer("last", last_moments(dataset), persistent=False)
+        self.register_buffer("moment", moments(dataset), persistent=False)
+        self.register_buffer("item", items, persistent=False)
+        self.register_buffer("tie_break", _below_one(torch.bincount(items, minlength=self.n_items)), persistent=False)
+
+    def scores(self, users: Tensor) -> Tensor:
+        """Returns the scores of all items for the given users, [B, n_items] float64."""
+        last, place = self.last[users].unique(return_inverse=True)
+        n_before = torch.searchsorted(last, self.moment)  # the number of moments strictly before the interaction
+        counts = _sums(n_before, self.item, torch.ones_like(self.moment), len(last) + 1, self.n_items)
+        later = counts.flip(0).cumsum(0).flip(0)[1:]
+        return later[place] + self.tie_break
+
+
+class Repurchase(UserScorer):
+    """Scores a pair by how often the user met the item in training, and then by how often anybody met the item.
+
+    The model shows what repeated pairs do to a protocol that keeps them. Where a user's history is masked, the model
+    ranks by popularity.
+
+    Args:
+        config: the model has no settings of its own.
+        dataset: the interactions that train.
+    """
+
+    is_probe = True
+    met: Tensor
+    tie_break: Tensor
+
+    def __init__(self, config: Config, dataset: ReviewDataset) -> None:
+        super().__init__(config, dataset)
+        met = history_matrix(dataset, half_life=None).double()
+        self.register_buffer("met", met, persistent=False)
+        self.register_buffer("tie_break", _below_one(met.sum(0).to_dense()), persistent=False)
+
+    def scores(self, users: Tensor) -> Tensor:
+        """Returns the scores of all items for the given users, [B, n_items] float64."""
+        return self.met.index_select(0, users).to_dense() + self.tie_break
+
+
+def _sums(rows: Tensor, items: Tensor, values: Tensor, n_rows: int, n_items: int) -> Tensor:
+    """Sums values by row and item, [n_rows, n_items]."""
+    return values.new_zeros(n_rows * n_items).index_add_(0, rows * n_items + items, values).view(n_rows, n_items)
+
+
+def _below_one(popularity: Tensor) -> Tensor:
+    """Scales popularity below 1, so that added to whole numbers it only breaks ties; float64 [n_items]."""
+    return popularity.double() / (1 + popularity.max())
