@@ -20,7 +20,8 @@ from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.graph import propagate
-from recbole_symcere.model.symcere_plus import SymCEREPlus, add_main_directions, whiten, whitened_profiles
+from recbole_symcere.model.symcere_plus import SymCEREPlus, add_main_directions, whitened_profiles
+from recbole_symcere.model.text.whitening import whiten
 from recbole_symcere.model.text.views import training_vectors
 from recbole_symcere.quick_start import create_dataset, recommend, run_recbole_symcere
 from tests.conftest import ranked_by_recbole
