@@ -100,8 +100,8 @@ class AlphaRec(VectorRecommender):
         size = len(users), self.settings.n_negatives
         negatives = torch.randint(1, self.n_items, size, device=users.device)
         user_vectors, item_vectors = self()
-        # On the catalogues of review data, one product with all items is up to fifty times as fast as gathering the
-        # vectors of all negatives.
+        # Up to 5,000 items, one product with all of them is 4 to 50 times as fast on a CPU as gathering the vectors of
+        # 256 negatives for each of 2,048 interactions.
         cosines = user_vectors[users] @ item_vectors.T
         return sampled_softmax(
             cosines.gather(1, positives[:, None]).squeeze(1),

@@ -90,9 +90,9 @@ class CEASE(Untrained):
 def item_weights(met: csr_matrix, features: Tensor, reg_weight: float, text_weight: float) -> Tensor:
     """Returns the weights B of collective EASE, which minimise ||Y - YB||^2 + ``reg_weight`` ||B||^2 with diag(B) = 0.
 
-    Y has the rows of the interactions above those of the features: Y = [X; sqrt(``text_weight``) T'], sections 3.1 and
-    3.3 of the paper. With P the inverse of X'X + ``text_weight`` TT' + ``reg_weight`` I, B_ij is -P_ij / P_jj for
-    i != j. The inverse is computed in float64.
+    Y has the rows of the interactions above those of the features: Y = [X; sqrt(``text_weight``) T']. With P the
+    inverse of X'X + ``text_weight`` TT' + ``reg_weight`` I, B_ij is -P_ij / P_jj for i != j. The inverse is computed in
+    float64.
 
     Args:
         met: X, [n_users, n_items].
