@@ -151,12 +151,16 @@ class FewSettings(dict[str, Any]):
 
 
 def for_model(settings: dict[str, Any]) -> dict[str, Any]:
-    """``settings`` without SymCERE's keys, if the model does not have them; SMORE has all but one."""
+    """``settings`` without those of SymCERE's keys that the model does not have."""
     if settings["model"] in ("SymCERE", "SymCEREPlus"):
         return settings
-    own = {"text_train"}
-    if settings["model"] != "SMORE":
-        own |= {key for key in settings if key.startswith("text_")} | {"embedding_size", "n_layers"}
+    of_graph, of_text = {"embedding_size", "n_layers"}, {key for key in settings if key.startswith("text_")}
+    if settings["model"] in ("SMORE", "AlphaRec", "RLMRec"):
+        own = {"text_train"}
+    elif settings["model"] in ("CEASE", "TextProfile"):
+        own = {"text_train"} | of_graph
+    else:
+        own = of_text | of_graph
     return {key: value for key, value in settings.items() if key not in own}
 
 

@@ -144,7 +144,7 @@ def test_a_property_file_that_contradicts_itself_is_refused(entry: dict[str, Any
         Setting.read("file.yaml: key", entry)
 
 
-@pytest.mark.parametrize("model", ["SymCERE", "SMORE", "TextProfile"])
+@pytest.mark.parametrize("model", ["SymCERE", "SMORE", "AlphaRec", "RLMRec", "CEASE", "TextProfile"])
 @pytest.mark.parametrize(
     ("written", "prompt"), [("query: ", "query: "), ("'a: b: '", "a: b: "), ("text: x", "text: x"), ("", None)]
 )

@@ -34,6 +34,8 @@ def _refuses_to_wait() -> Iterator[Callable[[str], None]]:
         ("SymCERE", {"contrast": "infonce", "contrast_batch_size": 16}),
         ("SymCEREPlus", {"alpha_text": 0.1}),
         ("SMORE", {}),
+        ("AlphaRec", {}),
+        ("RLMRec", {}),
         ("XSimGCL", {}),
     ],
 )

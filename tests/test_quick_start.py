@@ -39,8 +39,8 @@ from recbole_symcere.trainer import Trainer
 from tests.conftest import for_model, ranked_by_recbole, tiny_rows, write_atomic_files
 
 MODELS = (
-    "SymCERE", "SymCEREPlus", "XSimGCL", "SMORE", "NeuMF", "NGCF", "LightGCN", "SGL", "BPR", "Pop", "ItemKNN",
-    "EASE", "SLIMElastic",
+    "SymCERE", "SymCEREPlus", "XSimGCL", "SMORE", "AlphaRec", "RLMRec", "CEASE",
+    "NeuMF", "NGCF", "LightGCN", "SGL", "BPR", "Pop", "ItemKNN", "EASE", "SLIMElastic",
 )  # fmt: skip
 METRICS = {
     f"{metric}@{k}"
@@ -106,6 +106,8 @@ def test_the_same_seed_gives_the_same_result_to_the_last_digit(settings: Setting
         ("SymCEREPlus", {"text_train": "lora", "text_warmup_steps": 12}),
         ("SMORE", {"smore_mode": "single", "dropout_rate": 0.1}),
         ("SMORE", {"smore_mode": "dup", "image_knn_k": 5, "learning_rate_decay": 0.1, "learning_rate_decay_epochs": 2}),
+        ("AlphaRec", {}),
+        ("RLMRec", {}),
         ("NeuMF", {}),
         ("NGCF", {}),
         ("LightGCN", {}),
@@ -401,7 +403,7 @@ def test_recommendations_of_smore_are_those_of_the_whole_model(
     assert recommend(file, ["u3", "u11"], k=5) == ranked_by_recbole(file, ["u3", "u11"], k=5)
 
 
-@pytest.mark.parametrize("model", ["SymCERE", "SymCEREPlus", "SMORE", "NeuMF"])
+@pytest.mark.parametrize("model", ["SymCERE", "SymCEREPlus", "SMORE", "AlphaRec", "RLMRec", "CEASE", "NeuMF"])
 def test_recommendations_need_no_review_and_no_test_row(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:

@@ -68,6 +68,20 @@ def propagate(adjacency: Tensor, x: Tensor, transposed: Tensor | None = None) ->
         return _Product.apply(adjacency, adjacency if transposed is None else transposed, x.to(adjacency.dtype))
 
 
+def mean_of_layers(adjacency: Tensor, x: Tensor, n_layers: int) -> Tensor:
+    """Returns the mean over ``x`` and its ``n_layers`` steps of linear propagation, LightGCN's readout, [n_nodes, d].
+
+    Args:
+        adjacency: [n_nodes, n_nodes] normalised, sparse CSR.
+        x: [n_nodes, d], layer 0.
+    """
+    layer = total = x
+    for _ in range(n_layers):
+        layer = propagate(adjacency, layer)
+        total = total + layer
+    return total / (n_layers + 1)
+
+
 def csr(crow: Tensor, column: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
     """Makes a sparse CSR matrix without checking its parts."""
     return torch.sparse_csr_tensor(crow, column, values, size, check_invariants=False)
@@ -179,9 +193,11 @@ class BipartiteGraph(nn.Module):
     def _by_search(self, users: Tensor, items: Tensor) -> Tensor:
         """Searches for every pair among the sorted edges, some rows of the mask at a time."""
         rows = max(1, PAIRS_PER_SEARCH // max(1, len(items)))
-        return torch.cat([self._are_edges(some[:, None] * self.n_items + items) for some in users.split(rows)])
+        return torch.cat([self.contains(some[:, None], items) for some in users.split(rows)])
 
-    def _are_edges(self, pairs: Tensor) -> Tensor:
+    def contains(self, users: Tensor, items: Tensor) -> Tensor:
+        """Returns which pairs are training interactions, bool; users and items are broadcast against each other."""
+        pairs = users * self.n_items + items
         return self.pairs[torch.searchsorted(self.pairs, pairs, out_int32=True)] == pairs
 
     def _normalised(self, kept: Tensor) -> Tensor:
@@ -248,11 +264,7 @@ class LightGCN(nn.Module):
         Args:
             adjacency: [n_nodes, n_nodes] normalised, sparse CSR.
         """
-        layer = total = self.embedding.weight
-        for _ in range(self.n_layers):
-            layer = propagate(adjacency, layer)
-            total = total + layer
-        users, items = (total / (self.n_layers + 1)).tensor_split([self.n_users])
+        users, items = mean_of_layers(adjacency, self.embedding.weight, self.n_layers).tensor_split([self.n_users])
         return users, items
 
 

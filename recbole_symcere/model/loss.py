@@ -76,6 +76,24 @@ def bpr(positive: Tensor, negative: Tensor) -> Tensor:
     return -F.logsigmoid(_full_precision(positive) - _full_precision(negative)).mean()
 
 
+def sampled_softmax(positive: Tensor, negatives: Tensor, temperature: float, excluded: Tensor | None = None) -> Tensor:
+    """Returns the cross-entropy of each observed item among itself and sampled items; AlphaRec's InfoNCE.
+
+    Args:
+        positive: [B] scores of the observed items.
+        negatives: [B, n] scores of the sampled items.
+        temperature: tau, above 0.
+        excluded: [B, n] bool, true for a sampled item that is left out. None: every one counts.
+
+    Returns:
+        The mean over the batch, a scalar.
+    """
+    positive, negatives = (_full_precision(scores) / temperature for scores in (positive, negatives))
+    if excluded is not None:
+        negatives = negatives.masked_fill(excluded, -torch.inf)
+    return (torch.cat([positive[:, None], negatives], 1).logsumexp(1) - positive).mean()
+
+
 def _nce(anchors: Tensor, candidates: Tensor, temperature: float, excluded: Tensor | None) -> Tensor:
     """The mean over anchors i of the cross-entropy of candidate i among all candidates not in excluded[i]."""
     with torch.autocast(candidates.device.type, enabled=False):

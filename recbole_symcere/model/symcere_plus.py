@@ -19,11 +19,10 @@ from recbole_symcere.model.graph import NoisyLightGCN
 from recbole_symcere.model.loss import CONTRASTS
 from recbole_symcere.model.symcere import Nodes, SymCERE
 from recbole_symcere.model.text.views import profiles_by_group, training_vectors
+from recbole_symcere.model.text.whitening import main_directions, whiten
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-RIDGE = 0.05  # of the largest singular value; whitening fades out below it
 
 
 @dataclass(frozen=True)
@@ -125,13 +124,6 @@ def whitened_profiles(config: Config, dataset: ReviewDataset) -> Nodes:
     return F.normalize(written + met, dim=1), of_items
 
 
-def whiten(x: Tensor) -> Tensor:
-    """Returns centred rows [n, hidden] with equal variance in all main directions but the weakest, which fade out."""
-    x = x - x.mean(0)
-    directions, singular = _main_directions(x)
-    return x @ directions * (len(x) ** 0.5 / (singular + RIDGE * singular[0]).clamp(min=1e-6))
-
-
 def add_main_directions(embedding: Tensor, profiles: Tensor, scale: float) -> None:
     """Adds the strongest directions of the profiles to ``embedding``, each with ``scale`` times its deviation.
 
@@ -139,16 +131,10 @@ def add_main_directions(embedding: Tensor, profiles: Tensor, scale: float) -> No
         embedding: [n, d], changed in place.
         profiles: [n, hidden]; if they have fewer than d directions, the last columns of the embedding stay unchanged.
     """
-    directions, singular = _main_directions(profiles)
+    directions, singular = main_directions(profiles)
     d = min(embedding.shape[1], int((singular > 1e-3 * singular[0]).sum()))  # below, float32 rounds x.T @ x
     strongest = profiles @ directions[:, :d] * (len(profiles) ** 0.5 / singular[:d])
     embedding[:, :d] += scale * embedding.std() * strongest.to(embedding.dtype)
-
-
-def _main_directions(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Right singular vectors of x [n, hidden] as columns, strongest first, and singular values; x is left as it is."""
-    squares, directions = torch.linalg.eigh((x.T @ x).double())
-    return directions.flip(1).to(x.dtype), squares.flip(0).clamp(min=0).sqrt().to(x.dtype)
 
 
 def _deviation(users: Tensor, items: Tensor) -> Tensor:

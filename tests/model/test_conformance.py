@@ -57,6 +57,21 @@ class TestSMORE(OfReviews):
     settings: ClassVar = {"text_max_length": 16, "embedding_size": 8, "text_knn_k": 5}
 
 
+class TestAlphaRec(OfReviews):
+    model = "AlphaRec"
+    settings: ClassVar = {"text_max_length": 16, "embedding_size": 8, "hidden_size": 24, "n_negatives": 10}
+
+
+class TestRLMRec(OfReviews):
+    model = "RLMRec"
+    settings: ClassVar = {"text_max_length": 16, "embedding_size": 8}
+
+
+class TestCEASE(OfReviews):
+    model = "CEASE"
+    settings: ClassVar = {"text_max_length": 16}
+
+
 class TestTextProfile(OfReviews):
     model = "TextProfile"
     settings: ClassVar = {"text_max_length": 16}

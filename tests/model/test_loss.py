@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import recbole_symcere.model.loss as loss_module
-from recbole_symcere.model.loss import bpr, info_nce, sincere
+from recbole_symcere.model.loss import bpr, info_nce, sampled_softmax, sincere
 from tests.dispatch import LargestTensor
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -247,3 +247,22 @@ def test_vectors_of_a_half_precision_encoder_meet_full_precision_ones():
     generator = torch.Generator().manual_seed(0)
     graph, text = _unit_vectors(8, 4, generator).float(), _unit_vectors(8, 4, generator).bfloat16()
     assert_close(_symmetric(graph, text, None, 0.2), _symmetric(graph, text.float(), None, 0.2))
+
+
+@quick
+@given(
+    rows=st.lists(st.lists(st.tuples(st.floats(-1, 1), st.booleans()), min_size=4, max_size=4), min_size=1, max_size=5),
+    temperature=temperatures,
+)
+def test_sampled_softmax_is_the_log_share_of_the_observed_item_among_what_is_not_left_out(
+    rows: list[list[tuple[float, bool]]], temperature: float
+) -> None:
+    scores = torch.tensor([[score for score, _ in row] for row in rows], dtype=torch.float64)
+    excluded = torch.tensor([[left_out for _, left_out in row[1:]] for row in rows])
+    losses = []
+    for (positive, _), *negatives in rows:
+        drawn = [math.exp(score / temperature) for score, left_out in negatives if not left_out]
+        share = math.exp(positive / temperature) / (math.exp(positive / temperature) + sum(drawn))
+        losses.append(-math.log(share))
+    found = sampled_softmax(scores[:, 0], scores[:, 1:], temperature, excluded)
+    assert float(found) == pytest.approx(sum(losses) / len(losses))

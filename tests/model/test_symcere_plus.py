@@ -20,7 +20,7 @@ from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.graph import propagate
-from recbole_symcere.model.symcere_plus import SymCEREPlus, add_main_directions, whiten, whitened_profiles
+from recbole_symcere.model.symcere_plus import SymCEREPlus, add_main_directions, whitened_profiles
 from recbole_symcere.model.text.views import training_vectors
 from recbole_symcere.quick_start import create_dataset, recommend, run_recbole_symcere
 from tests.conftest import ranked_by_recbole
@@ -165,25 +165,6 @@ def test_settings_that_cannot_work_are_refused(plus_config: MakeConfig, changes:
 
 
 # Text profiles
-
-
-@quick
-@given(n=st.integers(2, 30), width=st.integers(1, 6), rank=st.integers(1, 6), seed=st.integers(0, 99))
-def test_whitening_gives_strong_directions_the_same_variance(n: int, width: int, rank: int, seed: int) -> None:
-    random = np.random.default_rng(seed)
-    x = 5 + random.normal(size=(n, rank)) @ random.normal(size=(rank, width))
-    found = whiten(torch.from_numpy(x)).numpy()
-    left, singular, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
-    expected = left * singular / (singular + 0.05 * singular[0]) * math.sqrt(n)  # but for a rotation
-    assert found.mean(0) == pytest.approx(np.zeros(width), abs=1e-6)
-    assert found @ found.T == pytest.approx(expected @ expected.T, abs=1e-6)
-
-
-@quick
-@given(row=st.lists(st.integers(-99, 99), min_size=1, max_size=5), n=st.integers(1, 9))
-def test_where_nothing_varies_whitening_gives_zeros(row: list[int], n: int) -> None:
-    """Of whole numbers, whose mean is exact: what a mean is off by through rounding is whitened like all else."""
-    assert not whiten(torch.tensor([row] * n, dtype=torch.float32)).any()
 
 
 def orthonormal(n: int, k: int, random: np.random.Generator) -> np.ndarray:

@@ -309,12 +309,21 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], changes
         build(Config(config_dict=own | {"model": "SMORE"} | changes))
 
 
-def test_the_encoders_keys_and_their_defaults_are_symceres() -> None:
-    smore, symcere = (load_yaml(properties_folder() / "model" / f"{name}.yaml") for name in ("SMORE", "SymCERE"))
-    shared = {key for key in smore if key.startswith("text_") or key == "trust_remote_code"}
-    assert shared - symcere.keys() == {"text_adapter", "text_knn_k"}
-    for key in (shared & symcere.keys()) | {"embedding_size"}:
-        assert smore[key] == symcere[key], key
+@pytest.mark.parametrize(
+    ("model", "own", "other"),
+    [
+        ("SMORE", {"text_knn_k"}, set()),
+        ("AlphaRec", set(), set()),
+        ("RLMRec", set(), set()),
+        ("CEASE", {"text_weight", "text_ridge"}, {"text_source"}),
+        ("TextProfile", set(), {"text_source"}),
+    ],
+)
+def test_the_encoders_keys_and_their_defaults_are_symceres(model: str, own: set[str], other: set[str]) -> None:
+    baseline, symcere = (load_yaml(properties_folder() / "model" / f"{name}.yaml") for name in (model, "SymCERE"))
+    shared = {key for key in baseline if key.startswith("text_") or key in ("trust_remote_code", "embedding_size")}
+    assert shared - symcere.keys() == {"text_adapter"} | own
+    assert {key for key in shared & symcere.keys() if baseline[key] != symcere[key]} == other
 
 
 def test_features_of_the_encoder_after_symceres_training(

@@ -30,8 +30,7 @@ quick = hypothesis_settings(deadline=None, max_examples=50)
 @pytest.fixture
 def text_settings(settings: Settings) -> Settings:
     """Of a TextProfile run on the tiny dataset."""
-    text = {key: value for key, value in settings.items() if key.startswith("text_") and key != "text_train"}
-    return for_model(settings | {"model": "TextProfile"}) | text
+    return for_model(settings | {"model": "TextProfile"})
 
 
 def every_pair(n_users: int, n_items: int) -> Interaction:

@@ -18,6 +18,7 @@ from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model import graph
 from recbole_symcere.model.baselines.xsimgcl import XSimGCL
+from recbole_symcere.model.recommender import Recommender
 from recbole_symcere.quick_start import recommend, run_recbole_symcere
 from recbole_symcere.testing import HostWork
 from tests.conftest import FewSettings, for_model, ranked_by_recbole
@@ -164,18 +165,25 @@ def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message:
         few(**Config("XSimGCL", "tiny", config_dict=changes).final_config_dict)
 
 
-def test_each_term_can_be_learnt() -> None:
-    for weights in ({"cl_weight": 0, "reg_weight": 0}, {"reg_weight": 0}, {"cl_weight": 0, "reg_weight": 10}):
-        model = few(**weights)
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
-        losses = []
-        for _ in range(60):
-            optimizer.zero_grad()
-            terms = model.calculate_loss(few_batch())
-            sum(terms).backward()
-            optimizer.step()
-            losses.append(terms[-1].item())
-        assert losses[-1] < 0.7 * losses[0], model.loss_names[-1]
+def what_training_leaves_of_the_last_term(model: Recommender, learning_rate: float) -> float:
+    """The last term of the loss over BATCH after 60 steps, over what it was before them."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = model.calculate_loss(few_batch())
+        terms = loss if isinstance(loss, tuple) else (loss,)
+        sum(terms).backward()
+        optimizer.step()
+        losses.append(terms[-1].item())
+    return losses[-1] / losses[0]
+
+
+@pytest.mark.parametrize(
+    "weights", [{"cl_weight": 0, "reg_weight": 0}, {"reg_weight": 0}, {"cl_weight": 0, "reg_weight": 10}]
+)
+def test_each_term_can_be_learnt(weights: dict[str, float]) -> None:
+    assert what_training_leaves_of_the_last_term(few(**weights), learning_rate=0.05) < 0.7
 
 
 def test_the_checkpoint_of_a_run_ranks_alike(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -1,0 +1,30 @@
+"""The main directions of text vectors, and vectors whose main directions all count alike."""
+
+import torch
+from torch import Tensor
+
+RIDGE = 0.05
+
+
+def whiten(x: Tensor, ridge: float = RIDGE) -> Tensor:
+    """Returns centred rows with equal variance in all main directions but the weakest, which fade out.
+
+    A direction of the singular value s is divided by s + ``ridge`` times the largest singular value. So a large ridge
+    leaves the rows as they are but for their mean and their scale.
+
+    Args:
+        x: [n, hidden].
+        ridge: above 0.
+
+    Returns:
+        [n, hidden]
+    """
+    x = x - x.mean(0)
+    directions, singular = main_directions(x)
+    return x @ directions * (len(x) ** 0.5 / (singular + ridge * singular[0]).clamp(min=1e-6))
+
+
+def main_directions(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the right singular vectors of x [n, hidden] as columns, strongest first, and the singular values."""
+    squares, directions = torch.linalg.eigh((x.T @ x).double())
+    return directions.flip(1).to(x.dtype), squares.flip(0).clamp(min=0).sqrt().to(x.dtype)
