@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from recbole_symcere.config import Config
     from recbole_symcere.data.dataset import ReviewDataset
 
-DAY = 86_400  # seconds
+DAY = 86_400.0  # seconds
 HALF_LIVES = (math.inf, 730.0, 365.0, 180.0, 90.0, 30.0, 7.0)  # days
 STRANGER, VALIDATION_ONLY, TRAINED = range(3)  # the history of a user before the part
 

@@ -17,7 +17,8 @@ from tests.conftest import Row, write_atomic_files
 
 SPLIT = {"split": {"RS": [0.7, 0.1, 0.2]}, "order": "TO", "mode": "full"}
 RANKING: dict[str, Any] = {"candidates": "all", "cold_users": "recent_popularity", "refit": False}
-METRICS = "Hit NDCG Recall MRR HeadNDCG MiddleNDCG TailNDCG ItemCoverage AveragePopularity GiniIndex".split()
+METRICS = ["Hit", "NDCG", "Recall", "MRR", "HeadNDCG", "MiddleNDCG", "TailNDCG"]
+METRICS += ["ItemCoverage", "AveragePopularity", "GiniIndex"]
 BY_HISTORY = [f"{users}{metric}" for users in ("Trained", "ValidOnly", "Stranger") for metric in ("NDCG", "Hit")]
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "strict": {"rm_dup_inter": "first", "eval_args": SPLIT | {"group_by": "user"}, "audit": "error"} | RANKING,

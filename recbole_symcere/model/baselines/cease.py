@@ -11,23 +11,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 import torch
-from recbole.data.interaction import Interaction
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
-from recbole_symcere.errors import DatasetError
-from recbole_symcere.model.baselines.untrained import Untrained
+from recbole_symcere.model.baselines.item_based import ItemBased
 from recbole_symcere.model.text.views import profiles_by_group, training_vectors
 from recbole_symcere.model.text.whitening import whiten
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-BYTES_A_PAIR = 2 * 8  # of items, while the weights are computed: two tables of float64
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,7 @@ class CEASESettings:
     text_ridge: float
 
 
-class CEASE(Untrained):
+class CEASE(ItemBased):
     """Scores an item by the sum of its weights from the items of the user's history; the weights have a closed form.
 
     They are those of the linear model that best rebuilds each user's history, and each text feature of the items, from
@@ -51,43 +46,28 @@ class CEASE(Untrained):
         weights: the weights between items [n_items, n_items]; None makes the model compute them.
 
     Raises:
-        DatasetError: there are more items than fit in memory two by two.
+        DatasetError: the weights do not fit into the free memory.
         DatasetError, ReviewFileError, EncoderError: the reviews or their encoder can't be had.
     """
 
-    weights: Tensor
-
-    def __init__(self, config: Config, dataset: ReviewDataset, weights: Tensor | None = None) -> None:
-        super().__init__(config, dataset)
-        self.met = (dataset.inter_matrix(form="csr") > 0).astype(np.float32)  # repeated pairs count once
-        if weights is None:
-            check_memory(type(self).__name__, self.n_items)
-            settings = config.view(CEASESettings)
-            vectors = whiten(training_vectors(config, dataset), settings.text_ridge)
-            features = profiles_by_group(vectors, dataset.inter_feat[self.ITEM_ID], self.n_items)
-            weights = item_weights(self.met, features, settings.reg_weight, settings.text_weight)
-        self.register_buffer("weights", weights)
+    dense_tables = 4  # two in float64
+    keeps_weights = True  # without the reviews nobody can compute them again
 
     @classmethod
     def to_rank(cls, config: Config, dataset: ReviewDataset, state: Mapping[str, Tensor]) -> Self:
         """Makes a model of the weights in the ``state`` of another; it reads no review."""
         return cls(config, dataset, state["weights"])
 
-    def histories(self, users: Tensor) -> Tensor:
-        """Returns what users met in training, [B, n_items]: 1 for an item that the user met, else 0."""
-        rows = self.met[np.array(users.cpu())].toarray()  # SciPy wants a copy
-        return torch.from_numpy(rows).to(self.weights)
-
-    def predict(self, interaction: Interaction) -> Tensor:
-        """Returns the scores [B] of the given (user, item) pairs."""
-        return (self.histories(interaction[self.USER_ID]) * self.weights.T[interaction[self.ITEM_ID]]).sum(1)
-
-    def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """Returns the scores of all items for the given users, [B * n_items]."""
-        return (self.histories(interaction[self.USER_ID]) @ self.weights).flatten()
+    def item_weights(self, config: Config, dataset: ReviewDataset) -> Tensor:
+        """Returns the weights that the interactions and the whitened reviews of training give."""
+        settings = config.view(CEASESettings)
+        vectors = whiten(training_vectors(config, dataset), settings.text_ridge)
+        features = profiles_by_group(vectors, dataset.inter_feat[self.ITEM_ID], self.n_items)
+        met = dataset.inter_matrix(form="csr").astype(np.float32)
+        return collective_weights(met, features, settings.reg_weight, settings.text_weight)
 
 
-def item_weights(met: csr_matrix, features: Tensor, reg_weight: float, text_weight: float) -> Tensor:
+def collective_weights(met: csr_matrix, features: Tensor, reg_weight: float, text_weight: float) -> Tensor:
     """Returns the weights B of collective EASE, which minimise ||Y - YB||^2 + ``reg_weight`` ||B||^2 with diag(B) = 0.
 
     Y has the rows of the interactions above those of the features: Y = [X; sqrt(``text_weight``) T']. With P the
@@ -111,17 +91,3 @@ def item_weights(met: csr_matrix, features: Tensor, reg_weight: float, text_weig
     weights = torch.cholesky_inverse(factor)
     weights /= -weights.diagonal().clone()
     return weights.fill_diagonal_(0.0).float()
-
-
-def check_memory(model: str, n_items: int) -> None:
-    """Checks that tables of all pairs of items fit in the memory of this machine.
-
-    Raises:
-        DatasetError: they do not.
-    """
-    needed, free = BYTES_A_PAIR * n_items**2, psutil.virtual_memory().available
-    if needed > free:
-        raise DatasetError(
-            f"{model} needs {needed / 2**30:,.1f} GiB of memory for all pairs of {n_items:,} items, but "
-            f"{free / 2**30:,.1f} GiB are free; take fewer items (symcere prep --item-core) or another model"
-        )

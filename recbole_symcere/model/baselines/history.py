@@ -12,8 +12,7 @@ from torch import Tensor
 
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import DatasetError
-
-DAY = 86_400.0  # seconds
+from recbole_symcere.known import DAY
 
 
 def moments(dataset: ReviewDataset) -> Tensor:

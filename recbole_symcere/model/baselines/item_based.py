@@ -27,12 +27,16 @@ from recbole_symcere.model.baselines.untrained import UserScorer
 class ItemBased(UserScorer):
     """The base of item-based models: the scores of a user are the user's history times the item weights.
 
-    The history and the weights come from the training interactions alone, and quickly. A checkpoint therefore holds
-    neither; whoever loads it computes both again.
+    The history and, for most models, the weights come from the training interactions alone, and quickly. A checkpoint
+    therefore does not hold them; whoever loads it computes them again.
+
+    Args:
+        weights: what ``item_weights`` returned for a model that is loaded; None makes the model compute them.
 
     Attributes:
         dense_tables: how many tables of all pairs of items, in float32, are in memory at once at most while the weights
             are computed; 0 if the weights stay sparse.
+        keeps_weights: whether a checkpoint holds the weights.
 
     Raises:
         DatasetError: the tables do not fit into the free memory, or ``history_decay`` is given and the interactions
@@ -40,15 +44,18 @@ class ItemBased(UserScorer):
     """
 
     dense_tables: ClassVar[int] = 0
+    keeps_weights: ClassVar[bool] = False
     history: Tensor
     weights: Tensor
 
-    def __init__(self, config: Config, dataset: ReviewDataset) -> None:
-        check_memory(type(self).__name__, dataset.num(dataset.iid_field), self.dense_tables)
+    def __init__(self, config: Config, dataset: ReviewDataset, weights: Tensor | None = None) -> None:
+        if weights is None:
+            check_memory(type(self).__name__, dataset.num(dataset.iid_field), self.dense_tables)
         history = history_matrix(dataset, config["history_decay"])
         super().__init__(config, dataset)
         self.register_buffer("history", history, persistent=False)
-        self.register_buffer("weights", self.item_weights(config, dataset), persistent=False)
+        weights = self.item_weights(config, dataset) if weights is None else weights
+        self.register_buffer("weights", weights, persistent=self.keeps_weights)
 
     @abstractmethod
     def item_weights(self, config: Config, dataset: ReviewDataset) -> Tensor:

@@ -16,11 +16,9 @@ from torch.testing import assert_close
 
 from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError, DatasetError
-from recbole_symcere.model.baselines import cease as module
-from recbole_symcere.model.baselines.cease import CEASE, item_weights
+from recbole_symcere.model.baselines.cease import CEASE, collective_weights
 from recbole_symcere.model.text.views import training_vectors
 from recbole_symcere.quick_start import create_dataset
-from tests.model.baselines.test_untrained import FIELDS, Bought, every_pair
 
 MakeConfig = Callable[..., Config]
 
@@ -50,7 +48,7 @@ def test_weights_rebuild_histories_and_features_from_other_items(
     met = (random.random((n_users, n_items)) < 0.4).astype(np.float32)
     features = random.normal(size=(n_items, d)).astype(np.float32)
     features[0] = met[:, 0] = 0  # padding
-    found = item_weights(csr_matrix(met), torch.from_numpy(features), reg_weight, text_weight)
+    found = collective_weights(csr_matrix(met), torch.from_numpy(features), reg_weight, text_weight)
     assert found.numpy() == pytest.approx(slow_weights(met, features, reg_weight, text_weight), abs=1e-5)
 
 
@@ -67,9 +65,8 @@ def test_without_text_it_is_ease(make_config: MakeConfig) -> None:
 
 
 def test_the_features_are_directions_of_whitened_training_reviews(make_config: MakeConfig) -> None:
-    config = make_config(
-        model="CEASE", reg_weight=2.0, text_weight=3.0, text_ridge=0.1, eval_args={"split": {"RS": [0.3, 0.1, 0.6]}}
-    )
+    early = {"split": {"RS": [0.1, 0.1, 0.8]}, "group_by": "none"}
+    config = make_config(model="CEASE", reg_weight=2.0, text_weight=3.0, text_ridge=0.1, eval_args=early)
     part = create_dataset(config).build()[0]
     vectors = training_vectors(config, part).double().numpy()
     left, singular, _ = np.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
@@ -88,28 +85,24 @@ def test_the_features_are_directions_of_whitened_training_reviews(make_config: M
     assert scores.numpy() == pytest.approx(expected, abs=1e-3)  # the vectors are float32
 
 
-def test_scores_are_sums_over_the_history_where_a_repeated_pair_counts_once() -> None:
-    weights = torch.arange(25.0).view(5, 5)
-    model = CEASE(FIELDS, Bought([(1, 2), (1, 2), (1, 3), (2, 4)]), weights)
-    scores = model.full_sort_predict(Interaction({"user_id": torch.arange(4)}))
-    nothing = torch.zeros(5)
-    assert_close(scores.view(4, 5), torch.stack([nothing, weights[2] + weights[3], weights[4], nothing]))
-    assert_close(model.predict(every_pair(4, 5)), scores)
-
-
 def test_more_items_than_memory_holds_are_refused_before_any_review_is_read(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(model="CEASE", text_encoder="gone")
     part = create_dataset(config).build()[0]
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=16 * 31**2 - 1))
-    with pytest.raises(
-        DatasetError, match=r"CEASE needs 0\.0 GiB of memory for all pairs of 31 items, but 0\.0 GiB are"
-    ):
+    with pytest.raises(DatasetError, match=r"CEASE needs 0\.0 GiB for 4 tables of all pairs of 31 items"):
         CEASE(config, part)
-    module.check_memory("CEASE", 30)
-    with pytest.raises(DatasetError, match=r"needs 149\.0 GiB of memory for all pairs of 100,000 items"):
-        module.check_memory("CEASE", 100_000)
+
+
+def test_a_model_that_only_ranks_reads_no_review_and_scores_alike(make_config: MakeConfig) -> None:
+    config = make_config(model="CEASE", history_decay=0.001)
+    part = create_dataset(config).build()[0]
+    whole = CEASE(config, part)
+    ranks = CEASE.to_rank(config.with_settings(text_encoder="gone"), part, whole.state_dict())
+    assert_close(ranks.full_sort_predict(every_user(ranks)), whole.full_sort_predict(every_user(whole)))
+    even = CEASE.to_rank(config.with_settings(history_decay=None), part, whole.state_dict())
+    assert not torch.allclose(even.full_sort_predict(every_user(even)), whole.full_sort_predict(every_user(whole)))
 
 
 @pytest.mark.parametrize(
