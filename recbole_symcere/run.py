@@ -37,6 +37,7 @@ class Fitted:
     """
 
     trainer: Trainer
+    valid_data: AbstractDataLoader
     test_data: AbstractDataLoader
     best_valid_score: float
     best_valid_result: Mapping[str, float]
@@ -74,7 +75,7 @@ def fit(config: Config, saved: bool = True, callback_fn: Callable[[int, float], 
         if saved and config["checkpoint_file"]:
             _resume_if_begun(trainer)
         best = trainer.fit(train_data, valid_data, saved=saved, show_progress=show, callback_fn=callback_fn)
-    return Fitted(trainer, test_data, *best)
+    return Fitted(trainer, valid_data, test_data, *best)
 
 
 def build_model(config: Config, train: ReviewDataset) -> Recommender:

@@ -9,11 +9,15 @@ import numpy as np
 import polars as pl
 
 from recbole_symcere.comparison.statistics import PairedComparison, compare_users, holm, mean_and_sd
+from recbole_symcere.comparison.validation import validation_notes
 from recbole_symcere.errors import RunsError
 from recbole_symcere.metrics import PRIMARY, Direction, columns, metric_of
 
 SIGNIFICANT = 0.05
 ROUNDING = 1e-4  # RecBole rounds metrics to four decimals
+ABOUT_PROBES = (
+    "Probes show what the protocol lets through. They can't be deployed, so they are not compared with the models."
+)
 NEEDED = ("hit@10", "ndcg@10", "hit@20", "ndcg@20")  # the columns that every table of accuracy has
 
 
@@ -28,6 +32,7 @@ class Run:
         valid_score: the best score on validation.
         seconds: the training time.
         mode: which items were ranked, as in ``eval_args``: ``full``, or ``uni100`` for a sample.
+        valid_users: the columns ``user_id`` and ``PRIMARY`` of the users of validation; None for runs that lack them.
     """
 
     dataset: str
@@ -38,6 +43,7 @@ class Run:
     valid_score: float
     seconds: float
     mode: str = "full"
+    valid_users: pl.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,7 @@ class Table:
         seconds: for each dataset and model, the mean training time over seeds; empty if the table shows no times.
         n_users: the number of test users of each dataset.
         mode: which items all runs ranked.
+        notes: sentences for the reader of this table alone.
     """
 
     datasets: tuple[str, ...]
@@ -109,6 +116,7 @@ class Table:
     seconds: Mapping[tuple[str, str], float]
     n_users: Mapping[str, int]
     mode: str
+    notes: tuple[str, ...] = ()
 
 
 def make_table(
@@ -176,12 +184,17 @@ def make_ablation(runs: Sequence[Run], metrics: Sequence[str], whole: str, n_dra
     return replace(table, changes=changes, p_holm=_corrected(changes))
 
 
-def make_tables(done: Sequence[Run], ours: Collection[str], ablations: Mapping[str, Sequence[Run]]) -> dict[str, Table]:
+def make_tables(
+    done: Sequence[Run], ours: Collection[str], ablations: Mapping[str, Sequence[Run]], probes: Sequence[Run] = ()
+) -> dict[str, Table]:
     """Returns the tables ``summary``, ``accuracy`` and ``popularity``, and ``ablation-MODEL`` for each model with some.
 
+    If there are probes, the table ``probes`` shows their accuracy.
+
     Args:
-        done: the complete runs of all models.
+        done: the complete runs of all models that are no probes.
         ablations: for each model with ablations, its own runs and those of its ablations.
+        probes: the complete runs of the models that are probes.
 
     Raises:
         RunsError: the runs do not make one table.
@@ -193,10 +206,12 @@ def make_tables(done: Sequence[Run], ours: Collection[str], ablations: Mapping[s
         for name in columns("popularity", done[0].metrics)
         if not any(math.isnan(run.metrics.get(name, math.nan)) for run in done)
     ]
+    unsettled = validation_notes(done)
     return {
-        "summary": replace(make_table(done, (PRIMARY,), ours), seconds={}),
-        "accuracy": make_table(done, accuracy, ours),
+        "summary": replace(make_table(done, (PRIMARY,), ours), seconds={}, notes=unsettled),
+        "accuracy": replace(make_table(done, accuracy, ours), notes=unsettled),
         "popularity": make_table(done, of_popularity, ours),
+        **({"probes": replace(make_table(probes, accuracy, ()), notes=(ABOUT_PROBES,))} if probes else {}),
         **{f"ablation-{model}": make_ablation(of, accuracy, model) for model, of in ablations.items()},
     }
 
@@ -287,13 +302,17 @@ def _paired(
         return None
     base = cells[baseline].mean
     improvement = 100 * sign * (cells[model].mean - base) / base if base else math.nan
-    first, second = (_user_means(runs[each], metric) for each in (model, baseline))
+    first, second = (user_means([run.per_user for run in runs[each]], metric) for each in (model, baseline))
     paired = ~np.isnan(first - second)
     if paired.sum() < 2:
         return None
     return Contrast(model, baseline, improvement, compare_users(first[paired], second[paired], n_draws))
 
 
-def _user_means(runs: Sequence[Run], metric: str) -> np.ndarray:
-    """Returns a metric of each user averaged over seeds, [n_users]; NaN for a user who lacks a value with any seed."""
-    return np.stack([run.per_user[metric].to_numpy() for run in runs]).mean(axis=0, dtype=np.float64)
+def user_means(of_seeds: Sequence[pl.DataFrame], metric: str) -> np.ndarray:
+    """Returns a metric of each user averaged over seeds, [n_users]; NaN for a user who lacks a value with any seed.
+
+    Args:
+        of_seeds: for each seed the values by user, with the same users in the same order.
+    """
+    return np.stack([users[metric].to_numpy() for users in of_seeds]).mean(axis=0, dtype=np.float64)

@@ -15,9 +15,9 @@ import yaml
 
 from dataset_prep.command import INTERRUPTED
 from recbole_symcere import properties
-from recbole_symcere.comparison import comparison, runs
+from recbole_symcere.comparison import runs, work
 from recbole_symcere.comparison.__main__ import main
-from recbole_symcere.comparison.comparison import Comparison
+from recbole_symcere.comparison.comparison import Comparison, Plan
 from recbole_symcere.comparison.entry import ablations_of, is_ours
 from recbole_symcere.comparison.search import search_space
 from recbole_symcere.config import Config
@@ -165,15 +165,12 @@ def test_a_loss_that_is_not_finite_counts_as_nothing(
         "recbole.model.general_recommender.lightgcn.LightGCN.calculate_loss",
         lambda self, batch: self.user_embedding.weight.sum() * float("nan"),
     )
-    comparison = Comparison(
-        ["LightGCN"], ["tiny"], [], 2, 1, "strict", {"data_path": dict(
-            argument.removeprefix("--").split("=") for argument in arguments() if "=" in argument
-        )["data_path"]}, Path("nan"),
-    )  # fmt: skip
-    entry = comparison.entries[0]
+    data_path = dict(argument.removeprefix("--").split("=") for argument in arguments() if "=" in argument)["data_path"]
+    plan = Plan(["LightGCN"], ["tiny"], [], 2, 1, {"data_path": data_path}, Path("nan"))
+    (entry,) = Comparison(plan, ["strict"]).entries
     for _ in range(2):
         with entry.search.claim() as trial:
-            comparison._try(entry, trial)
+            work._try(entry, trial)
     assert entry.search.scores == [0.0, 0.0]
 
 
@@ -183,18 +180,18 @@ def test_the_display_says_what_runs_and_what_is_left(
     shown: list[str] = []
     while_working: list[tuple[str, str]] = []
 
-    class Bar(comparison.tqdm):  # type: ignore[misc]
+    class Bar(work.tqdm):  # type: ignore[misc]
         def set_postfix_str(self, text: str, refresh: bool = True) -> None:
             shown.append(f"{self.n}/{self.total} {text}")
 
-    def watched(work: Callable[..., Any]) -> Callable[..., Any]:
+    def watched(function: Callable[..., Any]) -> Callable[..., Any]:
         def working(settings: dict[str, Any], *args: Any) -> Any:
             while_working.append((settings["model"], shown[-1]))
-            return work(settings, *args)
+            return function(settings, *args)
 
         return working
 
-    monkeypatch.setattr(comparison, "tqdm", Bar)
+    monkeypatch.setattr(work, "tqdm", Bar)
     monkeypatch.setattr(runs, "validation_score", watched(runs.validation_score))
     monkeypatch.setattr(runs, "run_on_test", watched(runs.run_on_test))
     assert main(arguments(models=["Pop", "SymCERE"])) == 0
@@ -353,8 +350,8 @@ def test_a_setting_that_no_model_reads_is_refused(
 def test_a_variant_is_searched_in_its_models_space(arguments: Callable[..., list[str]]) -> None:
     given = [argument.removeprefix("--").split("=", 1) for argument in arguments() if "=" in argument]
     settings = {key: parse_value(value) for key, value in given if key != "text_train"}
-    comparison = Comparison(["SMORE-dup"], ["tiny"], [], 2, 1, "strict", settings, Path("variant"))
-    (entry,) = comparison.entries
+    plan = Plan(["SMORE-dup"], ["tiny"], [], 2, 1, settings, Path("variant"))
+    (entry,) = Comparison(plan, ["strict"]).entries
     assert entry.search.space == search_space("SMORE", get_model("SMORE")) and entry.settings["model"] == "SMORE-dup"
 
 

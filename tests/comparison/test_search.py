@@ -38,7 +38,8 @@ def work(search: Search, killed: Callable[[int], bool] = lambda attempt: False) 
             if killed(attempt):
                 continue
             finished.append(dict(trial.params))
-            search.finish(trial, score(trial.params), seconds=1.0)
+            search.add(trial, score(trial.params), seconds=1.0)
+            search.finish(trial)
     return finished
 
 
@@ -66,7 +67,8 @@ def test_a_search_that_is_opened_again_goes_on(tmp_path: Path) -> None:
         with search.claim() as trial:
             assert trial is not None
             finished.append(dict(trial.params))
-            search.finish(trial, score(trial.params))
+            search.add(trial, score(trial.params))
+            search.finish(trial)
     assert finished == unbroken
 
 
@@ -76,7 +78,8 @@ def test_two_processes_share_the_trials(tmp_path: Path) -> None:
         assert first and second and third and none is None
         assert len({trial.number for trial in (first, second, third)}) == 3
         for search, trial in ((one, first), (other, second), (one, third)):
-            search.finish(trial, 1.0)
+            search.add(trial, 1.0)
+            search.finish(trial)
     assert one.done and other.done and len(one.scores) == 3
 
 
@@ -111,7 +114,8 @@ def train(search: Search, trial: Any, start: int = 0, killed_at: int | None = No
             return None
         if hopeless:
             break
-    search.finish(trial, max(curve(trial.params)[: len(seen)]))
+    search.add(trial, max(curve(trial.params)[: len(seen)]))
+    search.finish(trial)
     return seen
 
 
@@ -146,7 +150,8 @@ def test_a_dip_is_not_held_against_a_trial_that_was_ahead(tmp_path: Path) -> Non
         with search.claim() as trial:
             assert trial is not None
             assert not search.is_hopeless(trial, 0, 0.5) and not search.is_hopeless(trial, 100, 0.6)
-            search.finish(trial, 0.6)
+            search.add(trial, 0.6)
+            search.finish(trial)
     with search.claim() as trial:
         assert trial is not None
         assert not search.is_hopeless(trial, 0, 0.7)
@@ -159,7 +164,8 @@ def test_a_trial_that_stopped_early_keeps_its_place_in_the_median(tmp_path: Path
         with search.claim() as trial:
             assert trial is not None
             search.is_hopeless(trial, last, best)
-            search.finish(trial, best)
+            search.add(trial, best)
+            search.finish(trial)
     with search.claim() as trial:
         assert trial is not None
         assert not search.is_hopeless(trial, 40, 0.7), "below the median, but the rule waits"
@@ -172,7 +178,8 @@ def test_a_trial_killed_after_its_end_was_said_ends_at_the_same_epoch(tmp_path: 
         with search.claim() as trial:
             assert trial is not None
             search.is_hopeless(trial, 100, 0.5)
-            search.finish(trial, 0.5)
+            search.add(trial, 0.5)
+            search.finish(trial)
     with search.claim() as trial:
         assert trial is not None
         assert [search.is_hopeless(trial, epoch, 0.1) for epoch in (0, 60, 100)] == [False, False, True]
