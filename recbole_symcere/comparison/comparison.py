@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,10 @@ class UnderProtocol:
                 orders.setdefault((entry.dataset, entry.model), []).extend(_runs([entry]))
             tables["ties"] = ties_sheet(_runs(self.models), orders)
         texts = {name: _write(self.tables, name, table) for name, table in tables.items()}
+        if find_spec("matplotlib"):
+            from recbole_symcere.comparison.figures import write_figures  # needs packages of the extra analysis
+
+            write_figures(self.tables / "figures", done, ours)
         for entry in self.models:
             path = self.tables / "tuned" / entry.dataset / f"{entry.model}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)

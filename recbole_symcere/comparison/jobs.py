@@ -9,11 +9,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from threading import Thread
 from typing import Any
 
 from tqdm import tqdm
@@ -109,7 +111,7 @@ def _hear(running: dict[Connection, Job], connection: Any, entries: Sequence[Ent
         job.line.set_description_str(f"job {job.number}: ended")
         if job.process.exitcode and n_left(entries):
             others = "the other jobs go on" if running else "no other job is left"
-            bar.write(f"job {job.number} was ended ({_how(job.process.exitcode)}); {others}, and nothing is lost")
+            bar.write(f"job {job.number} was ended ({_how(job.process.exitcode)}); {others}, and nothing is lost", file=sys.stderr)
         return
     match message:
         case Fatal(why):
@@ -163,7 +165,8 @@ def _environment_of_jobs() -> Iterator[None]:
 
 
 def _job(plan: Plan, protocols: Sequence[str], connection: Connection) -> None:
-    """Works as one of several processes, tells the main process what it does, and ends if nobody hears it."""
+    """Works as one of several processes, tells the main process what it does, and ends with it."""
+    Thread(target=_end_with_parent, daemon=True).start()
     told: set[tuple[int, int]] = set()
 
     def exchange(entries: Sequence[Entry], doing: str) -> None:
@@ -184,5 +187,11 @@ def _job(plan: Plan, protocols: Sequence[str], connection: Connection) -> None:
         exchange(entries, "done")
     except UserError as error:
         connection.send(Fatal(str(error)))
-    except (BrokenPipeError, ConnectionResetError, EOFError):  # the main process was killed
-        return
+
+
+def _end_with_parent() -> None:
+    """Ends this process as soon as the main process has ended, in whatever way."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)

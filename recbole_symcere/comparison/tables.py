@@ -184,6 +184,28 @@ def make_ablation(runs: Sequence[Run], metrics: Sequence[str], whole: str, n_dra
     return replace(table, changes=changes, p_holm=_corrected(changes))
 
 
+def against_each_baseline(
+    runs: Sequence[Run], ours: Collection[str], n_draws: int = 10_000
+) -> dict[str, list[Contrast]]:
+    """Compares our model that is best on validation with each baseline in the primary metric, on each dataset.
+
+    The dictionary is empty if all models are ours or all are baselines.
+
+    Raises:
+        RunsError: as for ``make_table``.
+    """
+    table = make_table(runs, (PRIMARY,), ours=())
+    baselines = [model for model in table.models if model not in ours]
+    compared: dict[str, list[Contrast]] = {}
+    for dataset in table.datasets if 0 < len(baselines) < len(table.models) else ():
+        found = {model: _runs_of(dataset, model, table.seeds, runs) for model in table.models}
+        cells, sign = table.columns[dataset, PRIMARY], _sign(PRIMARY, {})
+        best = _best_on_validation([model for model in table.models if model in ours], found)
+        paired = (_paired(best, baseline, cells, found, PRIMARY, sign, n_draws) for baseline in baselines)
+        compared[dataset] = [contrast for contrast in paired if contrast]
+    return {dataset: contrasts for dataset, contrasts in compared.items() if contrasts}
+
+
 def make_tables(
     done: Sequence[Run], ours: Collection[str], ablations: Mapping[str, Sequence[Run]], probes: Sequence[Run] = ()
 ) -> dict[str, Table]:
@@ -279,9 +301,13 @@ def _contrast(
     baselines = [model for model in cells if model not in ours]
     if not candidates or not baselines:
         return None
-    best = max(candidates, key=lambda model: mean_and_sd([run.valid_score for run in runs[model]])[0])
+    best = _best_on_validation(candidates, runs)
     baseline = max(baselines, key=lambda model: sign * cells[model].mean)
     return _paired(best, baseline, cells, runs, metric, sign, n_draws)
+
+
+def _best_on_validation(models: Sequence[str], runs: Mapping[str, Sequence[Run]]) -> str:
+    return max(models, key=lambda model: mean_and_sd([run.valid_score for run in runs[model]])[0])
 
 
 def _paired(
