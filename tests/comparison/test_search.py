@@ -8,7 +8,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from recbole_symcere import properties
-from recbole_symcere.comparison.search import UNPRUNED_EPOCHS, UNPRUNED_TRIALS, Search, search_space
+from recbole_symcere.comparison.search import UNPRUNED_EPOCHS, UNPRUNED_TRIALS, Search, results_of, search_space
 from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.recommender import Recommender
@@ -249,3 +249,67 @@ def test_a_space_is_read_from_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         file.write_text(f"a: {broken}")
         with pytest.raises(ConfigError, match=r"Model\.yaml: a: "):
             search_space("Model", Recommender)
+
+
+def test_the_best_trial_has_the_best_mean_rank_over_the_seeds(tmp_path: Path) -> None:
+    """The second trial has the highest mean, by one seed alone; the third wins two seeds of three."""
+    of_trials = [(0.2, 0.2, 0.2), (0.9, 0.1, 0.1), (0.3, 0.3, 0.3)]
+    search = make(tmp_path, n_trials=3, n_seeds=3)
+    tried = []
+    for scores in of_trials:
+        with search.claim() as trial:
+            assert trial is not None
+            for value in scores:
+                search.add(trial, value, seconds=2.0)
+            search.finish(trial)
+            tried.append(dict(trial.params))
+    assert search.best() == tried[2] and search.seconds == [6.0] * 3
+    assert search.scores == pytest.approx([0.2, 1.1 / 3, 0.3])
+    with pytest.raises(ConfigError, match=r"had --search-seeds 3, now None"):
+        make(tmp_path, n_trials=3)
+
+
+def test_of_equal_mean_ranks_the_higher_mean_is_better_and_then_the_earlier(tmp_path: Path) -> None:
+    search = make(tmp_path, n_trials=3, n_seeds=2)
+    tried = []
+    for scores in [(0.1, 0.4), (0.4, 0.2), (0.4, 0.2)]:  # ranks 3 + 1, 1.5 + 2.5 and the same again
+        with search.claim() as trial:
+            assert trial is not None
+            for value in scores:
+                search.add(trial, value)
+            search.finish(trial)
+            tried.append(dict(trial.params))
+    assert search.best() == tried[1]
+
+
+def test_a_killed_trial_keeps_the_seeds_that_it_had_finished(tmp_path: Path) -> None:
+    search = make(tmp_path, n_trials=1, n_seeds=2)
+    with search.claim() as trial:
+        search.add(trial, 0.25)
+    with make(tmp_path, n_trials=1, n_seeds=2).claim() as again:
+        assert [of["score"] for of in results_of(again)] == [0.25] and again.params == trial.params
+        search.add(again, 0.75)
+        search.finish(again)
+    assert search.scores == [0.5]
+
+
+def test_the_rule_compares_a_seed_with_the_same_seed(tmp_path: Path) -> None:
+    """The others were good with the first seed and bad with the second: 0.5 is hopeless with the first alone."""
+    search = make(tmp_path, n_seeds=2)
+    for _ in range(UNPRUNED_TRIALS):
+        with search.claim() as trial:
+            for value in (0.9, 0.1):
+                search.is_hopeless(trial, 0, value)
+                search.add(trial, value)
+            search.finish(trial)
+    with search.claim() as trial:
+        assert search.is_hopeless(trial, UNPRUNED_EPOCHS, 0.5)
+        search.add(trial, 0.5)
+        assert not search.is_hopeless(trial, UNPRUNED_EPOCHS, 0.5)
+
+
+def test_trials_that_run_at_once_try_the_settings_of_trials_one_after_the_other(tmp_path: Path) -> None:
+    one_by_one = work(make(tmp_path / "one"))[:4]
+    search = make(tmp_path / "many")
+    with search.claim() as first, search.claim() as second, search.claim() as third, search.claim() as fourth:
+        assert [dict(trial.params) for trial in (first, second, third, fourth)] == one_by_one
