@@ -111,7 +111,8 @@ def _hear(running: dict[Connection, Job], connection: Any, entries: Sequence[Ent
         job.line.set_description_str(f"job {job.number}: ended")
         if job.process.exitcode and n_left(entries):
             others = "the other jobs go on" if running else "no other job is left"
-            bar.write(f"job {job.number} was ended ({_how(job.process.exitcode)}); {others}, and nothing is lost", file=sys.stderr)
+            told = f"job {job.number} was ended ({_how(job.process.exitcode)}); {others}, and nothing is lost"
+            bar.write(told, file=sys.stderr)
         return
     match message:
         case Fatal(why):

@@ -14,6 +14,8 @@ from recbole_symcere.comparison import jobs
 from recbole_symcere.comparison.__main__ import main
 from recbole_symcere.comparison.comparison import Comparison
 
+pytestmark = pytest.mark.slow  # each job is a new process, which imports PyTorch
+
 
 @pytest.fixture
 def arguments(tiny_dataset: Path) -> Callable[..., list[str]]:
@@ -116,7 +118,8 @@ def test_an_error_of_a_job_is_the_error_of_the_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(Comparison, "check_inputs", lambda self: None)
-    assert main(arguments("--jobs=2", f"--data_path={tmp_path}")) == 2
+    given = [argument for argument in arguments("--jobs=2") if not argument.startswith("--data_path")]
+    assert main([*given, f"--data_path={tmp_path}"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and "tiny.inter: no such file" in error
 
