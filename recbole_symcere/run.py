@@ -43,6 +43,7 @@ class Fitted:
 
     trainer: Trainer
     ranker: Trainer
+    valid_data: AbstractDataLoader
     test_data: AbstractDataLoader
     best_valid_score: float
     best_valid_result: Mapping[str, float]
@@ -93,9 +94,9 @@ def fit(config: Config, saved: bool = True, callback_fn: Callable[[int, float], 
             _resume_if_begun(trainer)
         best = trainer.fit(train_data, valid_data, saved=saved, show_progress=show, callback_fn=callback_fn)
         if not config["refit"]:
-            return Fitted(trainer, trainer, test_data, *best)
+            return Fitted(trainer, trainer, valid_data, test_data, *best)
         ranker, test_data = _refit(config, trainer, checkpoint, loaders, saved)
-    return Fitted(trainer, ranker, test_data, *best)
+    return Fitted(trainer, ranker, valid_data, test_data, *best)
 
 
 def _refit(

@@ -7,7 +7,7 @@ The blocks of a page run in order, in a folder of its own that is like a checkou
 - ``epochs: 1`` in ``properties/overall.yaml``,
 - a tiny random encoder under the name of each real one,
 - 40 users' generated rows, some twice, under the name of each raw dump,
-- fewer trials, seeds, points and reviews (``LIMITS``, ``APPENDED``),
+- fewer trials, seeds, jobs, points and reviews (``LIMITS``, ``APPENDED``),
 - one ``saved/text`` for all pages, so that the demo's reviews are encoded once.
 """
 
@@ -82,7 +82,7 @@ ONLY_READ = {
 
 START, DAY = 1_580_000_000, 86_400  # seconds; January 2020
 ENCODERS = ("all-MiniLM-L6-v2", "hyp1231/blair-roberta-base", "sbintuitions/sarashina2.2-0.5b-instruct")
-LIMITS = {"--trials": 1, "--seeds": 1}
+LIMITS = {"--trials": 1, "--seeds": 1, "--jobs": 1, "--search-seeds": 2, "--tie-seeds": 2}  # a job is another process
 APPENDED = {
     "anchoring": ["--reviews=20", "--lime=1", "--perturbations=50"],
     "geometry": ["--points=100"],

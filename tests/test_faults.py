@@ -27,7 +27,7 @@ from dataset_prep.errors import PreparationError
 from dataset_prep.sources import amazon
 from recbole_symcere import cli
 from recbole_symcere.checkpoint import lock_path
-from recbole_symcere.comparison.comparison import Comparison
+from recbole_symcere.comparison.comparison import Comparison, Plan
 from recbole_symcere.data import embeddings as embeddings_module
 from recbole_symcere.data.embeddings import cached_embeddings
 from recbole_symcere.errors import CheckpointError, ReviewFileError
@@ -83,7 +83,8 @@ def raw_reviews() -> str:
 def compare(settings: Settings, folder: Path) -> Any:
     common = for_model(settings | {"model": "Pop", "epochs": 10})
     given = {key: value for key, value in common.items() if key not in ("model", "dataset", "state")}
-    comparison = Comparison(["Pop", "LightGCN"], ["tiny"], [], 3, 2, "strict", given, folder / "comparison", False)
+    plan = Plan(["Pop", "LightGCN"], ["tiny"], [], 3, 2, given, folder / "comparison")
+    comparison = Comparison(plan, ["strict"])
     comparison.work()
     comparison.write_tables()
     return pl.read_csv(folder / "comparison" / "strict" / "accuracy.csv").drop("seconds").rows()

@@ -15,6 +15,7 @@ EXAMPLES = """examples:
   %(prog)s --models SymCERE LightGCN BPR --datasets demo --trials 10 --seeds 5
   %(prog)s --models SymCERE LightGCN --datasets yelp --text_train=frozen --stopping_step=100
   %(prog)s --models LightGCN MyModel --ours MyModel --datasets demo --imports=[my_models]
+  %(prog)s --models LightGCN SymCERE --datasets demo --protocol strict temporal --jobs 2
 
 Run the same command again to continue an interrupted comparison. Run it in several processes at once to share the work.
 Any setting of RecBole or of a model can be given as --key=value; it goes to every model that reads it.
@@ -36,7 +37,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seeds", type=at_least(1), default=5, help="runs of the best settings, each with its own seed (%(default)s)")
     add("--tuned", action="store_true", help="start from settings in properties/tuned, found by an earlier comparison")
     add("--ablation", action="store_true", help="also run our models with each change in properties/ablation")
-    add("--protocol", default="strict", help="evaluation protocol: strict (default), paper or temporal")
+    add(
+        "--protocol",
+        nargs="+",
+        default=["strict"],
+        metavar="PROTOCOL",
+        help="evaluation protocols: strict (default), paper, temporal; several are also shown side by side",
+    )
+    add("--jobs", type=at_least(1), default=1, help="processes that share the work, one thread each (%(default)s)")
+    add(
+        "--search-seeds",
+        type=at_least(1),
+        default=1,
+        help="seeds that each trial is trained with; the best trial has the best mean rank over them (%(default)s)",
+    )
+    add(
+        "--tie-seeds",
+        type=at_least(1),
+        default=1,
+        help="orders of rows of equal time that the best settings are run with (%(default)s)",
+    )
     add("--output", type=Path, default=Path("comparison"), help="folder for trials, runs and tables (%(default)s)")
 
 
@@ -47,18 +67,24 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
         UserError: settings or files can't be used, or some runs can't be trained.
     """
     settings: dict[str, Any] = ({"tuned": True} if given.tuned else {}) | parse_assignments(rest)
-    from recbole_symcere.comparison.comparison import Comparison  # imported late, so that help is fast
+    from recbole_symcere.comparison.comparison import Comparison, Plan  # imported late, so that help is fast
+    from recbole_symcere.comparison.jobs import work_in_jobs
 
-    comparison = Comparison(
+    plan = Plan(
         given.models,
         given.datasets,
         given.ours,
         given.trials,
         given.seeds,
-        given.protocol,
         settings,
         given.output,
         given.ablation,
+        given.search_seeds,
+        given.tie_seeds,
     )
-    comparison.work()
+    comparison = Comparison(plan, given.protocol)
+    if given.jobs == 1:
+        comparison.work()
+    else:
+        work_in_jobs(comparison, given.jobs)
     print(comparison.write_tables())

@@ -2,194 +2,228 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
-from time import sleep
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
-from optuna import Trial
-from tqdm import tqdm
 
 from recbole_symcere.comparison import runs
 from recbole_symcere.comparison.entry import Entry, ablations_of, check_inputs, is_ours
-from recbole_symcere.comparison.rendering import to_csv, to_latex, to_markdown
-from recbole_symcere.comparison.search import Search, origin, search_space
-from recbole_symcere.comparison.tables import NEEDED, Run, make_tables
+from recbole_symcere.comparison.rendering import texts_of
+from recbole_symcere.comparison.search import Search, search_space
+from recbole_symcere.comparison.tables import NEEDED, Run, make_table, make_tables
+from recbole_symcere.comparison.ties import ties_sheet
+from recbole_symcere.comparison.validation import validation_sheet
+from recbole_symcere.comparison.work import work_alone
 from recbole_symcere.config import Config
-from recbole_symcere.errors import ConfigError, TrainingError
-from recbole_symcere.metrics import metric_of
-from recbole_symcere.model.registry import import_modules
+from recbole_symcere.errors import ConfigError
+from recbole_symcere.metrics import PRIMARY, metric_of
+from recbole_symcere.model.registry import get_model, import_modules
 from recbole_symcere.outputs import make_output_folder
 
-Task = tuple[str, Callable[[], None]]  # the name of a task, and the function that does it
-SECONDS_BETWEEN_LOOKS = 5.0  # between two looks at what other processes have finished
 FIRST_SEED = 2020
 DECIMALS = 4  # how many decimals of a metric the tables show
 SET_HERE = ("model", "dataset", "checkpoint_file", "result_file")  # settings that the comparison itself gives each run
 
 
-class Comparison:
-    """A comparison of models on datasets under one protocol; finished work is kept on disk in ``output``.
+@dataclass(frozen=True)
+class Plan:
+    """What to compare, and how thoroughly; the same under every protocol.
 
-    Args:
+    Attributes:
         models, datasets: names, each given once.
         ours: the models that are not baselines; None for SymCERE and the models that extend it.
         n_trials, n_seeds: the numbers of trials and of runs of each model on each dataset.
         settings: settings by name; each goes to the models that read it.
+        output: the folder that keeps finished work.
         ablations: whether to run ``ours`` also with each single change in ``properties/ablation/MODEL.yaml``.
-
-    Raises:
-        ConfigError: a name is given twice, ``ours`` has a name that ``models`` lacks, there are no changes for
-            ``ablations``, a setting is read by no model or can't be used, or ``output`` can't be written to.
+        n_search_seeds: the number of seeds with which each trial is trained.
+        n_tie_seeds: the number of orders of rows of equal time that each model is run with.
     """
 
-    def __init__(
-        self,
-        models: Sequence[str],
-        datasets: Sequence[str],
-        ours: Sequence[str] | None,
-        n_trials: int,
-        n_seeds: int,
-        protocol: str,
-        settings: Mapping[str, Any],
-        output: Path,
-        ablations: bool = False,
-    ) -> None:
-        import_modules(settings.get("imports", []))
-        ours = [model for model in models if is_ours(model)] if ours is None else list(ours)
-        self.ours, self.output, self.tables = ours, output, output / protocol
-        _check_names(models, datasets, ours)
-        changes = {model: ablations_of(model) if ablations else {} for model in ours}
-        if ablations and not any(changes.values()):
-            raise ConfigError("--ablation: no model of ours has changes in properties/ablation/MODEL.yaml")
-        given = _settings_of_each(models, datasets, {"protocol": protocol, "seed": FIRST_SEED}, settings)
-        make_output_folder(output, "--output")
-        seeds = range(FIRST_SEED, FIRST_SEED + n_seeds)
-        self.entries: list[Entry] = []
-        for own in given:
-            config = Config(config_dict=own)
-            model, dataset, complete = config["model"], config["dataset"], config.settings
-            searched = search_space(model, config.model_class)
-            space = {key: values for key, values in searched.items() if key not in own}
-            fixed = {key: value for key, value in complete.items() if key not in runs.NOT_COMPARED | space.keys()}
-            name = f"{protocol}/{dataset}/{model}"
-            search = Search(output / "search", name, space, complete, n_trials, fixed)
-            entry = Entry(dataset, model, model, own, search, output / "runs" / name, seeds)
-            self.entries += [entry, *(entry.ablation(*change) for change in changes.get(model, {}).items())]
+    models: Sequence[str]
+    datasets: Sequence[str]
+    ours: Sequence[str] | None = None
+    n_trials: int = 10
+    n_seeds: int = 5
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    output: Path = Path("comparison")
+    ablations: bool = False
+    n_search_seeds: int = 1
+    n_tie_seeds: int = 1
+
+
+class Comparison:
+    """A comparison of models on datasets under one or several protocols; finished work is kept on disk.
+
+    Attributes:
+        parts: the comparison under each protocol.
+        entries: all rows of all tables, which share one list of work.
+
+    Raises:
+        ConfigError: a name is given twice, ``ours`` has a name that ``models`` lacks or that is a probe, all models are
+            probes, there are no changes for ``ablations``, a setting is read by no model or can't be used, or
+            ``output`` can't be written to.
+    """
+
+    def __init__(self, plan: Plan, protocols: Sequence[str]) -> None:
+        import_modules(plan.settings.get("imports", []))
+        plan = replace(plan, ours=_ours(plan))
+        _check_names(plan, protocols)
+        given = [_settings_of_each(plan, {"protocol": protocol, "seed": FIRST_SEED}) for protocol in protocols]
+        make_output_folder(plan.output, "--output")
+        several = len(protocols) > 1
+        self.plan = plan
+        self.parts = [UnderProtocol(plan, *each, several) for each in zip(protocols, given, strict=True)]
+        self.entries = [entry for part in self.parts for entry in part.entries]
+
+    def check_inputs(self) -> None:
+        """Checks what no finished work has read; see :func:`entry.check_inputs`."""
+        check_inputs(self.entries)
 
     def work(self) -> None:
-        """Does all trials and runs that are left; several processes can share them.
-
-        Raises:
-            DatasetError, ReviewFileError, EncoderError: the data or an encoder can't be used.
-            TrainingError: some runs on test can't be trained; this is raised once everything else is done.
-        """
-        check_inputs(self.entries)
-        total = sum(entry.n_tasks for entry in self.entries)
-        with tqdm(total=total, desc="comparison", unit="run", dynamic_ncols=True) as bar:
-            while left := sum(entry.n_tasks_left for entry in self.entries):
-                bar.n = total - left
-                with closing(self._claimed_tasks()) as claimed:
-                    name, do = next(claimed, ("waiting for other processes", partial(sleep, SECONDS_BETWEEN_LOOKS)))
-                    bar.set_postfix_str(f"{name}; {self._time_left()}")
-                    do()
-            failures = [
-                f"{entry.dataset}, {entry.name}, seed {seed}: {why}"
-                for entry in self.entries
-                for seed, why in entry.failures.items()
-            ]
-            bar.n = total - len(failures)
-            bar.set_postfix_str("")
-        if failures:
-            raise TrainingError(
-                f"runs that can't be trained: {len(failures)}; all others are done. Leave the model out, or give other "
-                f"settings. {' '.join(failures)}"
-            )
-
-    def _claimed_tasks(self) -> Generator[Task, None, None]:
-        """Yields tasks that no other process is doing; a task stays locked for this process until the next is taken."""
-        for entry in self.entries:
-            if entry.search.done:
-                yield from self._claimed_runs(entry)
-            elif not entry.is_ablation:
-                with entry.search.claim() as trial:
-                    if trial is not None:
-                        number, best = len(entry.search.scores) + 1, max(entry.search.scores, default=None)
-                        so_far = "" if best is None else f", best so far {best:.4f}"
-                        name = f"{entry.dataset}, {entry.name}: trial {number} of {entry.search.n_trials}{so_far}"
-                        yield name, partial(self._try, entry, trial)
-
-    def _claimed_runs(self, entry: Entry) -> Iterator[Task]:
-        for seed in entry.seeds_left:
-            folder = entry.run_folder(seed)
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                held = FileLock(folder / "lock").acquire(timeout=0)
-            except Timeout:
-                continue
-            with held:
-                if not entry.is_complete(seed):  # another process may have completed it before it was locked
-                    yield f"{entry.dataset}, {entry.name}: seed {seed}", partial(_run, entry, seed)
-
-    def _try(self, entry: Entry, trial: Trial) -> None:
-        checkpoint = entry.folder / f"trial-{origin(trial)}.pth"
-        try:
-            hopeless = partial(entry.search.is_hopeless, trial)
-            score, details = runs.validation_score({**entry.settings, **trial.params}, checkpoint, hopeless)
-        except (TrainingError, ConfigError) as error:  # for example a loss that is not finite, or too few layers
-            score, details = 0.0, {"error": str(error)}
-        entry.search.finish(trial, score, **details)
-        runs.remove(checkpoint)  # last, so that a trial that is killed before can go on from the checkpoint
-
-    def _time_left(self) -> str:
-        """Estimates the time left from finished trials; an entry without any counts as the mean of the others."""
-        means = [statistics.fmean(seconds) if (seconds := entry.search.seconds) else None for entry in self.entries]
-        known = [mean for mean in means if mean is not None]
-        if not known:
-            return "time left unknown"
-        pairs = zip(self.entries, means, strict=True)
-        left = sum(entry.n_tasks_left * (statistics.fmean(known) if mean is None else mean) for entry, mean in pairs)
-        return f"about {tqdm.format_interval(left)} left for one process"
+        """Does all trials and runs that are left in this process; see :func:`work_alone`."""
+        self.check_inputs()
+        work_alone(self.entries)
 
     def write_tables(self) -> str:
         """Writes all tables and the best settings of each model; returns the summary in Markdown."""
-        models = [entry for entry in self.entries if not entry.is_ablation]
-        changed = sorted({entry.model for entry in self.entries if entry.is_ablation})
-        ablations = {model: _runs([entry for entry in self.entries if entry.model == model]) for model in changed}
-        tables = make_tables(_runs(models), self.ours, ablations)
-        self.tables.mkdir(parents=True, exist_ok=True)
-        for name, table in tables.items():
-            for suffix, render in (("md", to_markdown), ("csv", to_csv), ("tex", to_latex)):
-                (self.tables / f"{name}.{suffix}").write_text(render(table), encoding="utf-8")
-        for entry in models:
+        summaries = [part.write_tables() for part in self.parts]
+        if len(self.parts) == 1:
+            return summaries[0]
+        return _write(self.plan.output, "protocols", self._side_by_side())["md"]
+
+    def _side_by_side(self) -> Any:
+        """Returns the table with a column for each protocol and dataset."""
+        done = [
+            replace(run, dataset=f"{part.protocol}, {run.dataset}")
+            for part in self.parts
+            for run in part.runs_of_models()
+        ]
+        return replace(make_table(done, (PRIMARY,), self.plan.ours or ()), seconds={})
+
+
+class UnderProtocol:
+    """A comparison under one protocol.
+
+    Args:
+        plan: what to compare, with the names of ``ours``.
+        given: the settings of each model on each dataset.
+        several: whether there are other protocols, so that names must say which one this is.
+    """
+
+    def __init__(self, plan: Plan, protocol: str, given: Sequence[Mapping[str, Any]], several: bool) -> None:
+        self.plan, self.protocol, self.tables = plan, protocol, plan.output / protocol
+        self.models: list[Entry] = []
+        self.ablations: list[Entry] = []
+        self.ties: list[Entry] = []
+        changes = {model: ablations_of(model) if plan.ablations else {} for model in plan.ours or ()}
+        for own in given:
+            entry = self._entry(own, f"{protocol}: " * several)
+            self.models.append(entry)
+            for name, change in changes.get(entry.model, {}).items():
+                folder = entry.folder.with_name(f"{entry.model}, {name}")
+                self.ablations.append(entry.variation(name, folder, change, entry.seeds))
+            for seed in range(1, plan.n_tie_seeds):
+                folder = plan.output / "ties" / protocol / entry.dataset / entry.model / f"tie-{seed}"
+                self.ties.append(entry.variation(f"tie order {seed}", folder, {"tie_seed": seed}, entry.seeds[:1]))
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All rows, in the order in which they are worked on."""
+        return [*self.models, *self.ablations, *self.ties]
+
+    def _entry(self, own: Mapping[str, Any], prefix: str) -> Entry:
+        config = Config(config_dict=dict(own))
+        model, dataset, complete = config["model"], config["dataset"], config.settings
+        searched = search_space(model, config.model_class)
+        space = {key: values for key, values in searched.items() if key not in own}
+        fixed = {key: value for key, value in complete.items() if key not in runs.NOT_COMPARED | space.keys()}
+        name, plan = f"{self.protocol}/{dataset}/{model}", self.plan
+        search = Search(plan.output / "search", name, space, complete, plan.n_trials, fixed, plan.n_search_seeds)
+        seeds = range(FIRST_SEED, FIRST_SEED + plan.n_seeds)
+        return Entry(dataset, model, model, own, search, plan.output / "runs" / name, seeds, prefix + dataset)
+
+    def runs_of_models(self) -> list[Run]:
+        """Returns the complete runs of the models that are no probes."""
+        return _runs([entry for entry in self.models if not is_probe(entry.model)])
+
+    def write_tables(self) -> str:
+        """Writes all tables and the best settings of each model; returns the summary in Markdown."""
+        done, ours = self.runs_of_models(), self.plan.ours or ()
+        probes = _runs([entry for entry in self.models if is_probe(entry.model)])
+        ablations = {
+            model: _runs([entry for entry in (*self.models, *self.ablations) if entry.model == model])
+            for model in dict.fromkeys(entry.model for entry in self.ablations)
+        }
+        tables: dict[str, Any] = make_tables(done, ours, ablations, probes)
+        if validation := validation_sheet(done):
+            tables["validation"] = validation
+        if self.ties:
+            orders: dict[tuple[str, str], list[Run]] = {}
+            for entry in self.ties:
+                orders.setdefault((entry.dataset, entry.model), []).extend(_runs([entry]))
+            tables["ties"] = ties_sheet(_runs(self.models), orders)
+        texts = {name: _write(self.tables, name, table) for name, table in tables.items()}
+        if find_spec("matplotlib"):
+            from recbole_symcere.comparison.figures import write_figures  # needs packages of the extra analysis
+
+            write_figures(self.tables / "figures", done, ours)
+        for entry in self.models:
             path = self.tables / "tuned" / entry.dataset / f"{entry.model}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(yaml.safe_dump(entry.chosen), encoding="utf-8")
-        return to_markdown(tables["summary"])
+        return texts["summary"]["md"]
 
 
-def _check_names(models: Sequence[str], datasets: Sequence[str], ours: Sequence[str]) -> None:
-    for option, names in (("--models", models), ("--datasets", datasets), ("--ours", ours)):
+def _write(folder: Path, name: str, table: Any) -> dict[str, str]:
+    """Writes a table in each of its forms; returns them by the suffixes of the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = texts_of(table)
+    for suffix, text in texts.items():
+        (folder / f"{name}.{suffix}").write_text(text, encoding="utf-8")
+    return texts
+
+
+def is_probe(model: str) -> bool:
+    """Whether a model only shows what a protocol lets through."""
+    return get_model(model).is_probe
+
+
+def _ours(plan: Plan) -> list[str]:
+    return [model for model in plan.models if is_ours(model)] if plan.ours is None else list(plan.ours)
+
+
+def _check_names(plan: Plan, protocols: Sequence[str]) -> None:
+    ours = plan.ours or ()
+    given = {"--models": plan.models, "--datasets": plan.datasets, "--ours": ours, "--protocol": protocols}
+    for option, names in given.items():
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(f"{option} names {name} twice: name it once")
-    if absent := sorted(set(ours) - set(models)):
+    if absent := sorted(set(ours) - set(plan.models)):
         raise ConfigError(f"--ours names {', '.join(absent)}, which --models does not")
+    probes = [model for model in plan.models if is_probe(model)]
+    if own := sorted(set(ours) & set(probes)):
+        raise ConfigError(f"--ours names {own[0]}, which is a probe: probes are not compared with other models")
+    if len(probes) == len(plan.models):
+        raise ConfigError(f"--models names only probes ({', '.join(probes)}): name a model to compare as well")
+    if plan.ablations and not any(map(ablations_of, ours)):
+        raise ConfigError("--ablation: no model of ours has changes in properties/ablation/MODEL.yaml")
+    if plan.n_tie_seeds > 1 and "tie_seed" in plan.settings:
+        raise ConfigError("tie_seed can't be set beside --tie-seeds, which sets it for each run: leave one out")
 
 
-def _settings_of_each(
-    models: Sequence[str], datasets: Sequence[str], common: Mapping[str, Any], settings: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Returns, for each dataset and model, the common settings and those of ``settings`` that the model reads.
+def _settings_of_each(plan: Plan, common: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns, for each dataset and model, the common settings and those of the plan that the model reads.
 
     Raises:
         ConfigError: a setting is read by no model, or can't be used.
     """
+    models, datasets, settings = plan.models, plan.datasets, plan.settings
     if taken := sorted(set(settings) & set(SET_HERE)):
         raise ConfigError(f"{taken[0]} can't be set here: the comparison sets it for each run")
     configs = [Config(model, dataset, config_dict=dict(common)) for dataset in datasets for model in models]
@@ -216,13 +250,6 @@ def _check_metrics(config: Config) -> None:
         raise ConfigError(
             f"valid_metric is {config['valid_metric']}, but the search needs a metric whose higher values are better"
         )
-
-
-def _run(entry: Entry, seed: int) -> None:
-    try:
-        runs.run_on_test(entry.tuned | {"seed": seed}, entry.run_folder(seed))
-    except (TrainingError, ConfigError) as error:
-        entry.failures[seed] = str(error)
 
 
 def _runs(entries: Sequence[Entry]) -> list[Run]:

@@ -1,4 +1,4 @@
-"""The rows of a comparison's tables: each is a model or an ablation of one, with its search and its runs."""
+"""The rows of a comparison's tables: each is a model or a variation of one, with its search and its runs."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ NOT_TUNED = {"model", "dataset", "protocol", "seed", "tuned"}
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of a table on one dataset: a model, or an ablation of a model.
+    """One row of a table on one dataset: a model, or a variation of a model, such as an ablation.
 
     Attributes:
         name: the name of the row in the table.
         settings: all settings that are given or fixed; settings that the search finds take precedence over them.
-        search: the search for the best settings; an ablation shares the search of its model.
+        search: the search for the best settings; a variation shares the search of its model.
         folder: the folder of the runs.
-        changes: the settings that an ablation changes after the search.
+        where: the dataset, with the protocol if there are several.
+        changes: the settings that a variation changes after the search.
         failures: the reason for each seed whose run can't be trained.
+        complete: seeds that are known to have a complete run with the best settings of the finished search.
     """
 
     dataset: str
@@ -40,8 +42,15 @@ class Entry:
     search: Search
     folder: Path
     seeds: Sequence[int]
+    where: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
+    complete: set[int] = field(default_factory=set)
+
+    @property
+    def title(self) -> str:
+        """What the display and messages call the row."""
+        return f"{self.where}, {self.name}"
 
     @property
     def tuned(self) -> dict[str, Any]:
@@ -49,19 +58,19 @@ class Entry:
         return {**self.settings, **self.search.best(), **self.changes}
 
     @property
-    def is_ablation(self) -> bool:
-        """Whether the row is an ablation."""
+    def is_variation(self) -> bool:
+        """Whether the row is a variation, which has no search of its own."""
         return self.name != self.model
 
-    def ablation(self, name: str, changes: Mapping[str, Any]) -> Entry:
-        """Returns the row of the same model with some settings changed.
+    def variation(self, name: str, folder: Path, changes: Mapping[str, Any], seeds: Sequence[int]) -> Entry:
+        """Returns a row of the same model with some settings changed.
 
         Raises:
             ConfigError: the model does not read one of the settings, or can't use it.
         """
         Config(config_dict={**self.settings, **changes})
-        folder = self.folder.with_name(f"{self.model}, {name}")
-        return replace(self, name=f"{self.model}, {name}", folder=folder, changes=changes, failures={})
+        name = f"{self.model}, {name}"
+        return replace(self, name=name, folder=folder, seeds=seeds, changes=changes, failures={}, complete=set())
 
     @property
     def chosen(self) -> dict[str, Any]:
@@ -81,7 +90,12 @@ class Entry:
 
     def is_complete(self, seed: int) -> bool:
         """Whether the run of a seed with the best settings is complete."""
-        return runs.is_complete(self.run_folder(seed), self.tuned | {"seed": seed})
+        if seed in self.complete:
+            return True
+        found = runs.is_complete(self.run_folder(seed), self.tuned | {"seed": seed})
+        if found and self.search.done:  # else the best settings may still change
+            self.complete.add(seed)
+        return found
 
     @property
     def seeds_left(self) -> list[int]:
@@ -91,13 +105,17 @@ class Entry:
     @property
     def n_tasks(self) -> int:
         """The number of trials and runs that the row needs."""
-        return (0 if self.is_ablation else self.search.n_trials) + len(self.seeds)
+        return (0 if self.is_variation else self.search.n_trials) + len(self.seeds)
+
+    @property
+    def n_trials_left(self) -> int:
+        """The number of trials that are still to be done."""
+        return 0 if self.is_variation else max(0, self.search.n_trials - len(self.search.scores))
 
     @property
     def n_tasks_left(self) -> int:
         """The number of trials and runs that are still to be done."""
-        trials_left = 0 if self.is_ablation else max(0, self.search.n_trials - len(self.search.scores))
-        return trials_left + len(self.seeds_left)
+        return self.n_trials_left + len(self.seeds_left)
 
 
 def check_inputs(entries: Sequence[Entry]) -> None:
@@ -109,7 +127,7 @@ def check_inputs(entries: Sequence[Entry]) -> None:
         EncoderError: an encoder can't be found.
     """
     begun = {entry.dataset for entry in entries if entry.is_begun}
-    new = [entry for entry in entries if not (entry.is_ablation or entry.is_begun)]
+    new = [entry for entry in entries if not (entry.is_variation or entry.is_begun)]
     configs = [Config(config_dict=dict(entry.settings)) for entry in new]
     datasets = {config["dataset"]: config for config in configs if config["dataset"] not in begun}
     datasets |= {config["dataset"]: config for config in configs if _encoder_of(config)}

@@ -1,10 +1,11 @@
 """Turns the tables of a comparison into text: Markdown for GitHub, LaTeX for papers, CSV for programs."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import polars as pl
 
+from recbole_symcere.comparison.sheet import Sheet
 from recbole_symcere.comparison.tables import SIGNIFICANT, Contrast, Table
 from recbole_symcere.grid import MARKDOWN, Cell, Grid, Row, minus, scores_cell
 from recbole_symcere.metrics import GroupNDCG, label_of, metric_of
@@ -15,6 +16,22 @@ CSV_COLUMNS = ["dataset", "model", "metric", "mean", "sd", "n_seeds", "n_users",
 CSV_COLUMNS += ["baseline", "difference", "low", "high", "improvement_percent", "p", "p_holm"]
 PLACES = {1: "best", 2: "second", None: ""}
 SECONDS = "seconds"
+
+
+def texts_of(table: Table | Sheet) -> dict[str, str]:
+    """Returns a table in each of its forms, by the suffix of the file."""
+    if isinstance(table, Table):
+        return {"md": to_markdown(table), "csv": to_csv(table), "tex": to_latex(table)}
+    grid, notes = table.grid, table.notes
+    return {"md": _markdown(grid, notes), "csv": table.numbers.write_csv(), "tex": _latex(grid, notes)}
+
+
+def _markdown(grid: Grid, notes: Sequence[str]) -> str:
+    return f"{grid.to_markdown()}\n\n{' '.join(notes).translate(MARKDOWN)}\n"
+
+
+def _latex(grid: Grid, notes: Sequence[str]) -> str:
+    return "".join(f"% {note}\n" for note in notes) + grid.to_latex()
 
 
 def to_csv(table: Table) -> str:
@@ -43,12 +60,12 @@ def _csv_cells(contrast: Contrast, p: float) -> list[str | float]:
 
 def to_markdown(table: Table) -> str:
     """Returns the table in GitHub's Markdown, with its notes below; several datasets are named in the column heads."""
-    return f"{grid_of(table).to_markdown()}\n\n{' '.join(table_notes(table)).translate(MARKDOWN)}\n"
+    return _markdown(grid_of(table), table_notes(table))
 
 
 def to_latex(table: Table) -> str:
     r"""Returns the table as a LaTeX ``tabular``, which needs only booktabs; its notes are comments above it."""
-    return "".join(f"% {note}\n" for note in table_notes(table)) + grid_of(table).to_latex()
+    return _latex(grid_of(table), table_notes(table))
 
 
 def grid_of(table: Table, caption: str = "", ours: Collection[str] = ()) -> Grid:

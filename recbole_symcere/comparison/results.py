@@ -12,6 +12,7 @@ from recbole_symcere.comparison.entry import NOT_TUNED, is_ours
 from recbole_symcere.comparison.runs import NOT_COMPARED, read_record, read_run
 from recbole_symcere.comparison.tables import Run, Table, make_tables
 from recbole_symcere.errors import ConfigError, RunsError
+from recbole_symcere.model.registry import get_model
 
 Key = tuple[str, str]  # a dataset, and a row of its table: a model, or an ablation's "MODEL, name"
 COMMAND = "symcere compare"
@@ -36,7 +37,8 @@ class Results:
     """The rows of the tables that have a run for every dataset and every seed.
 
     Attributes:
-        models: all of them, ours among them.
+        models: all of them, ours among them, without probes.
+        probes: the models that only show what the protocol lets through.
         ablations: the rows "MODEL, name", by those of ``ours`` that have some.
         runs: by dataset and row, in the order of ``seeds``.
         notes: what is left out, and what differs between runs that should be alike; sentences.
@@ -45,6 +47,7 @@ class Results:
     protocol: str
     datasets: tuple[str, ...]
     models: tuple[str, ...]
+    probes: tuple[str, ...]
     ours: tuple[str, ...]
     ablations: Mapping[str, tuple[str, ...]]
     seeds: tuple[int, ...]
@@ -54,7 +57,7 @@ class Results:
     def tables(self) -> dict[str, Table]:
         """Returns the comparison's tables of these runs; see ``make_tables``."""
         ablations = {model: self.of([model, *rows]) for model, rows in self.ablations.items()}
-        return make_tables(self.of(self.models), self.ours, ablations)
+        return make_tables(self.of(self.models), self.ours, ablations, self.of(self.probes))
 
     def of(self, rows: Sequence[str]) -> list[Run]:
         """Returns the runs of some rows on all datasets."""
@@ -79,7 +82,9 @@ def read_results(folder: Path, protocol: str, ours: Collection[str] | None = Non
     done = {key for key, runs in found.items() if set(seeds) <= runs.keys()}
     names = {dataset: sorted(row for of, row in done if of == dataset and ", " not in row) for dataset, _ in found}
     datasets = _datasets_of_most(names)
-    models = tuple(model for model in names[datasets[0]] if all(model in names[dataset] for dataset in datasets))
+    complete = tuple(model for model in names[datasets[0]] if all(model in names[dataset] for dataset in datasets))
+    probes = tuple(model for model in complete if _is_probe(model))
+    models = tuple(model for model in complete if model not in probes)
     if not models:
         raise RunsError(f"{folder}: no model has runs with the seeds {_listed(seeds)}; give `{COMMAND}` again")
     own = tuple(model for model in models if model in _ours(models, ours))
@@ -87,13 +92,13 @@ def read_results(folder: Path, protocol: str, ours: Collection[str] | None = Non
         model: tuple(sorted(row for row in _ablations(model, done) if all((of, row) in done for of in datasets)))
         for model in own
     }
-    shown = {row for model in models for row in (model, *ablations.get(model, ()))}
+    shown = {row for model in complete for row in (model, *ablations.get(model, ()))}
     runs = {
         (dataset, row): [found[dataset, row][seed] for seed in seeds] for dataset in datasets for row in sorted(shown)
     }
     notes = [*_left_out(found, seeds, datasets, shown), *_odd(runs)]
     ablations = {model: rows for model, rows in ablations.items() if rows}
-    return Results(protocol, datasets, models, own, ablations, seeds, runs, tuple(notes))
+    return Results(protocol, datasets, models, probes, own, ablations, seeds, runs, tuple(notes))
 
 
 def _read(folder: Path, protocol: str) -> dict[Key, dict[int, SavedRun]]:
@@ -138,6 +143,13 @@ def _ours(models: Sequence[str], given: Collection[str] | None) -> set[str]:
     if absent := sorted(set(given) - set(models)):
         raise RunsError(f"--ours names {_listed(absent)}, but the complete models are {_listed(models)}")
     return set(given)
+
+
+def _is_probe(model: str) -> bool:
+    try:
+        return get_model(model).is_probe
+    except ConfigError:  # a model of a user's module, which the report does not import
+        return False
 
 
 def _ablations(model: str, done: Collection[Key]) -> set[str]:

@@ -19,11 +19,14 @@ from recbole_symcere.checkpoint import FREE_SETTINGS, lock_path, resume_path, va
 from recbole_symcere.comparison.tables import Run
 from recbole_symcere.config import Config
 from recbole_symcere.errors import RunsError
+from recbole_symcere.metrics import PRIMARY
 from recbole_symcere.provenance import commit, versions
 from recbole_symcere.recbole_settings import mode_on_test
 from recbole_symcere.run import Fitted, finite, fit
+from recbole_symcere.trainer import Trainer
 
 NOT_COMPARED = FREE_SETTINGS - {"epochs", "stopping_step"}  # settings that can't change the result of a finished run
+VALID_USERS = "valid-users.parquet"
 QUIET = {"show_progress": False, "state": "ERROR"}
 
 
@@ -47,8 +50,9 @@ def validation_score(
 def run_on_test(settings: Mapping[str, Any], folder: Path) -> None:
     """Trains a model with one seed, ranks once for the test users, and writes ``users.parquet`` and ``run.json``.
 
-    ``users.parquet`` has the metrics of each test user. ``run.json`` is written last, so a folder that has it is the
-    folder of a complete run.
+    ``users.parquet`` has the metrics of each test user, ``valid-users.parquet`` the primary metric of each user of
+    validation, which says how far validation can tell models apart. ``run.json`` is written last, so a folder that has
+    it is the folder of a complete run.
     """
     fitted = _fit(settings, folder / "model.pth")
     trainer = fitted.trainer
@@ -65,7 +69,9 @@ def run_on_test(settings: Mapping[str, Any], folder: Path) -> None:
         "versions": versions(),
         "commit": commit(),
     }
-    _users(fitted).write_parquet(folder / "users.parquet")
+    _users(fitted.ranker, fitted.test_data).write_parquet(folder / "users.parquet")
+    trainer.evaluate(fitted.valid_data)  # after the test part, which a sample of items to rank would else change
+    _users(trainer, fitted.valid_data)["user_id", PRIMARY].write_parquet(folder / VALID_USERS)
     _write_last(folder / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     remove(folder / "model.pth")
 
@@ -92,6 +98,7 @@ def read_run(model: str, folder: Path) -> Run:
             record["best_valid_score"],
             record["seconds"]["fit"],
             mode_on_test(settings.get("eval_args", {})),
+            pl.read_parquet(valid) if (valid := folder / VALID_USERS).is_file() else None,
         )
 
 
@@ -136,11 +143,11 @@ def _fit(
     return fit(config, callback_fn=is_hopeless)
 
 
-def _users(fitted: Fitted) -> pl.DataFrame:
-    loader = fitted.test_data
+def _users(trainer: Trainer, loader: Any) -> pl.DataFrame:
+    """Returns the metrics of each user in the trainer's last evaluation, which was of this dataloader."""
     dataset = loader._dataset
     tokens = dataset.id2token(dataset.uid_field, np.asarray(loader.uid_list))
-    return pl.DataFrame({"user_id": tokens.astype(str)} | fitted.ranker.evaluator.of_each_user())
+    return pl.DataFrame({"user_id": tokens.astype(str)} | trainer.evaluator.of_each_user())
 
 
 def _write_last(path: Path, text: str) -> None:

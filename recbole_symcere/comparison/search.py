@@ -1,12 +1,14 @@
 """The search for the best settings of a model on validation, by Optuna; several processes can share one search.
 
-Every model gets the same number of trials, and each trial is kept on disk. A trial that was killed is run again with
-the same settings. Each draw of settings depends only on the finished trials, so a search by one process ends with the
-same result whether or not it was interrupted.
+Every model gets the same number of trials, and each trial is kept on disk. A trial trains its settings once with each
+of the search's seeds. A trial that was killed is run again with the same settings, and keeps the seeds that it had
+finished. Each draw of settings depends only on the number of trials and on the finished ones, so a search by one
+process ends with the same result whether or not it was interrupted.
 
 The median rule of Vizier and Optuna ends hopeless trials of every model early. A trial ends if its best score so far is
 below the median of the best scores that the finished trials had up to the same epoch. Unlike Optuna's own rule, the
 median includes trials that had ended before that epoch. A trial that ends early counts as a trial, with its best score.
+If there are several seeds, the rule ends the training with one seed, by the scores that others had with the same seed.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -25,6 +28,7 @@ from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from scipy.stats import rankdata
 
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.recommender import Recommender
@@ -34,6 +38,9 @@ RANDOM_TRIALS = 10  # this many trials are drawn at random; later trials are dra
 # The median rule ends no trial before this many trials and epochs, because validation curves dip before they rise.
 UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 4, 50
 ORIGIN, REPORTED = "origin", "reported"  # attributes of a trial that goes on with a killed one
+RESULTS = "results"  # attribute of a trial: a dictionary for each seed that is finished, with the score and the seconds
+SEARCH_SEEDS = "--search-seeds"
+STEPS_OF_A_SEED = 10**6  # Optuna numbers the validations of a trial; those of each seed get numbers of their own
 LIVING = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
 
 
@@ -84,6 +91,7 @@ class Search:
         space: the values to search, by setting.
         defaults: the settings of the first trial, so that no model ends below its defaults.
         n_trials: the number of finished trials that ends the search. A model without a space has at most one trial.
+        n_seeds: the number of seeds with which each trial is trained.
         fixed: all other settings that can change a result; they must stay as they are while trials are added.
 
     Raises:
@@ -99,9 +107,11 @@ class Search:
         defaults: Mapping[str, Any],
         n_trials: int,
         fixed: Mapping[str, Any],
+        n_seeds: int = 1,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.name, self.space = name, dict(space)
+        self.name, self.space, self.n_seeds = name, dict(space), n_seeds
+        fixed = {**fixed, **({SEARCH_SEEDS: n_seeds} if n_seeds > 1 else {})}
         self.n_trials = n_trials if space else min(n_trials, 1)
         self._locks = folder / "locks"
         self._locks.mkdir(exist_ok=True)
@@ -138,13 +148,14 @@ class Search:
 
     @property
     def scores(self) -> list[float]:
-        """The validation scores of the finished trials."""
+        """The validation scores of the finished trials, each a mean over the seeds."""
         return [trial.value for trial in self._finished() if trial.value is not None]
 
     @property
     def seconds(self) -> list[float]:
-        """The training times of the finished trials that have one."""
-        return [trial.user_attrs["seconds"] for trial in self._finished() if "seconds" in trial.user_attrs]
+        """The training times of the finished trials that have one, with all seeds together."""
+        of_trials = ([of["seconds"] for of in results_of(trial) if "seconds" in of] for trial in self._finished())
+        return [sum(seconds) for seconds in of_trials if seconds]
 
     @property
     def done(self) -> bool:
@@ -152,12 +163,18 @@ class Search:
         return len(self._finished()) >= self.n_trials
 
     def best(self) -> dict[str, Any]:
-        """Returns the settings of the trial with the highest validation score, the earliest if several are equal.
+        """Returns the settings of the best trial; empty if no trial is finished.
 
-        The settings are empty if no trial is finished.
+        The best trial has the best mean rank over the seeds. Of trials whose mean ranks are equal, it is the one with
+        the highest mean score, and of several such trials the earliest.
         """
-        best = max(self._finished()[: self.n_trials], key=lambda trial: (trial.value, -trial.number), default=None)
-        return dict(best.params) if best else {}
+        finished = self._finished()[: self.n_trials]
+        if not finished:
+            return {}
+        scores = np.array([[of["score"] for of in results_of(trial)] or [trial.value] for trial in finished])
+        ranks = rankdata(-scores, axis=0).sum(axis=1)  # the sum orders as the mean does, and is exact
+        best, _ = min(zip(finished, ranks, strict=True), key=lambda of: (of[1], -(of[0].value or 0.0), of[0].number))
+        return dict(best.params)
 
     def _finished(self) -> list[optuna.trial.FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -171,11 +188,12 @@ class Search:
         """
         with self._lock:
             self._return_trials_of_the_dead()
-            taken = len(self._study.get_trials(deepcopy=False, states=LIVING)) >= self.n_trials and not self._waiting()
+            n_living = len(self._study.get_trials(deepcopy=False, states=LIVING))
+            taken = n_living >= self.n_trials and not self._waiting()
             if self.done or taken:
                 trial = None
             else:
-                seed = zlib.crc32(f"{self.name} {len(self._finished())}".encode())
+                seed = zlib.crc32(f"{self.name} {n_living}".encode())  # not the same as that of a trial still running
                 self._study.sampler = TPESampler(n_startup_trials=RANDOM_TRIALS, multivariate=True, seed=seed)
                 trial = self._study.ask(self.space)
                 for epoch, score in trial.user_attrs.get(REPORTED, {}).items():
@@ -191,19 +209,25 @@ class Search:
             held.release()
 
     def is_hopeless(self, trial: optuna.Trial, epoch: int, score: float) -> bool:
-        """Returns whether the median rule ends the trial; stores its best score up to ``epoch`` for other trials."""
+        """Returns whether the median rule ends the training of a trial with its next seed.
+
+        The best score up to ``epoch`` is stored for other trials.
+        """
+        first = len(results_of(trial)) * STEPS_OF_A_SEED
         so_far = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        best = max(score, *so_far.values()) if so_far else score
-        if epoch not in so_far:  # a trial that goes on with a killed one may repeat an epoch that is reported
-            trial.report(best, epoch)
-        reached = [_reached(other, epoch) for other in self._finished()]
+        best = max([score, *(before for step, before in so_far.items() if step >= first)])
+        if first + epoch not in so_far:  # a trial that goes on with a killed one may repeat an epoch that is reported
+            trial.report(best, first + epoch)
+        reached = [_reached(other, first, epoch) for other in self._finished()]
         return epoch >= UNPRUNED_EPOCHS and len(reached) >= UNPRUNED_TRIALS and best < statistics.median(reached)
 
-    def finish(self, trial: optuna.Trial, score: float, **details: Any) -> None:
-        """Stores the validation score of a trial, and ``details`` as its user attributes."""
-        for key, value in details.items():
-            trial.set_user_attr(key, value)
-        self._study.tell(trial, score)
+    def add(self, trial: optuna.Trial, score: float, **details: Any) -> None:
+        """Stores the validation score of a trial with its next seed, and ``details`` of this training."""
+        trial.set_user_attr(RESULTS, [*results_of(trial), {"score": score, **details}])
+
+    def finish(self, trial: optuna.Trial) -> None:
+        """Ends a trial that has a score with each seed."""
+        self._study.tell(trial, statistics.fmean(of["score"] for of in results_of(trial)))
 
     def _waiting(self) -> bool:
         return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
@@ -220,7 +244,8 @@ class Search:
                 continue
             self._study.tell(trial.number, state=TrialState.FAIL)
             reported = {str(epoch): score for epoch, score in trial.intermediate_values.items()}
-            self._study.enqueue_trial(trial.params, user_attrs={ORIGIN: origin(trial), REPORTED: reported})
+            kept = {ORIGIN: origin(trial), REPORTED: reported, RESULTS: results_of(trial)}
+            self._study.enqueue_trial(trial.params, user_attrs=kept)
             held.release()
 
 
@@ -229,9 +254,19 @@ def origin(trial: optuna.Trial | optuna.trial.FrozenTrial) -> int:
     return int(trial.user_attrs.get(ORIGIN, trial.number))
 
 
-def _reached(trial: optuna.trial.FrozenTrial, epoch: int) -> float:
-    """Returns the best score of a finished trial up to an epoch; 0 if it has no score by then."""
-    return max((score for at, score in trial.intermediate_values.items() if at <= epoch), default=0.0)
+def results_of(trial: optuna.Trial | optuna.trial.FrozenTrial) -> list[dict[str, Any]]:
+    """Returns what a trial has of each seed that is finished: the score and the details that :meth:`Search.add` got."""
+    return list(trial.user_attrs.get(RESULTS, []))
+
+
+def _reached(trial: optuna.trial.FrozenTrial, first: int, epoch: int) -> float:
+    """Returns the best score of a finished trial up to an epoch of one seed; 0 if it has no score by then.
+
+    Args:
+        first: the number of the seed's first validation.
+    """
+    steps = range(first, first + epoch + 1)
+    return max((score for step, score in trial.intermediate_values.items() if step in steps), default=0.0)
 
 
 def _file_name(name: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, rankdata, studentized_range
 
 CHUNK = 2**18  # the number of resampled values in memory at once, 2 MB
 
@@ -119,6 +119,42 @@ def holm(p_values: Sequence[float]) -> list[float]:
     corrected = np.empty(len(p_values))
     corrected[order] = np.minimum(np.maximum.accumulate(factors * np.asarray(p_values)[order]), 1)
     return corrected.tolist()
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Returns the standard error of the mean over users: the sample standard deviation over the root of their number.
+
+    Args:
+        values: [n_users] float, two or more.
+    """
+    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
+
+
+def critical_difference(n_models: int, n_datasets: int, level: float = 0.05) -> float:
+    """Returns the difference of mean ranks above which two models differ, by the test of Nemenyi.
+
+    Demšar (JMLR 7, 2006), section 3.2.2: q sqrt(k (k + 1) / (6 N)), where q is the upper quantile of the studentised
+    range of k groups with infinitely many degrees of freedom, divided by the root of 2.
+
+    Args:
+        n_models: k, two or more.
+        n_datasets: N, one or more.
+        level: the chance of any false difference among all pairs.
+    """
+    q = float(studentized_range.ppf(1 - level, n_models, np.inf)) / math.sqrt(2)
+    return q * math.sqrt(n_models * (n_models + 1) / (6 * n_datasets))
+
+
+def mean_ranks(values: np.ndarray) -> np.ndarray:
+    """Returns the mean rank of each model over the datasets, where 1 is best and equal values share their mean rank.
+
+    Args:
+        values: [n_datasets, n_models] float; higher is better.
+
+    Returns:
+        [n_models] float.
+    """
+    return rankdata(-values, axis=1).mean(axis=0)
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:

@@ -10,11 +10,15 @@ import polars as pl
 
 from recbole_symcere.comparison.history import history_notes
 from recbole_symcere.comparison.statistics import PairedComparison, compare_users, holm, mean_and_sd
+from recbole_symcere.comparison.validation import validation_notes
 from recbole_symcere.errors import RunsError
 from recbole_symcere.metrics import PRIMARY, Direction, columns, metric_of
 
 SIGNIFICANT = 0.05
 ROUNDING = 1e-4  # RecBole rounds metrics to four decimals
+ABOUT_PROBES = (
+    "Probes show what the protocol lets through. They can't be deployed, so they are not compared with the models."
+)
 NEEDED = ("hit@10", "ndcg@10", "hit@20", "ndcg@20")  # the columns that every table of accuracy has
 
 
@@ -29,6 +33,7 @@ class Run:
         valid_score: the best score on validation.
         seconds: the training time.
         mode: which items were ranked, as in ``eval_args``: ``full``, or ``uni100`` for a sample.
+        valid_users: the columns ``user_id`` and ``PRIMARY`` of the users of validation; None for runs that lack them.
     """
 
     dataset: str
@@ -39,6 +44,7 @@ class Run:
     valid_score: float
     seconds: float
     mode: str = "full"
+    valid_users: pl.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -179,14 +185,40 @@ def make_ablation(runs: Sequence[Run], metrics: Sequence[str], whole: str, n_dra
     return replace(table, changes=changes, p_holm=_corrected(changes))
 
 
-def make_tables(done: Sequence[Run], ours: Collection[str], ablations: Mapping[str, Sequence[Run]]) -> dict[str, Table]:
+def against_each_baseline(
+    runs: Sequence[Run], ours: Collection[str], n_draws: int = 10_000
+) -> dict[str, list[Contrast]]:
+    """Compares our model that is best on validation with each baseline in the primary metric, on each dataset.
+
+    The dictionary is empty if all models are ours or all are baselines.
+
+    Raises:
+        RunsError: as for ``make_table``.
+    """
+    table = make_table(runs, (PRIMARY,), ours=())
+    baselines = [model for model in table.models if model not in ours]
+    compared: dict[str, list[Contrast]] = {}
+    for dataset in table.datasets if 0 < len(baselines) < len(table.models) else ():
+        found = {model: _runs_of(dataset, model, table.seeds, runs) for model in table.models}
+        cells, sign = table.columns[dataset, PRIMARY], _sign(PRIMARY, {})
+        best = _best_on_validation([model for model in table.models if model in ours], found)
+        paired = (_paired(best, baseline, cells, found, PRIMARY, sign, n_draws) for baseline in baselines)
+        compared[dataset] = [contrast for contrast in paired if contrast]
+    return {dataset: contrasts for dataset, contrasts in compared.items() if contrasts}
+
+
+def make_tables(
+    done: Sequence[Run], ours: Collection[str], ablations: Mapping[str, Sequence[Run]], probes: Sequence[Run] = ()
+) -> dict[str, Table]:
     """Returns the tables ``summary``, ``accuracy`` and ``popularity``, and ``ablation-MODEL`` for each model with some.
 
-    If the runs have metrics by the history of users, there is also a table ``history``.
+    If there are probes, the table ``probes`` shows their accuracy. If the runs have metrics by the history of users,
+    there is a table ``history``.
 
     Args:
-        done: the complete runs of all models.
+        done: the complete runs of all models that are no probes.
         ablations: for each model with ablations, its own runs and those of its ablations.
+        probes: the complete runs of the models that are probes.
 
     Raises:
         RunsError: the runs do not make one table.
@@ -201,11 +233,14 @@ def make_tables(done: Sequence[Run], ours: Collection[str], ablations: Mapping[s
         ]
         for kind in ("popularity", "history")
     )
+    unsettled = validation_notes(done)
     tables = {
-        "summary": replace(make_table(done, (PRIMARY,), ours), seconds={}),
-        "accuracy": make_table(done, accuracy, ours),
+        "summary": replace(make_table(done, (PRIMARY,), ours), seconds={}, notes=unsettled),
+        "accuracy": replace(make_table(done, accuracy, ours), notes=unsettled),
         "popularity": make_table(done, popularity, ours),
     }
+    if probes:
+        tables["probes"] = replace(make_table(probes, accuracy, ()), notes=(ABOUT_PROBES,))
     if history:
         tables["history"] = replace(make_table(done, history, ours), seconds={}, notes=history_notes(done))
     return tables | {f"ablation-{model}": make_ablation(of, accuracy, model) for model, of in ablations.items()}
@@ -274,9 +309,13 @@ def _contrast(
     baselines = [model for model in cells if model not in ours]
     if not candidates or not baselines:
         return None
-    best = max(candidates, key=lambda model: mean_and_sd([run.valid_score for run in runs[model]])[0])
+    best = _best_on_validation(candidates, runs)
     baseline = max(baselines, key=lambda model: sign * cells[model].mean)
     return _paired(best, baseline, cells, runs, metric, sign, n_draws)
+
+
+def _best_on_validation(models: Sequence[str], runs: Mapping[str, Sequence[Run]]) -> str:
+    return max(models, key=lambda model: mean_and_sd([run.valid_score for run in runs[model]])[0])
 
 
 def _paired(
@@ -297,13 +336,17 @@ def _paired(
         return None
     base = cells[baseline].mean
     improvement = 100 * sign * (cells[model].mean - base) / base if base else math.nan
-    first, second = (_user_means(runs[each], metric) for each in (model, baseline))
+    first, second = (user_means([run.per_user for run in runs[each]], metric) for each in (model, baseline))
     paired = ~np.isnan(first - second)
     if paired.sum() < 2:
         return None
     return Contrast(model, baseline, improvement, compare_users(first[paired], second[paired], n_draws))
 
 
-def _user_means(runs: Sequence[Run], metric: str) -> np.ndarray:
-    """Returns a metric of each user averaged over seeds, [n_users]; NaN for a user who lacks a value with any seed."""
-    return np.stack([run.per_user[metric].to_numpy() for run in runs]).mean(axis=0, dtype=np.float64)
+def user_means(of_seeds: Sequence[pl.DataFrame], metric: str) -> np.ndarray:
+    """Returns a metric of each user averaged over seeds, [n_users]; NaN for a user who lacks a value with any seed.
+
+    Args:
+        of_seeds: for each seed the values by user, with the same users in the same order.
+    """
+    return np.stack([users[metric].to_numpy() for users in of_seeds]).mean(axis=0, dtype=np.float64)

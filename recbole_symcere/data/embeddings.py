@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from filelock import FileLock, Timeout
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
@@ -103,19 +105,29 @@ def _embed_view(
     starts = range(0, len(reviews), TEXTS_PER_SHARD)
     shards = [path.with_name(f"{path.stem}{SHARD}{start}.npy") for start in starts]
 
-    def embed(numbers: range) -> None:
+    made: set[int] = set()
+
+    def embed(numbers: range, waiting: bool = True) -> None:
         for number in numbers:
+            if number in made:
+                continue
             rows = np.arange(starts[number], min(starts[number] + TEXTS_PER_SHARD, len(reviews)))
-            if not path.exists() and load_array(shards[number]) is None:
-                shard_seed = int(np.random.SeedSequence((*seed, starts[number])).generate_state(1, np.uint64)[0]) >> 1
-                vectors = encoder.embed(reviews, rows, mask_ratio, shard_seed)
-                with new_array(shards[number], np.float32, vectors.shape[1:]) as add:
-                    add(vectors)
+            with _claimed(shards[number], waiting) as is_free:
+                if not is_free:
+                    continue
+                if not path.exists() and load_array(shards[number]) is None:
+                    shard_seed = int(np.random.SeedSequence((*seed, starts[number])).generate_state(1, np.uint64)[0])
+                    vectors = encoder.embed(reviews, rows, mask_ratio, shard_seed >> 1)
+                    with new_array(shards[number], np.float32, vectors.shape[1:]) as add:
+                        add(vectors)
+            made.add(number)
             bar.update(len(rows))
 
     if distributed.world_size() > 1:
         embed(range(distributed.rank(), len(shards), distributed.world_size()))
         distributed.wait_for_all()
+    else:
+        embed(range(len(shards)), waiting=False)  # what other runs are making now is left to them
     with distributed.first_of_machine_first():
         # Another run may finish first and remove the shards. Then the next round loads its file.
         for _ in range(3):
@@ -126,7 +138,30 @@ def _embed_view(
             if (view := load_array(path)) is not None:
                 _remove_shards(path)
                 return view
+            made.clear()
     raise OSError(f"{path}: can't be read back after it was written; is the disk full?")
+
+
+@contextmanager
+def _claimed(shard: Path, waiting: bool) -> Iterator[bool]:
+    """Yields whether no other run is making the shard, and keeps others from it while the body runs.
+
+    Args:
+        waiting: whether to wait for a run that is making it.
+    """
+    lock = FileLock(shard.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=-1 if waiting else 0)
+    except Timeout:
+        yield False
+        return
+    except OSError:  # the folder can't be written to, which new_array will tell
+        yield True
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def _join(shards: list[Path], path: Path) -> None:
@@ -140,5 +175,5 @@ def _join(shards: list[Path], path: Path) -> None:
 
 
 def _remove_shards(path: Path) -> None:
-    for shard in path.parent.glob(f"{path.stem}{SHARD}*.npy"):
-        shard.unlink(missing_ok=True)
+    for file in path.parent.glob(f"{path.stem}{SHARD}*"):  # shards and their locks
+        file.unlink(missing_ok=True)

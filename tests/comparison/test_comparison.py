@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import re
 import shutil
 from collections.abc import Callable
@@ -9,16 +10,19 @@ from pathlib import Path
 from shutil import copytree
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
+import torch
 import yaml
 
 from dataset_prep.command import INTERRUPTED
 from recbole_symcere import properties
-from recbole_symcere.comparison import comparison, runs
+from recbole_symcere.comparison import runs, work
 from recbole_symcere.comparison.__main__ import main
-from recbole_symcere.comparison.comparison import Comparison
+from recbole_symcere.comparison.comparison import Comparison, Plan
 from recbole_symcere.comparison.entry import ablations_of, is_ours
+from recbole_symcere.comparison.results import read_results
 from recbole_symcere.comparison.search import search_space
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
@@ -165,15 +169,12 @@ def test_a_loss_that_is_not_finite_counts_as_nothing(
         "recbole.model.general_recommender.lightgcn.LightGCN.calculate_loss",
         lambda self, batch: self.user_embedding.weight.sum() * float("nan"),
     )
-    comparison = Comparison(
-        ["LightGCN"], ["tiny"], [], 2, 1, "strict", {"data_path": dict(
-            argument.removeprefix("--").split("=") for argument in arguments() if "=" in argument
-        )["data_path"]}, Path("nan"),
-    )  # fmt: skip
-    entry = comparison.entries[0]
+    data_path = dict(argument.removeprefix("--").split("=") for argument in arguments() if "=" in argument)["data_path"]
+    plan = Plan(["LightGCN"], ["tiny"], [], 2, 1, {"data_path": data_path}, Path("nan"))
+    (entry,) = Comparison(plan, ["strict"]).entries
     for _ in range(2):
         with entry.search.claim() as trial:
-            comparison._try(entry, trial)
+            work._try(entry, trial)
     assert entry.search.scores == [0.0, 0.0]
 
 
@@ -183,18 +184,18 @@ def test_the_display_says_what_runs_and_what_is_left(
     shown: list[str] = []
     while_working: list[tuple[str, str]] = []
 
-    class Bar(comparison.tqdm):  # type: ignore[misc]
+    class Bar(work.tqdm):  # type: ignore[misc]
         def set_postfix_str(self, text: str, refresh: bool = True) -> None:
             shown.append(f"{self.n}/{self.total} {text}")
 
-    def watched(work: Callable[..., Any]) -> Callable[..., Any]:
+    def watched(function: Callable[..., Any]) -> Callable[..., Any]:
         def working(settings: dict[str, Any], *args: Any) -> Any:
             while_working.append((settings["model"], shown[-1]))
-            return work(settings, *args)
+            return function(settings, *args)
 
         return working
 
-    monkeypatch.setattr(comparison, "tqdm", Bar)
+    monkeypatch.setattr(work, "tqdm", Bar)
     monkeypatch.setattr(runs, "validation_score", watched(runs.validation_score))
     monkeypatch.setattr(runs, "run_on_test", watched(runs.run_on_test))
     assert main(arguments(models=["Pop", "SymCERE"])) == 0
@@ -353,8 +354,8 @@ def test_a_setting_that_no_model_reads_is_refused(
 def test_a_variant_is_searched_in_its_models_space(arguments: Callable[..., list[str]]) -> None:
     given = [argument.removeprefix("--").split("=", 1) for argument in arguments() if "=" in argument]
     settings = {key: parse_value(value) for key, value in given if key != "text_train"}
-    comparison = Comparison(["SMORE-dup"], ["tiny"], [], 2, 1, "strict", settings, Path("variant"))
-    (entry,) = comparison.entries
+    plan = Plan(["SMORE-dup"], ["tiny"], [], 2, 1, settings, Path("variant"))
+    (entry,) = Comparison(plan, ["strict"]).entries
     assert entry.search.space == search_space("SMORE", get_model("SMORE")) and entry.settings["model"] == "SMORE-dup"
 
 
@@ -449,3 +450,98 @@ def test_a_change_of_an_ablation_is_a_block_of_settings(tmp_path: Path, monkeypa
     (tmp_path / "ablation" / "SymCERE.yaml").write_text("normalize: false\n")
     with pytest.raises(ConfigError, match=r"SymCERE\.yaml: 'normalize' must be a block of settings"):
         ablations_of("SymCERE")
+
+
+def test_protocols_share_a_command_and_stand_side_by_side_without_probes(
+    arguments: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = ["Pop", "LightGCN", "Repurchase"]
+    given = [argument for argument in arguments("--seeds=1", models=models) if not argument.startswith("--text")]
+    command = [*given, "--ours", "LightGCN", "--trials=0", "--tie-seeds=2", "--protocol", "paper", "strict"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert printed.strip() == Path("comparison/protocols.md").read_text().strip()
+    side_by_side = pl.read_csv("comparison/protocols.csv")
+    assert set(side_by_side["dataset"]) == {"paper, tiny", "strict, tiny"}
+    for protocol in ("paper", "strict"):
+        tables = Path("comparison") / protocol
+        values = dict(pl.read_csv(tables / "summary.csv").select("model", "mean").rows())
+        of_protocol = side_by_side.filter(pl.col("dataset") == f"{protocol}, tiny")
+        assert dict(of_protocol.select("model", "mean").rows()) == values and set(values) == {"Pop", "LightGCN"}
+        assert set(pl.read_csv(tables / "probes.csv")["model"]) == {"Repurchase"}
+        assert "Probes show what the protocol lets through." in (tables / "probes.md").read_text()
+        assert set(pl.read_csv(tables / "validation.csv")["model"]) == {"Pop", "LightGCN"}
+        assert (tables / "figures" / "differences.svg").is_file()
+        ties = pl.read_csv(tables / "ties.csv")
+        assert set(ties["model"]) == set(models) and set(ties["n_orders"]) == {2}
+        for model in models:
+            of_order = json.loads(
+                next((Path("comparison/ties") / protocol / "tiny" / model).rglob("run.json")).read_text()
+            )
+            assert of_order["settings"]["tie_seed"] == 1
+    records = [json.loads(path.read_text()) for path in Path("comparison/runs").rglob("run.json")]
+    assert len(records) == 6 and {record["settings"]["tie_seed"] for record in records} == {0}
+    results = read_results(Path("comparison"), "strict", ours=["LightGCN"])
+    assert results.probes == ("Repurchase",) and set(results.models) == {"Pop", "LightGCN"}
+    assert set(results.tables()["probes"].models) == {"Repurchase"}
+
+
+def test_each_trial_is_trained_with_each_seed_of_the_search(
+    make_config: Callable[..., Any], settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[tuple[int, float]] = []
+
+    def score(settings: dict[str, Any], checkpoint: Path, is_hopeless: Any) -> tuple[float, dict[str, float]]:
+        tried.append((settings["seed"], settings["learning_rate"]))
+        return settings["seed"] / 10_000, {"seconds": 2.0}
+
+    monkeypatch.setattr(runs, "validation_score", score)
+    plan = Plan(["LightGCN"], ["tiny"], [], 2, 1, {"data_path": settings["data_path"]}, Path("many"), n_search_seeds=3)
+    (entry,) = Comparison(plan, ["strict"]).entries
+    for _ in range(2):
+        with entry.search.claim() as trial:
+            work._try(entry, trial)
+    assert [seed for seed, _ in tried] == [2020, 2021, 2022] * 2 and len({rate for _, rate in tried}) == 2
+    assert entry.search.scores == pytest.approx([0.2021] * 2) and entry.search.seconds == [6.0] * 2
+    assert "about 00:02 left for one process" in work.time_left([entry])  # one run on test, and no trial
+    assert "about 00:01 left for 2 jobs" in work.time_left([entry], 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--models", "Repurchase"], "--models names only probes (Repurchase): name a model to compare as well"),
+        (["--models", "Pop", "Repurchase", "--ours", "Repurchase"], "--ours names Repurchase, which is a probe"),
+        (["--tie-seeds=2", "--tie_seed=1"], "tie_seed can't be set beside --tie-seeds"),
+        (["--protocol", "strict", "strict"], "--protocol names strict twice: name it once"),
+        (["--protocol", "strict", "sloppy"], "there is no protocol 'sloppy'"),
+    ],
+)
+def test_probes_orders_and_protocols_are_checked_before_any_work(
+    changes: list[str], message: str, arguments: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [argument for argument in arguments(models=["Pop"]) if not argument.startswith("--text")]
+    assert main([*given, *changes]) == 2
+    assert f"error: {message}" in capsys.readouterr().err
+    assert not Path("comparison").exists()
+
+
+def test_a_run_does_not_depend_on_what_ran_before_it_in_the_process(
+    make_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Metrics, curves and every generator's state afterwards, in either order; the first run also fills the caches."""
+
+    def run(model: str, order: str) -> tuple[Any, ...]:
+        folder = tmp_path / order / model
+        changes = {"text_cache_dir": str(tmp_path / order / "text"), "text_train": text_train.get(model, "frozen")}
+        runs.run_on_test(make_config(model=model, epochs=2, **changes).settings, folder)
+        record = json.loads((folder / "run.json").read_text())
+        numpy = np.random.get_state()
+        after = (random.getstate(), numpy[1].tolist(), numpy[2], torch.get_rng_state().tolist())
+        return record["metrics"], record["curves"], record["best_valid_score"], after
+
+    text_train = {"SymCERE": "lora"}
+    models = ["BPR", "SGL", "SymCEREPlus", "SymCERE"]
+    forwards = {model: run(model, "forwards") for model in models}
+    backwards = {model: run(model, "backwards") for model in reversed(models)}
+    assert forwards == backwards

@@ -8,7 +8,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from recbole_symcere import properties
-from recbole_symcere.comparison.search import UNPRUNED_EPOCHS, UNPRUNED_TRIALS, Search, search_space
+from recbole_symcere.comparison.search import UNPRUNED_EPOCHS, UNPRUNED_TRIALS, Search, results_of, search_space
 from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.recommender import Recommender
@@ -38,7 +38,8 @@ def work(search: Search, killed: Callable[[int], bool] = lambda attempt: False) 
             if killed(attempt):
                 continue
             finished.append(dict(trial.params))
-            search.finish(trial, score(trial.params), seconds=1.0)
+            search.add(trial, score(trial.params), seconds=1.0)
+            search.finish(trial)
     return finished
 
 
@@ -66,7 +67,8 @@ def test_a_search_that_is_opened_again_goes_on(tmp_path: Path) -> None:
         with search.claim() as trial:
             assert trial is not None
             finished.append(dict(trial.params))
-            search.finish(trial, score(trial.params))
+            search.add(trial, score(trial.params))
+            search.finish(trial)
     assert finished == unbroken
 
 
@@ -76,7 +78,8 @@ def test_two_processes_share_the_trials(tmp_path: Path) -> None:
         assert first and second and third and none is None
         assert len({trial.number for trial in (first, second, third)}) == 3
         for search, trial in ((one, first), (other, second), (one, third)):
-            search.finish(trial, 1.0)
+            search.add(trial, 1.0)
+            search.finish(trial)
     assert one.done and other.done and len(one.scores) == 3
 
 
@@ -111,7 +114,8 @@ def train(search: Search, trial: Any, start: int = 0, killed_at: int | None = No
             return None
         if hopeless:
             break
-    search.finish(trial, max(curve(trial.params)[: len(seen)]))
+    search.add(trial, max(curve(trial.params)[: len(seen)]))
+    search.finish(trial)
     return seen
 
 
@@ -146,7 +150,8 @@ def test_a_dip_is_not_held_against_a_trial_that_was_ahead(tmp_path: Path) -> Non
         with search.claim() as trial:
             assert trial is not None
             assert not search.is_hopeless(trial, 0, 0.5) and not search.is_hopeless(trial, 100, 0.6)
-            search.finish(trial, 0.6)
+            search.add(trial, 0.6)
+            search.finish(trial)
     with search.claim() as trial:
         assert trial is not None
         assert not search.is_hopeless(trial, 0, 0.7)
@@ -159,7 +164,8 @@ def test_a_trial_that_stopped_early_keeps_its_place_in_the_median(tmp_path: Path
         with search.claim() as trial:
             assert trial is not None
             search.is_hopeless(trial, last, best)
-            search.finish(trial, best)
+            search.add(trial, best)
+            search.finish(trial)
     with search.claim() as trial:
         assert trial is not None
         assert not search.is_hopeless(trial, 40, 0.7), "below the median, but the rule waits"
@@ -172,7 +178,8 @@ def test_a_trial_killed_after_its_end_was_said_ends_at_the_same_epoch(tmp_path: 
         with search.claim() as trial:
             assert trial is not None
             search.is_hopeless(trial, 100, 0.5)
-            search.finish(trial, 0.5)
+            search.add(trial, 0.5)
+            search.finish(trial)
     with search.claim() as trial:
         assert trial is not None
         assert [search.is_hopeless(trial, epoch, 0.1) for epoch in (0, 60, 100)] == [False, False, True]
@@ -242,3 +249,67 @@ def test_a_space_is_read_from_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         file.write_text(f"a: {broken}")
         with pytest.raises(ConfigError, match=r"Model\.yaml: a: "):
             search_space("Model", Recommender)
+
+
+def test_the_best_trial_has_the_best_mean_rank_over_the_seeds(tmp_path: Path) -> None:
+    """The second trial has the highest mean, by one seed alone; the third wins two seeds of three."""
+    of_trials = [(0.2, 0.2, 0.2), (0.9, 0.1, 0.1), (0.3, 0.3, 0.3)]
+    search = make(tmp_path, n_trials=3, n_seeds=3)
+    tried = []
+    for scores in of_trials:
+        with search.claim() as trial:
+            assert trial is not None
+            for value in scores:
+                search.add(trial, value, seconds=2.0)
+            search.finish(trial)
+            tried.append(dict(trial.params))
+    assert search.best() == tried[2] and search.seconds == [6.0] * 3
+    assert search.scores == pytest.approx([0.2, 1.1 / 3, 0.3])
+    with pytest.raises(ConfigError, match=r"had --search-seeds 3, now None"):
+        make(tmp_path, n_trials=3)
+
+
+def test_of_equal_mean_ranks_the_higher_mean_is_better_and_then_the_earlier(tmp_path: Path) -> None:
+    search = make(tmp_path, n_trials=3, n_seeds=2)
+    tried = []
+    for scores in [(0.1, 0.4), (0.4, 0.2), (0.4, 0.2)]:  # ranks 3 + 1, 1.5 + 2.5 and the same again
+        with search.claim() as trial:
+            assert trial is not None
+            for value in scores:
+                search.add(trial, value)
+            search.finish(trial)
+            tried.append(dict(trial.params))
+    assert search.best() == tried[1]
+
+
+def test_a_killed_trial_keeps_the_seeds_that_it_had_finished(tmp_path: Path) -> None:
+    search = make(tmp_path, n_trials=1, n_seeds=2)
+    with search.claim() as trial:
+        search.add(trial, 0.25)
+    with make(tmp_path, n_trials=1, n_seeds=2).claim() as again:
+        assert [of["score"] for of in results_of(again)] == [0.25] and again.params == trial.params
+        search.add(again, 0.75)
+        search.finish(again)
+    assert search.scores == [0.5]
+
+
+def test_the_rule_compares_a_seed_with_the_same_seed(tmp_path: Path) -> None:
+    """The others were good with the first seed and bad with the second: 0.5 is hopeless with the first alone."""
+    search = make(tmp_path, n_seeds=2)
+    for _ in range(UNPRUNED_TRIALS):
+        with search.claim() as trial:
+            for value in (0.9, 0.1):
+                search.is_hopeless(trial, 0, value)
+                search.add(trial, value)
+            search.finish(trial)
+    with search.claim() as trial:
+        assert search.is_hopeless(trial, UNPRUNED_EPOCHS, 0.5)
+        search.add(trial, 0.5)
+        assert not search.is_hopeless(trial, UNPRUNED_EPOCHS, 0.5)
+
+
+def test_trials_that_run_at_once_try_the_settings_of_trials_one_after_the_other(tmp_path: Path) -> None:
+    one_by_one = work(make(tmp_path / "one"))[:4]
+    search = make(tmp_path / "many")
+    with search.claim() as first, search.claim() as second, search.claim() as third, search.claim() as fourth:
+        assert [dict(trial.params) for trial in (first, second, third, fourth)] == one_by_one

@@ -11,7 +11,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from recbole_symcere.comparison import statistics
-from recbole_symcere.comparison.statistics import bootstrap_interval, compare_users, holm, mean_and_sd, sign_flip_p
+from recbole_symcere.comparison.statistics import (
+    bootstrap_interval,
+    compare_users,
+    critical_difference,
+    holm,
+    mean_and_sd,
+    mean_ranks,
+    sign_flip_p,
+    standard_error,
+)
 
 few_draws = 200
 quick = settings(deadline=None, max_examples=40)
@@ -197,3 +206,19 @@ def test_mean_and_sample_standard_deviation_by_hand() -> None:
     assert mean_and_sd([2, 4, 4, 4, 5, 5, 7, 9]) == (5, pytest.approx(math.sqrt(32 / 7)))
     assert mean_and_sd([0.25]) == (0.25, None)
     assert mean_and_sd([0.1, 0.2, 0.3]) == mean_and_sd([0.3, 0.2, 0.1])  # so equal means tie
+
+
+@pytest.mark.parametrize(("n_models", "q"), [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (9, 3.102), (10, 3.164)])
+def test_critical_differences_are_those_of_the_published_table(n_models: int, q: float) -> None:
+    """Demšar (2006), table 5 (a), the row for 0.05."""
+    expected = q * math.sqrt(n_models * (n_models + 1) / (6 * 14))
+    assert critical_difference(n_models, 14) == pytest.approx(expected, abs=1e-3)
+
+
+def test_mean_ranks_share_ties() -> None:
+    ranks = mean_ranks(np.array([[0.5, 0.5, 0.25], [0.25, 0.5, 0.75]]))
+    assert ranks.tolist() == [(1.5 + 3) / 2, (1.5 + 2) / 2, (3 + 1) / 2]
+
+
+def test_the_standard_error_is_that_of_a_mean() -> None:
+    assert standard_error(np.array([1.0, 2.0, 3.0, 6.0])) == pytest.approx(math.sqrt(14 / 3) / 2)

@@ -8,6 +8,7 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from threading import Event, Thread, current_thread
 
 import numpy as np
 import pytest
@@ -231,17 +232,29 @@ def test_runs_that_share_a_folder_at_once_make_the_files_of_one(tmp_path: Path) 
         assert contents(folder) == contents(tmp_path / "alone")
 
 
-def test_a_run_that_finishes_first_hands_its_file_to_the_others(cache: Path) -> None:
-    class Slow(SumEmbedder):
+def test_runs_at_once_share_the_shards(cache: Path) -> None:
+    """While one run makes its first shard, another makes all others; then each has the whole."""
+    made: list[tuple[str, int]] = []
+    others_are_made = Event()
+
+    class Told(SumEmbedder):
         def embed(self, tokens: TokenisedReviews, rows: np.ndarray, mask_ratio: float, seed: int) -> np.ndarray:
-            if not self.calls:  # meanwhile the other run does everything, and removes the shards
-                cached_embeddings(TEXTS, SumEmbedder(), 1, 0.2, 7, cache, False)
+            made.append((current_thread().name, int(rows[0])))
+            if len(made) == 1:
+                other.start()
+                assert others_are_made.wait(60)
+            elif len(made) == n_shards:
+                others_are_made.set()
             return super().embed(tokens, rows, mask_ratio, seed)
 
-    slow = Slow()
-    views = cached_embeddings(TEXTS, slow, 1, 0.2, 7, cache, False)
-    assert slow.calls == 1
-    np.testing.assert_array_equal(views, cached_embeddings(TEXTS, SumEmbedder(), 1, 0.2, 7, cache, False))
+    n_shards = -(-len(TEXTS) // embeddings.TEXTS_PER_SHARD)
+    found: list[np.ndarray] = []
+    other = Thread(target=lambda: found.extend(cached_embeddings(TEXTS, Told(), 0, 0.2, 7, cache, False)), name="other")
+    (view,) = cached_embeddings(TEXTS, Told(), 0, 0.2, 7, cache, False)
+    other.join(60)
+    assert n_shards > 2 and len(made) == len({row for _, row in made}) == n_shards
+    assert [name for name, _ in made[1:]] == ["other"] * (n_shards - 1)
+    np.testing.assert_array_equal(view, found[0])
     assert not list(cache.glob("*.shard*"))
 
 

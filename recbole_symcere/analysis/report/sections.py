@@ -16,9 +16,11 @@ from recbole_symcere.analysis.report import plots
 from recbole_symcere.analysis.report.analyses import anchoring, geometry
 from recbole_symcere.analysis.report.page import Figures, Plot, rendered
 from recbole_symcere.analysis.report.settings import settings_grid, versions_grid
+from recbole_symcere.comparison import figures as compared
 from recbole_symcere.comparison.rendering import grid_of, p_text, table_notes
 from recbole_symcere.comparison.results import Results
-from recbole_symcere.comparison.tables import Contrast, Table
+from recbole_symcere.comparison.tables import Contrast, Run, Table, against_each_baseline
+from recbole_symcere.comparison.validation import validation_sheet
 from recbole_symcere.grid import Cell, Grid, Row, minus, number_cell, scores_cell
 from recbole_symcere.metrics import PRIMARY, label_of, metric_of
 
@@ -57,7 +59,7 @@ def _sections(results: Results, analysis: Path | None, figures: Figures) -> Iter
     tables, ours = results.tables(), results.ours
     summary, accuracy, popularity = tables["summary"], tables["accuracy"], replace(tables["popularity"], seconds={})
     only_popularity = [(popularity, metric) for metric in popularity.metrics if metric not in accuracy.metrics]
-    compared = [
+    contrasts = [
         (dataset, metric, table.contrasts[dataset, metric], table.p_holm[dataset, metric])
         for dataset in results.datasets
         for table, metric in [*((accuracy, metric) for metric in accuracy.metrics), *only_popularity]
@@ -66,14 +68,19 @@ def _sections(results: Results, analysis: Path | None, figures: Figures) -> Iter
     on_each = f"{label_of(PRIMARY)} on each dataset"
     yield {
         "cards": [card(dataset, summary) for dataset in results.datasets],
-        "tally": tally(compared),
-        "losses": losses(compared),
+        "tally": tally(contrasts),
+        "losses": losses(contrasts),
         "summary": grid_of(summary, on_each, ours) if len(results.datasets) > 1 else None,
     }
+    done = results.of(results.models)
+    probes = tables.get("probes")
     yield {
         "accuracy": grids(accuracy, "Accuracy on {}", ours),
         "accuracy_notes": table_notes(accuracy),
-        "accuracy_plots": accuracy_plots(summary, ours, figures),
+        "accuracy_plots": [*accuracy_plots(summary, ours, figures), *compared_plots(done, summary, ours, figures)],
+        "probes": grids(probes, "Accuracy of probes on {}", ()) if probes else [],
+        "probes_notes": table_notes(probes) if probes else [],
+        "validation": validation_sheet(done),
         "popularity": grids(popularity, "Popularity and coverage on {}", ours),
         "popularity_notes": table_notes(popularity),
         "popularity_plots": popularity_plots(popularity, summary, ours, figures),
@@ -155,6 +162,21 @@ def accuracy_plots(table: Table, ours: Sequence[str], figures: Figures) -> list[
     panels = [plots.Panel(dataset, name, _spreads(table, dataset, PRIMARY)) for dataset in table.datasets]
     groups = [panels[first : first + PANELS] for first in range(0, len(panels), PANELS)]
     return [_dots(group, group[0].values, ours, figures, "accuracy", title, _seeds_said(table)) for group in groups]
+
+
+def compared_plots(done: Sequence[Run], summary: Table, ours: Sequence[str], figures: Figures) -> list[Plot]:
+    """Draws our best model against each baseline, and the mean ranks over the datasets if there are several."""
+    found = []
+    if differences := against_each_baseline(done, ours):
+        data = compared.differences_grid(differences)
+        with compared.draw_differences(differences) as drawn:
+            title, caption = compared.DIFFERENCES_TITLE, compared.DIFFERENCES_CAPTION
+            found.append(figures.add(drawn, "differences", title, caption, data))
+    if ranks := compared.ranks_of(summary):
+        data = compared.ranks_grid(ranks, ours)
+        with compared.draw_ranks(ranks, compared.critical_difference_of(done), ours) as drawn:
+            found.append(figures.add(drawn, "ranks", compared.RANKS_TITLE, compared.RANKS_CAPTION, data))
+    return found
 
 
 def popularity_plots(table: Table, summary: Table, ours: Sequence[str], figures: Figures) -> list[list[Plot]]:
