@@ -49,7 +49,7 @@ def column(part: ReviewDataset, field: str) -> list[int]:
 
 @hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    drawn=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 8), st.integers(0, 30)), min_size=20, max_size=50),
+    drawn=st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15), st.integers(0, 30)), min_size=20, max_size=50),
     candidates=st.sampled_from(["all", "seen"]),
     cold_users=st.sampled_from(["recent_popularity", "model"]),
     refit=st.booleans(),

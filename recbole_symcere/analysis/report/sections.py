@@ -73,13 +73,12 @@ def _sections(results: Results, analysis: Path | None, figures: Figures) -> Iter
         "summary": grid_of(summary, on_each, ours) if len(results.datasets) > 1 else None,
     }
     done = results.of(results.models)
-    probes = tables.get("probes")
+    further = {name: tables[name] for name in FURTHER if name in tables}
     yield {
         "accuracy": grids(accuracy, "Accuracy on {}", ours),
         "accuracy_notes": table_notes(accuracy),
         "accuracy_plots": [*accuracy_plots(summary, ours, figures), *compared_plots(done, summary, ours, figures)],
-        "probes": grids(probes, "Accuracy of probes on {}", ()) if probes else [],
-        "probes_notes": table_notes(probes) if probes else [],
+        "further": [(grids(table, FURTHER[name], ours), table_notes(table)) for name, table in further.items()],
         "validation": validation_sheet(done),
         "popularity": grids(popularity, "Popularity and coverage on {}", ours),
         "popularity_notes": table_notes(popularity),
@@ -95,6 +94,10 @@ def _sections(results: Results, analysis: Path | None, figures: Figures) -> Iter
         "settings": [settings_grid(results, dataset) for dataset in results.datasets],
         "versions": versions_grid(results),
     }
+
+
+# The tables that a comparison has only for some protocols or models, with their captions.
+FURTHER = {"history": "Accuracy by the history of users on {}", "probes": "Accuracy of probes on {}"}
 
 
 def grids(table: Table, caption: str, ours: Sequence[str]) -> list[Grid]:

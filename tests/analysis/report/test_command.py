@@ -216,6 +216,29 @@ def test_ablations_stand_in_a_table_of_their_own(toy: Parsed) -> None:
     assert not any("no text" in row[0] for row in toy.tables["Accuracy on toy"])
 
 
+def test_probes_and_the_history_of_users_have_tables_of_their_own(tmp_path: Path) -> None:
+    folder = write_comparison(tmp_path / "comparison", rows=("Pop", "SymCERE", "Repurchase"))
+    for path in folder.glob("runs/strict/toy/*/seed-*"):
+        users = pl.read_parquet(path / "users.parquet")
+        users = users.with_columns(pl.col("ndcg@10").alias("strangerndcg@10"))
+        users.write_parquet(path / "users.parquet")
+        record = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        record["metrics"] |= {
+            "strangerndcg@10": record["metrics"]["ndcg@10"],
+            "unseenrows": 0.25,
+            "ceilingndcg@10": 0.75,
+        }
+        (path / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    parsed = Parsed(run_report(folder, tmp_path / "r.html"))
+    history, probes = (parsed.tables[f"Accuracy {what} on toy"] for what in ("by the history of users", "of probes"))
+    assert [row[0] for row in probes[1:]] == ["Repurchase"]
+    assert [row[0] for row in history[1:3]] == ["Pop", "SymCERE"]
+    assert "NDCG@10 of new users" in " ".join(history[0])
+    assert "Test users of toy: 12 new. 25.0% of its interactions are of items that nobody met before" in parsed.text
+    assert "NDCG@10 can't be above 0.7500" in parsed.text
+    assert "Probes show what the protocol lets through." in parsed.text
+
+
 def test_several_datasets_share_a_summary(tmp_path: Path) -> None:
     folder = write_comparison(tmp_path / "comparison", ["toy", "two"])
     tables = Parsed(run_report(folder, tmp_path / "report.html")).tables
