@@ -89,7 +89,7 @@ def check_memory(model: str, n_items: int, n_tables: int) -> None:
 
 
 class EASE(ItemBased, RecBoleEASE):
-    """EASE with RecBole's own weights (Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019, eq. 8).
+    """EASE with RecBole's own weights (Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019).
 
     Args:
         config: see ``properties/model/EASE.yaml``.

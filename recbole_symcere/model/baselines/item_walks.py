@@ -35,10 +35,10 @@ class RP3beta(ItemBased):
     """A random walk of three steps whose end is divided by a power of its popularity.
 
     The source is Paudel et al., "Updatable, Accurate, Diverse, and Scalable Recommendations for Interactive
-    Applications" (TiiS 2017), sections 3.2 and 3.3: p_ui = (R_ui / degree_u)^alpha, p_iu = (R_ui / popularity_i)^alpha,
-    and the score of item j is (P_ui P_iu P_uj) / popularity_j^beta. The first step is from the user to the user's own
-    items, equally likely, so it changes no ranking: the weights are those of the last two steps, from each item to the
-    ``k`` items with the largest weights, as in Ferrari Dacrema et al. (RecSys 2019).
+    Applications" (TiiS 2017): p_ui = (R_ui / degree_u)^alpha, p_iu = (R_ui / popularity_i)^alpha, and the score of item
+    j is (P_ui P_iu P_uj) / popularity_j^beta. The first step leads to each of the user's own items with the same
+    probability, so it changes no ranking: the weights are those of the last two steps, from each item to the ``k``
+    items with the largest weights, as in the evaluation by Ferrari Dacrema et al. (RecSys 2019).
 
     Args:
         config: see ``properties/model/RP3beta.yaml``.

@@ -19,7 +19,7 @@ class RecentPop(UserScorer):
     each user's history is split by itself, ``now`` is the moment of the user's own last training interaction, so the
     score holds nothing that came later. Under one cut in time for everybody, and for users without training
     interactions, it is the moment of the last training interaction of all. Popularity at the user's own time is from
-    Ji et al., "A Re-visit of the Popularity Baseline in Recommender Systems" (SIGIR 2020); they count by months.
+    Ji et al., "A Re-visit of the Popularity Baseline in Recommender Systems" (SIGIR 2020).
 
     Args:
         config: see ``properties/model/RecentPop.yaml``.

@@ -100,7 +100,7 @@ def test_the_tables_that_are_asked_for_hold_what_python_is_seen_to_need(
 def test_ease_solves_the_ridge_regression_of_each_item_on_the_others(rows: list[Row], reg_weight: float) -> None:
     met = slow_history(rows, None)
     weights = np.zeros((N_ITEMS, N_ITEMS))
-    for item in range(N_ITEMS):  # Steck (2019), eq. 3: the squared error plus lambda |B|^2, with a zero diagonal
+    for item in range(N_ITEMS):  # Steck (2019): the squared error plus lambda |B|^2, with a zero diagonal
         others = [other for other in range(N_ITEMS) if other != item]
         gram = met[:, others].T @ met[:, others] + reg_weight * np.eye(N_ITEMS - 1)
         weights[others, item] = np.linalg.solve(gram, met[:, others].T @ met[:, item])

@@ -32,7 +32,7 @@ def test_rp3beta_is_a_walk_of_three_steps_over_popularity(
     walks = np.zeros((N_USERS, N_ITEMS))
     for user, item, over, end in np.ndindex(N_USERS, N_ITEMS, N_USERS, N_ITEMS):
         if item != end and met[user, item] and met[over, item] and met[over, end]:
-            first = met[user, item] / degree[user]  # Paudel et al., eq. 1; the first step without a power: below
+            first = met[user, item] / degree[user]  # without a power, which changes no ranking
             back = (met[over, item] / popularity[item]) ** alpha
             on = (met[over, end] / degree[over]) ** alpha
             walks[user, end] += first * back * on / popularity[end] ** beta
