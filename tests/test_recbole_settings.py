@@ -1,5 +1,6 @@
 """Every setting of RecBole is applied or refused: a wrong value is one error, and never an unchanged result."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -343,12 +344,24 @@ def test_users_and_items_that_never_trained_are_counted_and_named(
     met = {field: set(train_part.inter_feat[field].tolist()) for field in ("user_id", "item_id")}
     strangers = {field: set(test_part.inter_feat[field].tolist()) - met[field] for field in met}
     found = audit(*create_dataset(config).build())
-    assert (found.untrained_users, found.untrained_items) == tuple(map(len, strangers.values()))
-    assert found.untrained_users and found.untrained_items and not found.leaks
-    assert f"{found.untrained_users} users and {found.untrained_items} items never trained" in str(found)
+    told = found.strangers["test"]
+    assert (told.users, told.items) == tuple(map(len, strangers.values()))
+    assert told.users and told.items and not found.leaks
+    assert f"test: {told.users} users (" in str(found)
     run_recbole_symcere(config_dict=settings)
     capfd.readouterr()
-    recommend(tmp_path / "x.pth", ["u_new", "u1"], 40)
+    popular = recommend(tmp_path / "x.pth", ["u_new", "u1"], 40)["u_new"]
+    output = "".join(capfd.readouterr())
+    told_of = "1 of 2 users have no training interaction, so they get the items of recent popularity (half-life "
+    assert told_of in output and "days): u_new" in output
+    assert "i_new" not in dict(popular), "nobody had met the item before the cut"
+    counts = Counter(item for user, item, *_ in rows)
+    in_order = [item for item, _ in popular]
+    assert sum(counts[item] for item in in_order[:5]) > sum(counts[item] for item in in_order[-5:])
+    unlike = {"candidates": "all", "cold_users": "model", "refit": False, "checkpoint_file": str(tmp_path / "y.pth")}
+    run_recbole_symcere(config_dict=settings | unlike)
+    capfd.readouterr()
+    recommend(tmp_path / "y.pth", ["u_new", "u1"], 40)
     output = "".join(capfd.readouterr())
     assert "1 of 2 users have no training interaction, so the model knows nothing of them: u_new" in output
     assert "recommended items have no training interaction" in output
