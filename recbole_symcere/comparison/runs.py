@@ -98,7 +98,7 @@ def read_run(model: str, folder: Path) -> Run:
             record["best_valid_score"],
             record["seconds"]["fit"],
             mode_on_test(settings.get("eval_args", {})),
-            pl.read_parquet(valid) if (valid := folder / VALID_USERS).is_file() else None,
+            pl.read_parquet(valid, columns=["user_id", PRIMARY]) if (valid := folder / VALID_USERS).is_file() else None,
         )
 
 

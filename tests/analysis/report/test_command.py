@@ -23,6 +23,7 @@ from pypdf import PdfReader
 from recbole_symcere.analysis.__main__ import main
 from recbole_symcere.analysis.report import analyses, page, plots
 from recbole_symcere.analysis.report import settings as report_settings
+from recbole_symcere.comparison import figures
 from recbole_symcere.comparison.results import read_results
 from recbole_symcere.comparison.tables import NEEDED, Contrast, make_table
 from recbole_symcere.errors import AnalysisError, RunsError
@@ -247,6 +248,27 @@ def test_several_datasets_share_a_summary(tmp_path: Path) -> None:
     assert {"Accuracy on toy", "Accuracy on two"} < tables.keys()
 
 
+def test_differences_and_ranks_are_drawn_with_their_numbers(tmp_path: Path) -> None:
+    read = Parsed(run_report(write_comparison(tmp_path / "both", ("toy", "other")), tmp_path / "report.html"))
+    labels = [str(attributes["aria-label"]) for tag, attributes in read.tags if tag == "svg"]
+    for title in (figures.DIFFERENCES_TITLE, figures.RANKS_TITLE):
+        assert any(label.startswith(f"{title}. ") for label in labels)
+    assert read.tables[figures.RANKS_TITLE][1:] == [["SymCERE (ours)", "1.00"], ["LightGCN", "2.00"], ["Pop", "3.00"]]
+    assert ["toy", "SymCERE", "LightGCN", "+0.2000", "[+0.2000, +0.2000]"] in read.tables[figures.DIFFERENCES_TITLE]
+
+
+def test_probes_and_validation_have_tables_of_their_own(tmp_path: Path) -> None:
+    folder = write_comparison(tmp_path / "comparison", rows=(*LEVELS, "Repurchase"))
+    for number, path in enumerate(sorted(folder.glob("runs/strict/toy/*/seed-*"))):
+        values = pl.DataFrame({"user_id": ["a", "b"], "ndcg@10": [0.25, 0.5 + number // 2 / 100]})
+        values.write_parquet(path / "valid-users.parquet")
+    read = Parsed(run_report(folder, tmp_path / "report.html"))
+    assert [row[0] for row in read.tables["Accuracy of probes on toy"]] == ["model", "Repurchase"]
+    assert "Probes show what the protocol lets through." in read.text
+    assert "Repurchase" not in {row[0] for row in read.tables["Accuracy on toy"]}
+    assert {row[0] for row in read.tables["Models on validation"][1:]} == {"Pop", "LightGCN", "SymCERE"}
+
+
 def test_without_ours_the_page_says_that_nothing_is_tested(tmp_path: Path) -> None:
     folder = write_comparison(tmp_path / "comparison", rows=["Pop", "LightGCN"])
     parsed = Parsed(run_report(folder, tmp_path / "report.html"))
@@ -422,7 +444,7 @@ def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
     more = ["--analysis", str(write_geometry(tmp_path / "analysis"))]
     first = run_report(folder, tmp_path / "a.html", *more, "--figures", str(tmp_path / "figures"))
     assert run_report(folder, tmp_path / "b.html", *more) == first
-    names = ("accuracy", "curves-toy-SymCERE", "groups-toy", "popularity-toy")
+    names = ("accuracy", "differences", "curves-toy-SymCERE", "groups-toy", "popularity-toy")
     files = {f"{name}.{suffix}" for name in names for suffix in ("svg", "png", "pdf")}
     assert {path.name for path in (tmp_path / "figures").iterdir()} == files
 
@@ -658,7 +680,8 @@ def test_every_panel_of_every_plot_has_marks(opened: Any) -> None:
             .flatMap(group => [...group.querySelectorAll("path, use, circle")])
             .map(mark => mark.getBBox())
             .filter(box => box.width > 0 || box.height > 0).length))""")
-    assert len(panels) == 1 + 2 * 2 + 2 * 2, "accuracy; of each dataset groups, popularity, and two models' curves"
+    of_all, of_each = 3, 2 + 2  # accuracy, differences and ranks; groups, popularity and two models' curves
+    assert len(panels) == of_all + 2 * of_each
     assert all(of and all(count >= 2 for count in of) for of in panels), panels
 
 
