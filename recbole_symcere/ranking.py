@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from inspect import signature
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,7 @@ class RankingCollector(Collector):
         known: what is known before the part that is ranked; None if nobody says it.
     """
 
+    register: Any
     shared_out = False
     known: Known | None = None
 
@@ -148,8 +150,7 @@ class RankingCollector(Collector):
         if self.known and self.register.need("data.seen"):
             self.data_struct.set("data.seen", self.known.seen)
         if any(map(self.register.need, NOT_AT_K)):
-            super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
-            return
+            self._collect_what_needs_all_scores(scores_tensor, interaction, positive_u, positive_i)
         n_users, n_items = scores_tensor.shape
         values, items = top_items(scores_tensor, users, max(self.topk))
         if self.register.need("rec.items"):
@@ -161,6 +162,15 @@ class RankingCollector(Collector):
             hits &= values > -torch.inf  # an item that is not ranked for a user is no hit
             relevant = torch.bincount(positive_u, minlength=n_users)
             self.data_struct.update_tensor("rec.topk", torch.cat([hits, relevant[:, None]], dim=1).int())
+
+    def _collect_what_needs_all_scores(self, *batch: Any) -> None:
+        """Lets RecBole's collector collect the resources ``NOT_AT_K``, and no others."""
+        register = self.register
+        self.register = SimpleNamespace(need=lambda key: key in NOT_AT_K and register.need(key))
+        try:
+            super().eval_batch_collect(*batch)
+        finally:
+            self.register = register
 
     def get_data_struct(self) -> DataStruct:
         """Returns everything that was collected, for the users of all processes."""

@@ -108,6 +108,14 @@ def test_equal_scores_rank_at_chance_though_items_are_sorted_by_popularity(ascen
     assert abs(hits - chance) < 3 * math.sqrt(chance * (1 - chance) / n_users)
 
 
+def test_equal_scores_rank_alike_whatever_else_is_measured() -> None:
+    scores, positives = torch.zeros(3, 9), [(0, 1), (1, 5), (2, 7)]
+    need = {"rec.items", "rec.topk"}
+    alone, beside = (collected(RankingCollector, scores, positives, need | more) for more in (set(), {"rec.meanrank"}))
+    assert torch.equal(alone["rec.items"], beside["rec.items"])
+    assert "rec.meanrank" in beside
+
+
 def test_an_item_that_is_not_ranked_is_no_hit() -> None:
     scores = torch.tensor([[-torch.inf, 1.0, -torch.inf, -torch.inf, -torch.inf, -torch.inf]])
     found = collected(RankingCollector, scores, [(0, 2)], {"rec.topk"})
