@@ -94,7 +94,9 @@ def known_before(config: Config, train: ReviewDataset, valid: ReviewDataset | No
     cold = ~_occurring(trained_on, train.uid_field, train.user_num)
     if config["cold_users"] == "model":
         last, cold = torch.zeros_like(last), torch.zeros_like(cold)
-    recent, half_life = recent_popularity(earlier)
+    # Under a split per user, nobody but the padding is cold.
+    nobody = torch.zeros(train.item_num), math.inf
+    recent, half_life = recent_popularity(earlier) if cold[1:].any() else nobody
     places = {name: mask.nonzero().flatten() for name, mask in (("unranked", unranked), ("last", last))}
     return Known(history=history, seen=seen, cold=cold, recent=recent, half_life=half_life, **places)
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from recbole_symcere.analysis.shared import PARTS, file_name, labelled_path
 from recbole_symcere.analysis.words import Occurrences, occurrences
+from recbole_symcere.checkpoint import validation_path
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import AnalysisError
@@ -56,6 +57,19 @@ class TrainedModel:
         self.parts: dict[str, ReviewDataset] = {
             name: loader._dataset for name, loader in zip(PARTS, loaders, strict=True)
         }
+
+    def check_held_out(self, part: str) -> None:
+        """Checks that the validation part, if it is asked for, did not train the model.
+
+        Raises:
+            AnalysisError: it did, because the checkpoint is of the second fit of ``refit``.
+        """
+        is_refit = sum(map(len, self.parts.values())) > len(self.dataset)
+        if part == "valid" and is_refit:
+            raise AnalysisError(
+                f"{self.path}: the model was trained on the validation part, too (refit), so it is not held out; "
+                f"take {validation_path(self.path)}, or --part=test"
+            )
 
     @property
     def train(self) -> ReviewDataset:
@@ -167,20 +181,24 @@ def graph_nodes(model: SymCERE) -> Nodes:
 
 
 def load_trained(
-    checkpoints: Sequence[str], settings: Mapping[str, Any], taken: Collection[str] = ()
+    checkpoints: Sequence[str], part: str, settings: Mapping[str, Any], taken: Collection[str] = ()
 ) -> list[TrainedModel]:
     """Loads all checkpoints, so that one that can't be used is told before any is looked into.
 
     Args:
         checkpoints: each ``[LABEL=]PATH``.
+        part: the part of the data that will be looked at.
         settings: as for :class:`TrainedModel`.
         taken: labels that no checkpoint may have.
 
     Raises:
-        AnalysisError: two labels, or their names as files, are the same.
+        AnalysisError: two labels, or their names as files, are the same, or a model was trained on the validation part
+            that is asked for.
         UserError: as for :class:`TrainedModel`.
     """
     loaded = [TrainedModel(each, settings) for each in tqdm(checkpoints, desc="reading", delay=3, leave=False)]
+    for trained in loaded:
+        trained.check_held_out(part)
     names = [file_name(label) for label in (*(trained.label for trained in loaded), *taken)]
     if len(set(names)) < len(names):
         raise AnalysisError(

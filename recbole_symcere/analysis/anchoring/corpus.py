@@ -106,7 +106,7 @@ def load_corpora(
         UserError: as for :func:`load_trained`.
     """
     alike: dict[tuple[Any, ...], list[TrainedModel]] = {}
-    for trained in load_trained(checkpoints, settings, taken=[PRETRAINED]):
+    for trained in load_trained(checkpoints, part, settings, taken=[PRETRAINED]):
         encoder = trained.encoder  # refuses a model that reads no reviews
         key = trained.config["dataset"], encoder.fast_tokenizer.to_str(), encoder.max_length
         ids = tuple(trained.review_ids(part).tobytes() for part in ("train", part))

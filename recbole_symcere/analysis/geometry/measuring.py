@@ -76,7 +76,7 @@ def measure_checkpoints(given: argparse.Namespace, settings: Mapping[str, Any]) 
         AnalysisError: a part is nearly empty.
         UserError: as for :func:`load_trained`.
     """
-    loaded = load_trained(given.checkpoint, settings)
+    loaded = load_trained(given.checkpoint, given.part, settings)
     for trained in loaded:
         if (n := len(trained.parts[given.part])) < LEAST_POINTS:
             raise AnalysisError(f"{trained.path}: its part {given.part} has {n} interactions; take another --part")

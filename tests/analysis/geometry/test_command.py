@@ -239,3 +239,16 @@ def test_a_map_keeps_clusters_apart_and_is_the_same_for_the_same_seed(caplog: py
     np.fill_diagonal(distance, np.inf)
     assert (cluster[distance.argmin(1)] == cluster).all()
     assert not caplog.records  # openTSNE logs that a perplexity is too high
+
+
+def test_a_validation_part_that_trained_the_model_is_not_held_out(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = train("refitted", refit=True)
+    output = ("--output", tmp_path / "geometry", "--points", 20)
+    assert command("--checkpoint", file, "--part", "valid", *output) == 2
+    told = capsys.readouterr().err
+    assert "refitted.pth: the model was trained on the validation part, too (refit)" in told
+    assert f"take {tmp_path / 'refitted.validation.pth'}, or --part=test" in told
+    assert command("--checkpoint", tmp_path / "refitted.validation.pth", "--part", "valid", *output) == 0
+    assert command("--checkpoint", file, "--part", "test", *output) == 0
