@@ -31,7 +31,7 @@ def full_ranking(options: Options) -> Iterator[Row]:
         evaluations = []
         for trainer_class, changes in ((Trainer, {}), (RecBoleTrainer, {"eval_batch_size": RECBOLE_EVAL_BATCH_SIZE})):
             settings = {"data_path": folder, "checkpoint_dir": folder, "state": "ERROR", "show_progress": False}
-            settings |= {"metrics": RECBOLE_METRICS}
+            settings |= {"metrics": RECBOLE_METRICS, "cold_users": "model"}  # RecBole knows no other way
             config = Config("LightGCN", "generated", config_dict=settings | changes)
             train_data, _, test_data = data_preparation(config, create_dataset(config))
             if trainer_class is RecBoleTrainer:

@@ -169,7 +169,7 @@ class UnderProtocol:
             tables["ties"] = ties_sheet(_runs(self.models), orders)
         texts = {name: _write(self.tables, name, table) for name, table in tables.items()}
         if find_spec("matplotlib"):
-            from recbole_symcere.comparison.figures import write_figures  # needs packages of the extra analysis
+            from recbole_symcere.analysis.compared import write_figures  # needs packages of the extra analysis
 
             write_figures(self.tables / "figures", done, ours)
         for entry in self.models:

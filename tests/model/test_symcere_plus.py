@@ -23,7 +23,7 @@ from recbole_symcere.model.graph import propagate
 from recbole_symcere.model.symcere_plus import SymCEREPlus, add_main_directions, whitened_profiles
 from recbole_symcere.model.text.views import training_vectors
 from recbole_symcere.quick_start import create_dataset, recommend, run_recbole_symcere
-from tests.conftest import ranked_by_recbole
+from tests.conftest import FIRST_ROWS, ranked_by_recbole
 from tests.model.test_symcere import build, loss_of, slow_contrast
 
 MakeConfig = Callable[..., Config]
@@ -212,7 +212,7 @@ def slow_profiles(vectors: np.ndarray, users: np.ndarray, items: np.ndarray, n_u
 
 @pytest.mark.parametrize("text_source", ["reviews", "random"])
 def test_profiles_are_directions_of_whitened_training_reviews(plus_config: MakeConfig, text_source: str) -> None:
-    config = plus_config(text_source=text_source, eval_args={"split": {"RS": [0.3, 0.1, 0.6]}})
+    config = plus_config(text_source=text_source, eval_args=FIRST_ROWS)
     part = create_dataset(config).build()[0]
     vectors = training_vectors(config, part).double().numpy()
     users, items = (part.inter_feat[field].numpy() for field in ("user_id", "item_id"))

@@ -12,11 +12,11 @@ from typing import Any
 from tqdm import tqdm
 
 from recbole_symcere import __version__
+from recbole_symcere.analysis import compared
 from recbole_symcere.analysis.report import plots
 from recbole_symcere.analysis.report.analyses import anchoring, geometry
 from recbole_symcere.analysis.report.page import Figures, Plot, rendered
 from recbole_symcere.analysis.report.settings import settings_grid, versions_grid
-from recbole_symcere.comparison import figures as compared
 from recbole_symcere.comparison.rendering import grid_of, p_text, table_notes
 from recbole_symcere.comparison.results import Results
 from recbole_symcere.comparison.tables import Contrast, Run, Table, against_each_baseline

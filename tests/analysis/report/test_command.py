@@ -20,10 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pypdf import PdfReader
 
+from recbole_symcere.analysis import compared as figures
 from recbole_symcere.analysis.__main__ import main
 from recbole_symcere.analysis.report import analyses, page, plots
 from recbole_symcere.analysis.report import settings as report_settings
-from recbole_symcere.comparison import figures
 from recbole_symcere.comparison.results import read_results
 from recbole_symcere.comparison.tables import NEEDED, Contrast, make_table
 from recbole_symcere.errors import AnalysisError, RunsError

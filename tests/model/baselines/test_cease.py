@@ -19,6 +19,7 @@ from recbole_symcere.errors import ConfigError, DatasetError
 from recbole_symcere.model.baselines.cease import CEASE, collective_weights
 from recbole_symcere.model.text.views import training_vectors
 from recbole_symcere.quick_start import create_dataset
+from tests.conftest import FIRST_ROWS
 
 MakeConfig = Callable[..., Config]
 
@@ -65,8 +66,7 @@ def test_without_text_it_is_ease(make_config: MakeConfig) -> None:
 
 
 def test_the_features_are_directions_of_whitened_training_reviews(make_config: MakeConfig) -> None:
-    early = {"split": {"RS": [0.1, 0.1, 0.8]}, "group_by": "none"}
-    config = make_config(model="CEASE", reg_weight=2.0, text_weight=3.0, text_ridge=0.1, eval_args=early)
+    config = make_config(model="CEASE", reg_weight=2.0, text_weight=3.0, text_ridge=0.1, eval_args=FIRST_ROWS)
     part = create_dataset(config).build()[0]
     vectors = training_vectors(config, part).double().numpy()
     left, singular, _ = np.linalg.svd(vectors - vectors.mean(0), full_matrices=False)

@@ -21,7 +21,7 @@ from recbole_symcere.model.baselines.untrained import TextProfile
 from recbole_symcere.model.text.encoder import ReviewEncoder
 from recbole_symcere.model.text.views import profiles_by_group, text_profiles
 from recbole_symcere.quick_start import create_dataset, recommend, run_recbole_symcere
-from tests.conftest import for_model, ranked_by_recbole, tiny_rows, write_atomic_files
+from tests.conftest import FIRST_ROWS, for_model, ranked_by_recbole, tiny_rows, write_atomic_files
 
 Settings = dict[str, Any]
 quick = hypothesis_settings(deadline=None, max_examples=50)
@@ -56,7 +56,7 @@ def test_a_profile_is_the_direction_of_a_mean_from_the_mean_over_all(groups: lis
 
 
 def test_text_profile_scores_are_cosines_of_mean_training_reviews(text_settings: Settings) -> None:
-    config = Config(config_dict=text_settings | {"eval_args": {"split": {"RS": [0.3, 0.1, 0.6]}}})
+    config = Config(config_dict=text_settings | {"eval_args": FIRST_ROWS})
     part = create_dataset(config).build()[0]
     model = TextProfile(config, part).eval()
     encoder = ReviewEncoder(config["text_encoder"], train="frozen", max_length=16, precision="fp32")

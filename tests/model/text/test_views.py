@@ -20,7 +20,7 @@ from recbole_symcere.model.text.views import (
     training_vectors,
 )
 from recbole_symcere.quick_start import create_dataset
-from tests.conftest import tiny_rows, write_atomic_files
+from tests.conftest import FIRST_ROWS, tiny_rows, write_atomic_files
 
 MakeConfig = Callable[..., Config]
 
@@ -36,7 +36,7 @@ def test_a_group_without_members_gets_the_mean_of_the_others_means(groups: list[
 
 
 def test_item_features_are_the_mean_vectors_of_training_reviews(make_config: MakeConfig) -> None:
-    config = make_config(model="SMORE", eval_args={"split": {"RS": [0.3, 0.1, 0.6]}})
+    config = make_config(model="SMORE", eval_args=FIRST_ROWS)
     part = create_dataset(config).build()[0]
     found = item_text_features(config, part)
     encoder = ReviewEncoder(config["text_encoder"], train="frozen", max_length=16, precision="fp32")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_symcere.comparison import figures
+from recbole_symcere.analysis import compared
 from recbole_symcere.comparison.tables import Run, against_each_baseline, make_table
 
 USERS = [f"u{number}" for number in range(6)]
@@ -31,19 +31,19 @@ def test_our_best_is_compared_with_each_baseline_on_each_dataset() -> None:
 
 def test_ranks_are_means_over_datasets_and_need_several() -> None:
     table = make_table(make_runs(), ("ndcg@10",), ())
-    assert list(figures.ranks_of(table).items()) == [("SymCERE", 1.0), ("Pop", 2.5), ("LightGCN", 2.5)]
-    assert figures.ranks_of(make_table(make_runs("a"), ("ndcg@10",), ())) == {}
+    assert list(compared.ranks_of(table).items()) == [("SymCERE", 1.0), ("Pop", 2.5), ("LightGCN", 2.5)]
+    assert compared.ranks_of(make_table(make_runs("a"), ("ndcg@10",), ())) == {}
 
 
 def test_groups_are_the_largest_whose_ranks_are_near() -> None:
-    assert figures.groups([1.0, 1.5, 2.5, 4.0], 1.25) == [(1.0, 1.5), (1.5, 2.5)]
-    assert figures.groups([1.0, 1.5, 2.0], 5.0) == [(1.0, 2.0)]
-    assert figures.groups([1.0, 3.0], 1.0) == []
+    assert compared.groups([1.0, 1.5, 2.5, 4.0], 1.25) == [(1.0, 1.5), (1.5, 2.5)]
+    assert compared.groups([1.0, 1.5, 2.0], 5.0) == [(1.0, 2.0)]
+    assert compared.groups([1.0, 3.0], 1.0) == []
 
 
 @given(st.lists(st.floats(1, 9), min_size=1, max_size=9).map(sorted), st.floats(0.01, 9))
 def test_two_models_are_in_one_group_where_and_only_where_they_are_near(ranks: list[float], critical: float) -> None:
-    found = figures.groups(ranks, critical)
+    found = compared.groups(ranks, critical)
     for low in ranks:
         for high in (rank for rank in ranks if rank > low):
             assert any(start <= low and high <= end for start, end in found) == (high - low < critical)
@@ -51,7 +51,7 @@ def test_two_models_are_in_one_group_where_and_only_where_they_are_near(ranks: l
 
 @pytest.mark.parametrize(("datasets", "names"), [("ab", {"differences", "ranks"}), ("a", {"differences"})])
 def test_figures_are_written_in_each_form(datasets: str, names: set[str], tmp_path: Path) -> None:
-    figures.write_figures(tmp_path, make_runs(datasets), {"SymCERE"})
+    compared.write_figures(tmp_path, make_runs(datasets), {"SymCERE"})
     assert {path.name for path in tmp_path.iterdir()} == {
         f"{name}.{end}" for name in names for end in ("svg", "png", "pdf")
     }
