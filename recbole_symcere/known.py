@@ -104,6 +104,7 @@ def known_before(config: Config, train: ReviewDataset, valid: ReviewDataset | No
 def joined(train: ReviewDataset, valid: ReviewDataset) -> ReviewDataset:
     """Returns a part with the interactions of training and validation."""
     whole: ReviewDataset = train.copy(cat_interactions([train.inter_feat, valid.inter_feat]))
+    whole.pieces = (train, valid)
     return whole
 
 

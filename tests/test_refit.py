@@ -13,6 +13,8 @@ from recbole_symcere.checkpoint import load_checkpoint, resume_path, validation_
 from recbole_symcere.config import Config
 from recbole_symcere.data.loaders import refit_preparation
 from recbole_symcere.errors import CheckpointError, LeakError
+from recbole_symcere.known import joined
+from recbole_symcere.model.text.encoder import ReviewEncoder
 from recbole_symcere.quick_start import (
     create_dataset,
     data_preparation,
@@ -156,3 +158,26 @@ def test_a_pair_of_validation_that_recurs_in_the_test_part_stops_the_second_fit(
     loaders = data_preparation(config, create_dataset(config))
     with pytest.raises(LeakError, match="1 of 1 test pairs recur"):
         refit_preparation(config.with_settings(audit="error"), loaders)
+
+
+def test_the_second_fit_encodes_only_what_the_first_has_not(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    embed = ReviewEncoder.embed
+
+    def count(encoder: ReviewEncoder, reviews: Any, rows: Any, *args: Any) -> Any:
+        encoded.append(len(rows))
+        return embed(encoder, reviews, rows, *args)
+
+    monkeypatch.setattr(ReviewEncoder, "embed", count)
+    config = make_config(model="TextProfile", protocol="temporal")
+    fitted = fit(config, saved=False)
+    train, valid, _ = create_dataset(config).build()
+    assert encoded == [len(train), len(valid)]
+    encoder = ReviewEncoder(config["text_encoder"], train="frozen", max_length=16, precision="fp32")
+    whole = joined(train, valid)
+    (vectors,) = whole.embedded_reviews(encoder, 0, 0.0)
+    expected = encoder(whole.tokenised_reviews(encoder), torch.arange(len(whole)))
+    torch.testing.assert_close(torch.from_numpy(vectors), expected.detach())
+    assert fitted.ranker.is_refit

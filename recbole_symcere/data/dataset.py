@@ -50,6 +50,7 @@ class ReviewDataset(Dataset):
     """
 
     inter_feat: Any  # a DataFrame before RecBole's build(), and an Interaction after it
+    pieces: tuple["ReviewDataset", ...] = ()  # the parts that this part was joined from
     config: Config
 
     def _get_field_from_config(self) -> None:
@@ -352,6 +353,9 @@ class ReviewDataset(Dataset):
         Returns:
             1 + views arrays, float32 [n, hidden]: of the texts as they are, then of each masked view.
         """
+        if self.pieces:  # so that nothing is encoded twice
+            of_pieces = [piece.embedded_reviews(encoder, views, mask_ratio) for piece in self.pieces]
+            return [np.concatenate(view) for view in zip(*of_pieces, strict=True)]
         texts = self.review_texts()
         return cached_embeddings(texts, encoder, views, mask_ratio, MASKING_SEED, self._cache_dir, self._bars)
 
