@@ -37,6 +37,8 @@ class Known:
         unranked: items that are no candidates, [n] long.
         last: items that come last, [n] long.
         cold: whether a user is ranked by recent popularity, [n_users] bool.
+        moments: the time of each user's last interaction before the part, [n_users] float64; the last time of all for a
+            user who has none. None if the interactions have no times.
         recent: the place of each item by recent popularity, from the least popular, [n_items] float.
         half_life: that of the recent popularity, in days.
     """
@@ -46,6 +48,7 @@ class Known:
     unranked: Tensor
     last: Tensor
     cold: Tensor
+    moments: Tensor | None
     recent: Tensor
     half_life: float
 
@@ -98,7 +101,24 @@ def known_before(config: Config, train: ReviewDataset, valid: ReviewDataset | No
     nobody = torch.zeros(train.item_num), math.inf
     recent, half_life = recent_popularity(earlier) if cold[1:].any() else nobody
     places = {name: mask.nonzero().flatten() for name, mask in (("unranked", unranked), ("last", last))}
-    return Known(history=history, seen=seen, cold=cold, recent=recent, half_life=half_life, **places)
+    feat, moments = earlier.inter_feat, None
+    if earlier.time_field in feat:
+        moments = last_moments(feat[earlier.uid_field], feat[earlier.time_field], earlier.user_num)
+    return Known(history=history, seen=seen, cold=cold, moments=moments, recent=recent, half_life=half_life, **places)
+
+
+def last_moments(users: Tensor, times: Tensor, n_users: int) -> Tensor:
+    """Returns the time of each user's last interaction; the last time of all for a user who has none.
+
+    Args:
+        users, times: [n] of the interactions.
+
+    Returns:
+        [n_users] float64.
+    """
+    times = times.double()
+    last = torch.full((n_users,), -torch.inf, dtype=times.dtype).scatter_reduce_(0, users, times, "amax")
+    return torch.where(last.isinf(), times.max(), last)
 
 
 def joined(train: ReviewDataset, valid: ReviewDataset) -> ReviewDataset:

@@ -226,6 +226,8 @@ class RankingTrainer(Trainer):
         self.eval_collector.shared_out = distributed.world_size() > 1 and isinstance(eval_data, RankingDataLoader)
         known: Known | None = getattr(eval_data, "known", None)  # a dataloader of RecBole has none
         self.eval_collector.known = known.to(self.device) if known else None
+        if known and known.moments is not None:
+            self.model.asked_at(known.moments)
         return super().evaluate(eval_data, *args, **kwargs)
 
     def _full_sort_batch_eval(self, batched_data: Any) -> tuple[Interaction, Tensor, Tensor, Tensor]:

@@ -51,6 +51,9 @@ def load_data_and_model(
         train_data, test_data = refit_preparation(config, loaders)
     model = build_model(config, train_data._dataset)
     restore(model, checkpoint)
+    known: Known | None = getattr(test_data, "known", None)  # dataloaders in a pickle of RecBole's have none
+    if known and known.moments is not None:
+        model.asked_at(known.moments)
     return config, model.eval(), dataset, train_data, valid_data, test_data
 
 
@@ -92,6 +95,8 @@ def recommend(
     model = config.model_class.to_rank(config, trained, checkpoint["state_dict"]).to(config["device"])
     names = model.state_dict().keys()
     restore(model, checkpoint | {"state_dict": {name: checkpoint["state_dict"][name] for name in names}})
+    if known.moments is not None:
+        model.asked_at(known.moments)
     model.eval()
     past = joined(train, valid)
     found = {user: _best_items(model, user_id, k, past, known) for user, user_id in user_ids.items()}

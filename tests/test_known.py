@@ -80,6 +80,9 @@ def test_scores_become_what_a_slow_loop_makes_of_them(
     for user in range(train.user_num):
         in_training = user in column(train, "user_id")
         assert known.history[user] == (TRAINED if in_training else VALIDATION_ONLY if user in met else STRANGER)
+    times = [pair for part in earlier for pair in zip(column(part, "user_id"), column(part, "timestamp"), strict=True)]
+    for user in range(train.user_num):
+        assert known.moments[user] == max([time for of, time in times if of == user] or [time for _, time in times])
     scores = torch.randn(train.user_num, train.item_num, generator=torch.Generator().manual_seed(seed))
     masked = torch.rand(scores.shape, generator=torch.Generator().manual_seed(seed + 1)) < 0.2
     scores[masked] = -torch.inf
@@ -123,8 +126,9 @@ def test_the_half_life_is_the_one_that_ranks_the_last_tenth_best(make_config: Ma
 def test_without_times_popularity_is_plain(make_config: MakeConfig, tmp_path: Path) -> None:
     drawn = [(number % 7, number % 3 * (number % 2), number) for number in range(60)]
     changes = {"load_col": {"inter": ["user_id", "item_id", "review_id"]}, "rm_dup_inter": None, "audit": "warn"}
-    _, train, valid, _ = split(make_config, tmp_path, drawn, eval_args={"order": "RO"}, **changes)
+    config, train, valid, _ = split(make_config, tmp_path, drawn, eval_args={"order": "RO"}, **changes)
     popularity, half_life = recent_popularity(joined(train, valid))
+    assert known_before(config, train, valid, False).moments is None
     counts = np.bincount(column(train, "item_id") + column(valid, "item_id"), minlength=train.item_num)
     assert half_life == math.inf
     assert popularity.argsort(stable=True).tolist() == counts.argsort(kind="stable").tolist()

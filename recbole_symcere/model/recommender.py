@@ -71,6 +71,13 @@ class Recommender(GeneralRecommender):
         """
         return cls(config, dataset)
 
+    def asked_at(self, moments: Tensor) -> None:
+        """Hears when each user is asked, before a part is ranked; a model for which time is nothing ignores it.
+
+        Args:
+            moments: the time of each user's last known interaction, [n_users] float64, in seconds.
+        """
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Returns what the optimiser trains, as PyTorch's parameter groups; the trainer calls this once.
 

@@ -10,6 +10,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from recbole_symcere import known
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import DatasetError
 from recbole_symcere.known import DAY
@@ -38,10 +39,7 @@ def last_moments(dataset: ReviewDataset) -> Tensor:
     Raises:
         DatasetError: the interactions have no times.
     """
-    times = moments(dataset)
-    last = torch.full((dataset.num(dataset.uid_field),), -torch.inf, dtype=times.dtype)
-    last.scatter_reduce_(0, dataset.inter_feat[dataset.uid_field], times, "amax")
-    return torch.where(last.isinf(), times.max(), last)
+    return known.last_moments(dataset.inter_feat[dataset.uid_field], moments(dataset), dataset.num(dataset.uid_field))
 
 
 def history_matrix(dataset: ReviewDataset, half_life: float | None) -> Tensor:

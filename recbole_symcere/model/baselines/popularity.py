@@ -16,8 +16,9 @@ class RecentPop(UserScorer):
     """Scores an item by its training interactions, of which each counts half as much with every half-life that passed.
 
     The score is the sum of 2^(-(now - t) / half-life) over the item's interactions at moments t up to ``now``. Where
-    each user's history is split by itself, ``now`` is the moment of the user's own last training interaction, so the
-    score holds nothing that came later. Under one cut in time for everybody, and for users without training
+    each user's history is split by itself, ``now`` is the moment of the user's own last interaction that is known when
+    the user is ranked, so the score holds nothing that came later: for validation it is the last one in training, and
+    for the test part the last one in validation. Under one cut in time for everybody, and for users without training
     interactions, it is the moment of the last training interaction of all. Popularity at the user's own time is from
     Ji et al., "A Re-visit of the Popularity Baseline in Recommender Systems" (SIGIR 2020).
 
@@ -37,10 +38,15 @@ class RecentPop(UserScorer):
         super().__init__(config, dataset)
         self.half_life = config["half_life"] * DAY
         now = last_moments(dataset)
-        by_user = config["eval_args"]["group_by"] == "user"
-        self.register_buffer("now", now if by_user else now.max().expand(self.n_users).clone(), persistent=False)
+        self.by_user = config["eval_args"]["group_by"] == "user"
+        self.register_buffer("now", now if self.by_user else now.max().expand(self.n_users).clone(), persistent=False)
         self.register_buffer("moment", moments(dataset), persistent=False)
         self.register_buffer("item", dataset.inter_feat[dataset.iid_field], persistent=False)
+
+    def asked_at(self, moments: Tensor) -> None:
+        """Takes the users' moments for ``now``; under one cut for all, ``now`` is the cut, and no ranking changes."""
+        if self.by_user:
+            self.now = moments.to(self.now)
 
     def scores(self, users: Tensor) -> Tensor:
         """Returns the scores of all items for the given users, [B, n_items] float64.

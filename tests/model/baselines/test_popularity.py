@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -14,7 +15,16 @@ from recbole_symcere.errors import DatasetError
 from recbole_symcere.model.baselines.popularity import LaterPopularity, RecentPop, Repurchase
 from recbole_symcere.quick_start import load_data_and_model, recommend, run_recbole_symcere
 from tests.conftest import for_model, tiny_rows, write_atomic_files
-from tests.model.baselines.rows import N_ITEMS, N_USERS, Row, Rows, few_settings, rows_of_three_users, scores_of_all
+from tests.model.baselines.rows import (
+    DAY,
+    N_ITEMS,
+    N_USERS,
+    Row,
+    Rows,
+    few_settings,
+    rows_of_three_users,
+    scores_of_all,
+)
 
 quick = hypothesis_settings(deadline=None, max_examples=100)
 
@@ -43,6 +53,37 @@ def test_an_interaction_counts_half_after_each_half_life_up_to_the_users_last(
 
     model = RecentPop(few_settings(half_life=half_life, eval_args={"group_by": group_by}), Rows(rows))
     np.testing.assert_allclose(scores_of_all(model), expected(score), rtol=1e-9, atol=1e-300)
+
+
+@quick
+@given(rows=rows_of_three_users(), days=st.lists(st.floats(0.0, 50.0), min_size=N_USERS, max_size=N_USERS))
+def test_a_user_is_asked_later_only_where_each_history_is_split_by_itself(rows: list[Row], days: list[float]) -> None:
+    def score(user: int, item: int) -> float:
+        return sum(2 ** (-(days[user] - day) / 7.0) for _, i, day in rows if i == item and day <= days[user])
+
+    asked = torch.tensor(days, dtype=torch.float64) * DAY
+    model = RecentPop(few_settings(half_life=7.0, eval_args={"group_by": "user"}), Rows(rows))
+    model.asked_at(asked)
+    np.testing.assert_allclose(scores_of_all(model), expected(score), rtol=1e-6, atol=1e-300)
+    for_all = RecentPop(few_settings(half_life=7.0, eval_args={"group_by": "none"}), Rows(rows))
+    before = scores_of_all(for_all)
+    for_all.asked_at(asked)
+    assert np.array_equal(scores_of_all(for_all), before)
+
+
+def test_the_test_part_and_recommendations_are_asked_for_at_the_last_interaction_of_validation(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[torch.Tensor] = []
+    monkeypatch.setattr(RecentPop, "asked_at", lambda model, moments: asked.append(moments))
+    own = for_model(settings | {"model": "RecentPop", "checkpoint_file": str(tmp_path / "run.pth")})
+    run_recbole_symcere(config_dict=own)
+    recommend(tmp_path / "run.pth", ["u3"])
+    _, _, dataset, *loaders = load_data_and_model(tmp_path / "run.pth")
+    user = dataset.token2id("user_id", "u3")
+    times = [of._dataset.inter_feat["timestamp"][of._dataset.inter_feat["user_id"] == user] for of in loaders]
+    assert [float(moments[user]) for moments in asked] == [times[0].max(), *[times[1].max()] * 3]
+    assert times[0].max() < times[1].max()
 
 
 def test_decades_of_short_half_lives_neither_overflow_nor_leave_anything_unranked() -> None:
