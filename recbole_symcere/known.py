@@ -1,4 +1,4 @@
-"""What is known before a part is ranked, and what a ranking makes of it: the same steps for the scores of every model.
+"""What is known before a part is ranked, and how every ranking uses it, whatever the model.
 
 1. With ``candidates: seen``, only items that somebody met before the part are ranked.
 2. With ``cold_users: recent_popularity``, an item without a training interaction comes last, and a user without one is
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from recbole.data.interaction import cat_interactions
 from scipy.stats import rankdata
 from torch import Tensor
 
@@ -60,7 +59,7 @@ class Known:
         return replace(self, **moved)
 
     def ranked(self, scores: Tensor, users: Tensor) -> Tensor:
-        """Returns the scores by which a part is ranked; ``scores`` changes, too.
+        """Returns the scores by which a part is ranked, and overwrites ``scores`` with them.
 
         Args:
             scores: [n_users, n_items], the scores of a model; -inf for what is not ranked.
@@ -86,7 +85,7 @@ def known_before(config: Config, train: ReviewDataset, valid: ReviewDataset | No
         valid: the validation part, if the test part is ranked.
         refit: whether the model that ranks was trained on both.
     """
-    earlier = train if valid is None else joined(train, valid)
+    earlier = train if valid is None else train.joined_with(valid)
     trained_on = earlier if refit else train
     seen = _occurring(earlier, earlier.iid_field, earlier.item_num)
     history = torch.zeros(train.user_num, dtype=torch.long)
@@ -119,13 +118,6 @@ def last_moments(users: Tensor, times: Tensor, n_users: int) -> Tensor:
     times = times.double()
     last = torch.full((n_users,), -torch.inf, dtype=times.dtype).scatter_reduce_(0, users, times, "amax")
     return torch.where(last.isinf(), times.max(), last)
-
-
-def joined(train: ReviewDataset, valid: ReviewDataset) -> ReviewDataset:
-    """Returns a part with the interactions of training and validation."""
-    whole: ReviewDataset = train.copy(cat_interactions([train.inter_feat, valid.inter_feat]))
-    whole.pieces = (train, valid)
-    return whole
 
 
 def _occurring(part: ReviewDataset, field: str, n: int) -> Tensor:

@@ -17,7 +17,7 @@ from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.data.loaders import create_dataset, data_preparation, refit_preparation
 from recbole_symcere.errors import UserError
-from recbole_symcere.known import Known, joined, known_before
+from recbole_symcere.known import Known, known_before
 from recbole_symcere.model.recommender import Recommender
 from recbole_symcere.ranking import top_items
 from recbole_symcere.run import build_model
@@ -90,7 +90,8 @@ def recommend(
     train, valid, _ = dataset.build()
     user_ids = _user_ids(dataset, [users] if isinstance(users, str | int) else users)
     init_seed(config["seed"], config["reproducibility"])
-    trained = joined(train, valid) if checkpoint["refit"] else train
+    past = train.joined_with(valid)
+    trained = past if checkpoint["refit"] else train
     known = known_before(config, train, valid, checkpoint["refit"])
     model = config.model_class.to_rank(config, trained, checkpoint["state_dict"]).to(config["device"])
     names = model.state_dict().keys()
@@ -98,7 +99,6 @@ def recommend(
     if known.moments is not None:
         model.asked_at(known.moments)
     model.eval()
-    past = joined(train, valid)
     found = {user: _best_items(model, user_id, k, past, known) for user, user_id in user_ids.items()}
     _warn_of_strangers(trained, found, known)
     return found
@@ -108,7 +108,7 @@ def _warn_of_strangers(train: ReviewDataset, found: Mapping[str, Items], known: 
     """Logs which users and items have no training interaction, so that nothing trained their vectors."""
     items = {item for best in found.values() for item, _ in best}
     nothing = "so the model knows nothing of them"
-    popular = f"so they get the items of recent popularity (half-life {known.half_life:g} days)"
+    popular = f"so they get the items that were popular recently (half-life {known.half_life:g} days)"
     for kind, field, tokens, so in (
         ("users", train.uid_field, list(found), popular if known.cold.any() else nothing),
         ("recommended items", train.iid_field, items, nothing),

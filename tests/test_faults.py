@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import polars as pl
@@ -59,7 +60,11 @@ def train(settings: Settings, folder: Path) -> Any:
 
 
 def encode(settings: Settings, folder: Path) -> Any:
-    embeddings_module.TEXTS_PER_SHARD = 64
+    with mock.patch.object(embeddings_module, "TEXTS_PER_SHARD", 64):
+        return encoded(settings, folder)
+
+
+def encoded(settings: Settings, folder: Path) -> Any:
     encoder = ReviewEncoder(settings["text_encoder"], train="frozen", max_length=16, precision="fp32")
     texts = [f"u{number} great cable {number % 7}" for number in range(3000)]
     views = cached_embeddings(texts, encoder, 1, 0.2, 0, folder / "text", show_progress=False)

@@ -20,7 +20,6 @@ from recbole_symcere.known import (
     TRAINED,
     VALIDATION_ONLY,
     decayed_counts,
-    joined,
     known_before,
     recent_popularity,
 )
@@ -127,7 +126,7 @@ def test_without_times_popularity_is_plain(make_config: MakeConfig, tmp_path: Pa
     drawn = [(number % 7, number % 3 * (number % 2), number) for number in range(60)]
     changes = {"load_col": {"inter": ["user_id", "item_id", "review_id"]}, "rm_dup_inter": None, "audit": "warn"}
     config, train, valid, _ = split(make_config, tmp_path, drawn, eval_args={"order": "RO"}, **changes)
-    popularity, half_life = recent_popularity(joined(train, valid))
+    popularity, half_life = recent_popularity(train.joined_with(valid))
     assert known_before(config, train, valid, False).moments is None
     counts = np.bincount(column(train, "item_id") + column(valid, "item_id"), minlength=train.item_num)
     assert half_life == math.inf

@@ -352,7 +352,7 @@ def test_users_and_items_that_never_trained_are_counted_and_named(
     capfd.readouterr()
     popular = recommend(tmp_path / "x.pth", ["u_new", "u1"], 40)["u_new"]
     output = "".join(capfd.readouterr())
-    told_of = "1 of 2 users have no training interaction, so they get the items of recent popularity (half-life "
+    told_of = "1 of 2 users have no training interaction, so they get the items that were popular recently (half-life "
     assert told_of in output and "days): u_new" in output
     assert "i_new" not in dict(popular), "nobody had met the item before the cut"
     counts = Counter(item for user, item, *_ in rows)

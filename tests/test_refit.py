@@ -13,7 +13,6 @@ from recbole_symcere.checkpoint import load_checkpoint, resume_path, validation_
 from recbole_symcere.config import Config
 from recbole_symcere.data.loaders import refit_preparation
 from recbole_symcere.errors import CheckpointError, LeakError
-from recbole_symcere.known import joined
 from recbole_symcere.model.text.encoder import ReviewEncoder
 from recbole_symcere.quick_start import (
     create_dataset,
@@ -174,9 +173,9 @@ def test_the_second_fit_encodes_only_what_the_first_has_not(
     config = make_config(model="TextProfile", protocol="temporal")
     fitted = fit(config, saved=False)
     train, valid, _ = create_dataset(config).build()
-    assert sum(encoded) == len(train) + len(valid)
+    assert encoded == [len(train), len(valid)]
     encoder = ReviewEncoder(config["text_encoder"], train="frozen", max_length=16, precision="fp32")
-    whole = joined(train, valid)
+    whole = train.joined_with(valid)
     (vectors,) = whole.embedded_reviews(encoder, 0, 0.0)
     expected = encoder(whole.tokenised_reviews(encoder), torch.arange(len(whole)))
     torch.testing.assert_close(torch.from_numpy(vectors), expected.detach())

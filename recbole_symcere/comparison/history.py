@@ -31,7 +31,7 @@ def _note(run: Run) -> str:
     unseen, ceiling = run.metrics.get("unseenrows"), run.metrics.get("ceilingndcg@10")
     if unseen is not None and ceiling is not None:
         note += (
-            f" {unseen:.1%} of its interactions are of items that nobody met before. They count as misses, except in "
-            f"the column over seen items, so NDCG@10 can't be above {ceiling:.4f}."
+            f" {unseen:.1%} of the test interactions are of items that nobody met before. They count as misses, except "
+            f"in the column over seen items, so NDCG@10 can't be above {ceiling:.4f}."
         )
     return note

@@ -121,15 +121,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def standard_error(values: np.ndarray) -> float:
-    """Returns the standard error of the mean over users: the sample standard deviation over the root of their number.
-
-    Args:
-        values: [n_users] float, two or more.
-    """
-    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
-
-
 def critical_difference(n_models: int, n_datasets: int, level: float = 0.05) -> float:
     """Returns the difference of mean ranks above which two models differ, by the test of Nemenyi.
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+from scipy.stats import sem
 
 from recbole_symcere.comparison.sheet import Sheet
-from recbole_symcere.comparison.statistics import standard_error
 from recbole_symcere.errors import RunsError
 from recbole_symcere.grid import Cell, Grid, Row, minus, scores_cell
 from recbole_symcere.metrics import PRIMARY, label_of
@@ -62,8 +62,8 @@ def standings(runs: Sequence[Run]) -> list[Standing]:
         best = max(values, key=lambda model: values[model].mean())
         for model, of_users in values.items():
             difference = of_users - values[best]
-            numbers = (float(of_users.mean()), standard_error(of_users), best)
-            found.append(Standing(dataset, model, *numbers, float(difference.mean()), standard_error(difference)))
+            numbers = (float(of_users.mean()), float(sem(of_users)), best)
+            found.append(Standing(dataset, model, *numbers, float(difference.mean()), float(sem(difference))))
     return found
 
 
@@ -126,7 +126,7 @@ def _told_of_pairs(runs: Sequence[Run]) -> list[str]:
 
 
 def _is_near(difference: np.ndarray) -> bool:
-    return bool(abs(difference.mean()) <= ERRORS * standard_error(difference))
+    return bool(abs(difference.mean()) <= ERRORS * sem(difference))
 
 
 def _cells(standing: Standing) -> list[Cell]:

@@ -114,8 +114,8 @@ class Audit:
 
     def _candidates(self) -> str:
         return (
-            f"{self.unseen_candidates:,} held-out items that nobody met before the cut are ranked, so to rank them "
-            "first at random beats many models; candidates: seen leaves them out"
+            f"{self.unseen_candidates:,} held-out items that nobody met before the cut are ranked, and a list that "
+            "begins with them, in any order, beats many models; candidates: seen leaves them out"
         )
 
     def check(self) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from recbole.data.dataset import Dataset
-from recbole.data.interaction import Interaction
+from recbole.data.interaction import Interaction, cat_interactions
 from recbole.utils import FeatureSource, FeatureType
 from recbole.utils.argument_list import dataset_arguments
 from torch import Tensor
@@ -331,6 +331,12 @@ class ReviewDataset(Dataset):
                 f"{self._inter_paths[0]}: no column {self.review_field}, which models that read reviews need; keep it "
                 "in load_col, or convert the raw dump with `symcere prep`"
             )
+
+    def joined_with(self, other: "ReviewDataset") -> "ReviewDataset":
+        """Returns a part with the interactions of this part, and then those of another part of the same split."""
+        whole: ReviewDataset = self.copy(cat_interactions([self.inter_feat, other.inter_feat]))
+        whole.pieces = (self, other)
+        return whole
 
     def tokenised_reviews(self, encoder: Embedder) -> TokenisedReviews:
         """Returns the token ids of :meth:`review_texts`, which are cached on disk."""

@@ -16,7 +16,7 @@ from recbole_symcere.data.audit import audit
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.errors import ConfigError, DatasetError
-from recbole_symcere.known import Known, joined, known_before
+from recbole_symcere.known import Known, known_before
 from recbole_symcere.ranking import RankingDataLoader
 from recbole_symcere.recbole_settings import modes, sampled_negatives
 
@@ -106,7 +106,7 @@ def refit_preparation(config: Config, loaders: DataLoaders) -> tuple[AbstractDat
     train, valid, test = (loader._dataset for loader in loaders)
     nothing = valid.copy(valid.inter_feat[[]])
     known = {"test": known_before(config, train, valid, True)}
-    train_data, test_data = _loaders(config, (joined(train, valid), nothing, test), known)
+    train_data, test_data = _loaders(config, (train.joined_with(valid), nothing, test), known)
     return train_data, test_data
 
 

@@ -72,7 +72,7 @@ class Recommender(GeneralRecommender):
         return cls(config, dataset)
 
     def asked_at(self, moments: Tensor) -> None:
-        """Hears when each user is asked, before a part is ranked; a model for which time is nothing ignores it.
+        """Tells the model for which time each user is ranked; a ranking calls this first. By default nothing happens.
 
         Args:
             moments: the time of each user's last known interaction, [n_users] float64, in seconds.

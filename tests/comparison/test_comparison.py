@@ -384,6 +384,11 @@ def test_a_name_given_twice_is_refused_before_any_work(
         (["--model=BPR"], "model can't be set here: the comparison sets it for each run"),
         (["--result_file=a.json"], "result_file can't be set here"),
         (["--ablation"], "--ablation: no model of ours has changes"),
+        (["--models", "Repurchase"], "--models names only probes (Repurchase): name a model to compare as well"),
+        (["--models", "Pop", "Repurchase", "--ours", "Repurchase"], "--ours names Repurchase, which is a probe"),
+        (["--tie-seeds=2", "--tie_seed=1"], "tie_seed can't be set beside --tie-seeds"),
+        (["--protocol", "strict", "strict"], "--protocol names strict twice: name it once"),
+        (["--protocol", "strict", "sloppy"], "there is no protocol 'sloppy'"),
     ],
 )
 def test_what_would_fail_at_the_table_or_be_ignored_is_refused_before_any_work(
@@ -505,25 +510,6 @@ def test_each_trial_is_trained_with_each_seed_of_the_search(
     assert entry.search.scores == pytest.approx([0.2021] * 2) and entry.search.seconds == [6.0] * 2
     assert "about 00:02 left for one process" in work.time_left([entry])  # one run on test, and no trial
     assert "about 00:01 left for 2 jobs" in work.time_left([entry], 2)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (["--models", "Repurchase"], "--models names only probes (Repurchase): name a model to compare as well"),
-        (["--models", "Pop", "Repurchase", "--ours", "Repurchase"], "--ours names Repurchase, which is a probe"),
-        (["--tie-seeds=2", "--tie_seed=1"], "tie_seed can't be set beside --tie-seeds"),
-        (["--protocol", "strict", "strict"], "--protocol names strict twice: name it once"),
-        (["--protocol", "strict", "sloppy"], "there is no protocol 'sloppy'"),
-    ],
-)
-def test_probes_orders_and_protocols_are_checked_before_any_work(
-    changes: list[str], message: str, arguments: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = [argument for argument in arguments(models=["Pop"]) if not argument.startswith("--text")]
-    assert main([*given, *changes]) == 2
-    assert f"error: {message}" in capsys.readouterr().err
-    assert not Path("comparison").exists()
 
 
 def test_a_run_does_not_depend_on_what_ran_before_it_in_the_process(

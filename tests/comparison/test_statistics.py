@@ -19,7 +19,6 @@ from recbole_symcere.comparison.statistics import (
     mean_and_sd,
     mean_ranks,
     sign_flip_p,
-    standard_error,
 )
 
 few_draws = 200
@@ -218,7 +217,3 @@ def test_critical_differences_are_those_of_the_published_table(n_models: int, q:
 def test_mean_ranks_share_ties() -> None:
     ranks = mean_ranks(np.array([[0.5, 0.5, 0.25], [0.25, 0.5, 0.75]]))
     assert ranks.tolist() == [(1.5 + 3) / 2, (1.5 + 2) / 2, (3 + 1) / 2]
-
-
-def test_the_standard_error_is_that_of_a_mean() -> None:
-    assert standard_error(np.array([1.0, 2.0, 3.0, 6.0])) == pytest.approx(math.sqrt(14 / 3) / 2)

@@ -44,7 +44,7 @@ class RecentPop(UserScorer):
         self.register_buffer("item", dataset.inter_feat[dataset.iid_field], persistent=False)
 
     def asked_at(self, moments: Tensor) -> None:
-        """Takes the users' moments for ``now``; under one cut for all, ``now`` is the cut, and no ranking changes."""
+        """Sets ``now`` of each user; under one cut for all, ``now`` stays the same for everybody."""
         if self.by_user:
             self.now = moments.to(self.now)
 

@@ -235,7 +235,9 @@ def test_probes_and_the_history_of_users_have_tables_of_their_own(tmp_path: Path
     assert [row[0] for row in probes[1:]] == ["Repurchase"]
     assert [row[0] for row in history[1:3]] == ["Pop", "SymCERE (ours)"]
     assert "NDCG@10 of new users" in " ".join(history[0])
-    assert "Test users of toy: 12 new. 25.0% of its interactions are of items that nobody met before" in parsed.text
+    assert (
+        "Test users of toy: 12 new. 25.0% of the test interactions are of items that nobody met before" in parsed.text
+    )
     assert "NDCG@10 can't be above 0.7500" in parsed.text
     assert "Probes show what the protocol lets through." in parsed.text
 
