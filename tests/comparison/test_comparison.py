@@ -457,6 +457,22 @@ def test_a_change_of_an_ablation_is_a_block_of_settings(tmp_path: Path, monkeypa
         ablations_of("SymCERE")
 
 
+@pytest.mark.parametrize("refit", [False, True])
+def test_a_run_keeps_the_values_of_each_user_of_both_parts(
+    make_config: Callable[..., Any], tmp_path: Path, refit: bool
+) -> None:
+    config = make_config(model="LightGCN", protocol="temporal", refit=refit)
+    runs.run_on_test(config.settings, tmp_path / "run")
+    run, (_, valid, test) = runs.read_run("LightGCN", tmp_path / "run"), ReviewDataset(config).build()
+    for users, part, mean in (
+        (run.per_user, test, run.metrics["ndcg@10"]),
+        (run.valid_users, valid, run.valid_score),
+    ):
+        assert set(users["user_id"]) == set(part.id2token("user_id", part.inter_feat["user_id"].unique()))
+        assert users["ndcg@10"].mean() == pytest.approx(mean, abs=1e-6)
+    assert [path.name for path in (tmp_path / "run").iterdir() if ".pth" in path.name] == []
+
+
 def test_protocols_share_a_command_and_stand_side_by_side_without_probes(
     arguments: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
