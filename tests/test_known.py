@@ -79,6 +79,9 @@ def test_scores_become_what_a_slow_loop_makes_of_them(
     for user in range(train.user_num):
         in_training = user in column(train, "user_id")
         assert known.history[user] == (TRAINED if in_training else VALIDATION_ONLY if user in met else STRANGER)
+    if known.cold[1:].any():
+        popularity, half_life = recent_popularity(train.joined_with(valid) if on_test else train)
+        assert torch.equal(known.recent, popularity) and known.half_life == half_life
     times = [pair for part in earlier for pair in zip(column(part, "user_id"), column(part, "timestamp"), strict=True)]
     for user in range(train.user_num):
         assert known.moments[user] == max([time for of, time in times if of == user] or [time for _, time in times])

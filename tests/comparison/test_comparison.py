@@ -457,6 +457,16 @@ def test_a_change_of_an_ablation_is_a_block_of_settings(tmp_path: Path, monkeypa
         ablations_of("SymCERE")
 
 
+def test_a_trial_is_fitted_once(
+    make_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recbole_symcere.run._refit", lambda *_: pytest.fail("a trial was fitted again"))
+    settings = make_config(model="LightGCN", protocol="temporal", epochs=2).settings
+    assert settings["refit"]
+    score, details = runs.validation_score(settings, tmp_path / "trial.pth", lambda epoch, score: False)
+    assert score > 0 and details["epochs"] == 2
+
+
 @pytest.mark.parametrize("refit", [False, True])
 def test_a_run_keeps_the_values_of_each_user_of_both_parts(
     make_config: Callable[..., Any], tmp_path: Path, refit: bool
