@@ -4,7 +4,7 @@ The functions compute in float32 or better even where autocast is on: next to 16
 cosines over a temperature of 0.05 reach 20.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -76,6 +76,39 @@ def bpr(positive: Tensor, negative: Tensor) -> Tensor:
     return -F.logsigmoid(_full_precision(positive) - _full_precision(negative)).mean()
 
 
+def unmet_softmax(
+    positive: Tensor,
+    users: Tensor,
+    candidates: Tensor,
+    owner: Tensor,
+    known: Callable[[slice], Tensor],
+    log_weight: Tensor | None = None,
+) -> Tensor:
+    """Returns the cross-entropy of each observed item among itself and the candidates that its user has not met.
+
+    This is eq. (3) applied to the ranking: an item that the user is known to have met is no negative. An observed item
+    whose user has met all candidates adds 0. No table of all users and candidates exists.
+
+    Args:
+        positive: [B] scores of the observed items.
+        users: [U, d] vectors.
+        candidates: [N, d] vectors of items.
+        owner: [B] long, the row of ``users`` to which each observed item belongs.
+        known: returns for some rows of ``users`` which candidates they have met, bool [rows, N].
+        log_weight: [N], the log of how often each candidate counts, for candidates that were drawn: with -log(n q_j)
+            for item j, drawn n times with probability q_j, the denominators are those of all items in expectation
+            (Bengio and Senecal, "Quick Training of Probabilistic Neural Nets by Importance Sampling", AISTATS 2003).
+            None: each counts once.
+
+    Returns:
+        The mean over the batch, a scalar.
+    """
+    with torch.autocast(users.device.type, enabled=False):
+        weights = candidates.new_zeros(len(candidates)) if log_weight is None else log_weight
+        of_users = _TiledLogSumExp.apply(_full_precision(users), _full_precision(candidates), weights, known)
+        return F.softplus(of_users[owner] - _full_precision(positive)).mean()
+
+
 def sampled_softmax(positive: Tensor, negatives: Tensor, temperature: float, excluded: Tensor | None = None) -> Tensor:
     """Returns the cross-entropy of each observed item among itself and sampled items; AlphaRec's InfoNCE.
 
@@ -109,22 +142,21 @@ class _TiledNCE(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, anchors: Tensor, others: Tensor, excluded: Tensor | None, temperature: float) -> Tensor:
         n_anchors, size = len(anchors), len(others)
-        rows = max(1, SCORES_PER_TILE.get(anchors.device.type, GPU_SCORES_PER_TILE) // size)
+        rows = _rows_per_tile(anchors, size)
         scaled, columns = others / temperature, others.T.contiguous()
         losses = anchors.new_empty(n_anchors)
         anchors_grad = torch.empty_like(anchors)
         others_grad = torch.zeros_like(columns)  # transposed, because the products are faster so
         penalty = anchors.new_empty(min(rows, n_anchors), size)
-        for start in range(0, n_anchors, rows):
-            part = slice(start, start + rows)
+        for part in _tiles(n_anchors, rows):
             scores = product(anchors[part], scaled)
             if excluded is not None:  # a sum is five to ten times as fast as filling by a mask
                 hidden = penalty[: len(scores)].copy_(excluded[part].view(torch.uint8))
                 scores.add_(hidden, alpha=torch.finfo(scores.dtype).min)
-            own, largest = scores.diagonal(start).clone(), scores.amax(1)
-            probabilities = torch.softmax(scores, 1, out=scores)
-            losses[part] = largest - own - probabilities.amax(1).log()  # log-sum-exp: the largest is exp(0) / sum
-            probabilities.diagonal(start).sub_(1)  # now the gradient with respect to the scores
+            own = scores.diagonal(part.start).clone()
+            probabilities, log_sum = _softmax(scores)
+            losses[part] = log_sum - own
+            probabilities.diagonal(part.start).sub_(1)  # now the gradient with respect to the scores
             anchors_grad[part] = product(probabilities, columns)
             others_grad += product(anchors[part].T, probabilities.T)
         scale = 1 / (n_anchors * temperature)
@@ -136,6 +168,56 @@ class _TiledNCE(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         anchors_grad, others_grad = ctx.saved_tensors
         return grad * anchors_grad, grad * others_grad, None, None
+
+
+class _TiledLogSumExp(torch.autograd.Function):
+    """Computes the log of each user's sum over unmet candidates, one tile of users at a time, so that a tile stays in
+    the cache; the backward pass computes each tile again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, users: Tensor, candidates: Tensor, log_weight: Tensor, known: Callable) -> Tensor:
+        ctx.known, ctx.rows = known, _rows_per_tile(users, len(candidates))
+        sums = users.new_empty(len(users))
+        users_grad = torch.empty_like(users)
+        columns = candidates.T.contiguous()
+        for part in _tiles(len(users), ctx.rows):
+            scores = _unmet_scores(users, candidates, log_weight, known, part)
+            probabilities, sums[part] = _softmax(scores)
+            users_grad[part] = product(probabilities, columns)
+        ctx.save_for_backward(users, candidates, log_weight, users_grad)
+        return sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        users, candidates, log_weight, users_grad = ctx.saved_tensors
+        candidates_grad = torch.zeros_like(candidates.T)  # transposed, because the products are faster so
+        for part in _tiles(len(users), ctx.rows):
+            probabilities, _ = _softmax(_unmet_scores(users, candidates, log_weight, ctx.known, part))
+            candidates_grad += product((users[part] * grad[part, None]).T, probabilities.T)
+        return users_grad * grad[:, None], candidates_grad.T, None, None
+
+
+def _unmet_scores(users: Tensor, candidates: Tensor, log_weight: Tensor, known: Callable, part: slice) -> Tensor:
+    """Returns a tile of scores, in which those of known pairs are as good as -inf."""
+    scores = product(users[part], candidates, log_weight)
+    return scores.add_(known(part).to(scores.dtype), alpha=torch.finfo(scores.dtype).min / 2)
+
+
+def _softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the softmax of each row, which overwrites the scores, and the log of each row's sum of exponentials."""
+    largest = scores.amax(1)
+    probabilities = torch.softmax(scores, 1, out=scores)
+    return probabilities, largest - probabilities.amax(1).log()  # the largest probability is exp(0) / sum
+
+
+def _rows_per_tile(rows: Tensor, n_columns: int) -> int:
+    return max(1, SCORES_PER_TILE.get(rows.device.type, GPU_SCORES_PER_TILE) // max(1, n_columns))
+
+
+def _tiles(n_rows: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, n_rows, size))
 
 
 def _full_precision(x: Tensor) -> Tensor:

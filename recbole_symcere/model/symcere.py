@@ -22,7 +22,7 @@ from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.distributed import share
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.graph import GRAPH_ENCODERS, BipartiteGraph, GraphEncoder
-from recbole_symcere.model.loss import CONTRASTS, bpr, info_nce
+from recbole_symcere.model.loss import CONTRASTS, bpr, info_nce, unmet_softmax
 from recbole_symcere.model.recommender import VectorRecommender
 from recbole_symcere.model.text.views import KeptVectors, TrainedEncoder, projection, review_views, text_rows
 
@@ -44,6 +44,8 @@ class SymCERESettings:
     alpha: float
     alpha_text: float | None
     beta: float
+    ranking_loss: str
+    softmax_items: int
     bpr_norm: float | None
     score_norm: float | None
     reg_weight: float
@@ -75,6 +77,7 @@ class SymCERE(VectorRecommender):
     """
 
     input_type = InputType.PAIRWISE
+    item_probability: Tensor
 
     def __init__(self, config: Config, dataset: ReviewDataset) -> None:
         super().__init__(config, dataset)
@@ -89,6 +92,10 @@ class SymCERE(VectorRecommender):
         lengths = 0.0 if self.settings.normalize else 1.0  # scores are cosines on the unit sphere, else dot products
         self.bpr_norm = lengths if self.settings.bpr_norm is None else self.settings.bpr_norm
         self.score_norm = lengths if self.settings.score_norm is None else self.settings.score_norm
+        # Popular items have the high scores that a denominator must not miss, so they are drawn more often.
+        popularity = torch.bincount(items, minlength=self.n_items) + 1.0
+        popularity[0] = 0  # the padding
+        self.register_buffer("item_probability", popularity / popularity.sum(), persistent=False)
 
         self.text_encoder: KeptVectors | TrainedEncoder | None = None
         if self.settings.reads_reviews:
@@ -190,7 +197,7 @@ class SymCERE(VectorRecommender):
             other_graph = self.interaction_vectors(other_nodes, users, items)
             terms["intra_graph"] = weights.alpha * self._in_groups(self.intra_modal, graph, other_graph)
         if weights.beta:
-            terms["bpr"] = weights.beta * self.ranking_loss(nodes, users, items, interaction[self.NEG_ITEM_ID])
+            terms[weights.ranking_loss] = weights.beta * self.ranking_loss(nodes, interaction)
         if weights.reg_weight:
             squares = [parameter.square().sum() for parameter in self.parameters() if parameter.requires_grad]
             terms["l2"] = weights.reg_weight * sum(squares[1:], squares[0])
@@ -214,7 +221,14 @@ class SymCERE(VectorRecommender):
         own = share(len(view))
         return own.weight * info_nce(own.of(view), own.first(other_view), self.settings.tau_intra)
 
-    def ranking_loss(self, nodes: Nodes, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+    def ranking_loss(self, nodes: Nodes, interaction: Interaction) -> Tensor:
+        """Returns the loss that ``ranking_loss`` names: eq. (7), or :meth:`softmax_loss` in its place."""
+        users, positives = interaction[self.USER_ID], interaction[self.ITEM_ID]
+        if self.settings.ranking_loss == "softmax":
+            return self.softmax_loss(nodes, users, positives)
+        return self.bpr_loss(nodes, users, positives, interaction[self.NEG_ITEM_ID])
+
+    def bpr_loss(self, nodes: Nodes, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
         """Returns the loss of eq. (7) over a batch of users, observed items and sampled items, [B] each.
 
         ``bpr_norm`` puts the scores between cosines and dot products.
@@ -223,6 +237,46 @@ class SymCERE(VectorRecommender):
         user = _with_length(nodes[0][own.of(users)], self.bpr_norm)
         positive, negative = (_with_length(nodes[1][own.of(items)], self.bpr_norm) for items in (positives, negatives))
         return own.weight * bpr((user * positive).sum(-1), (user * negative).sum(-1))
+
+    def softmax_loss(self, nodes: Nodes, users: Tensor, positives: Tensor) -> Tensor:
+        """Returns the cross-entropy of observed items among all items, without those that their user has met.
+
+        The mask is that of eq. (3), over all items in place of a batch. ``bpr_norm`` puts the scores between cosines
+        and dot products.
+
+        Args:
+            users, positives: [B] long, the observed interactions.
+        """
+        own = share(len(users))
+        users, positives = own.of(users), own.of(positives)
+        user_vectors, item_vectors = (_with_length(vectors, self.bpr_norm) for vectors in nodes)
+        positive = (user_vectors[users] * item_vectors[positives]).sum(-1)
+        # Of a large batch each user is scored once, and of a small one no other user is scored.
+        whole = len(users) >= self.n_users
+        rows = torch.arange(self.n_users, device=users.device) if whole else users
+        owner = users if whole else torch.arange(len(users), device=users.device)
+        candidates, log_weight = self.candidates()
+        return own.weight * unmet_softmax(
+            positive,
+            user_vectors[rows],
+            item_vectors[candidates],
+            owner,
+            lambda part: self.graph.known_pairs(rows[part], candidates),
+            log_weight,
+        )
+
+    def candidates(self) -> tuple[Tensor, Tensor | None]:
+        """Returns the items of a step's denominators, and the log of the weight of each.
+
+        These are all items, or ``softmax_items`` drawn ones where there are more. A drawn item counts as often as makes
+        the denominators those of all items in expectation.
+        """
+        size, n_items = self.settings.softmax_items, self.n_items - 1  # without the padding
+        if n_items <= size:
+            return torch.arange(1, self.n_items, device=self.graph.item.device), None
+        probability = self.item_probability
+        drawn = torch.multinomial(probability, size, replacement=True)
+        return drawn, -(size * probability[drawn]).log()
 
     def _in_groups(self, loss: Callable[..., Tensor], *batch: Tensor) -> Tensor:
         """The mean of a contrastive loss over groups of ``contrast_batch_size`` samples, each the others' negatives."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import recbole_symcere.model.loss as loss_module
-from recbole_symcere.model.loss import bpr, info_nce, sampled_softmax, sincere
+from recbole_symcere.model.loss import bpr, info_nce, sampled_softmax, sincere, unmet_softmax
 from tests.dispatch import LargestTensor
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -235,6 +235,7 @@ def test_autocast_costs_the_losses_no_precision():
             _symmetric(graph, text, None, 0.05),
             info_nce(graph, text, 0.05),
             bpr(20 * graph[:, 0].bfloat16(), 20 * text[:, 0].bfloat16()),
+            _unmet_softmax(20 * graph, 20 * text, [(0, 1), (5, 3)], torch.eye(64, dtype=torch.bool)),
         ]
 
     exact = losses()
@@ -247,6 +248,76 @@ def test_vectors_of_a_half_precision_encoder_meet_full_precision_ones():
     generator = torch.Generator().manual_seed(0)
     graph, text = _unit_vectors(8, 4, generator).float(), _unit_vectors(8, 4, generator).bfloat16()
     assert_close(_symmetric(graph, text, None, 0.2), _symmetric(graph, text.float(), None, 0.2))
+
+
+@st.composite
+def rankings(draw: st.DrawFn) -> tuple[Tensor, Tensor, list[tuple[int, int]], Tensor, Tensor]:
+    """Vectors of users and items, observed pairs, which pairs are known (the observed ones are), and weights of items."""
+    n_users, n_items = draw(st.integers(1, 4)), draw(st.integers(1, 5))
+    ids = st.tuples(st.integers(0, n_users - 1), st.integers(0, n_items - 1))
+    observed = draw(st.lists(ids, min_size=1, max_size=7))
+    known = torch.zeros(n_users, n_items, dtype=torch.bool)
+    for pair in {*observed, *draw(st.sets(ids))}:
+        known[pair] = True
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+    users, items = (2 * torch.randn(n, 3, generator=generator, dtype=torch.float64) for n in (n_users, n_items))
+    return users, items, observed, known, torch.randn(n_items, generator=generator, dtype=torch.float64)
+
+
+def _unmet_softmax(users: Tensor, items: Tensor, observed: list[tuple[int, int]], known: Tensor, *weights) -> Tensor:
+    owner, item = torch.tensor(observed).T
+    positive = (users[owner] * items[item]).sum(1)
+    return unmet_softmax(positive, users, items, owner, lambda part: known[part], *(w.to(users.dtype) for w in weights))
+
+
+@both_precisions
+@given(ranking=rankings(), weighted=st.booleans(), scores_per_tile=st.sampled_from([1, 10, 2**19]))
+@quick
+def test_unmet_softmax_is_the_log_share_of_the_observed_item_among_what_its_user_has_not_met(
+    dtype, ranking, weighted, scores_per_tile
+):
+    users, items, observed, known, log_weight = ranking
+    weights = (log_weight.to(dtype),) if weighted else ()
+
+    def slow(users: Tensor, items: Tensor) -> Tensor:
+        losses = []
+        for u, i in observed:
+            scores = items @ users[u]
+            unmet = [j for j in range(len(items)) if not known[u, j]]
+            others = sum(((scores[j] + weights[0][j].double() if weighted else scores[j]).exp() for j in unmet), 0.0)
+            losses.append(torch.log1p(others / scores[i].exp()))
+        return sum(losses) / len(losses)
+
+    def fast(users: Tensor, items: Tensor) -> Tensor:
+        return _unmet_softmax(users, items, observed, known, *weights)
+
+    with patch.dict(loss_module.SCORES_PER_TILE, cpu=scores_per_tile):
+        _assert_same(fast, slow, dtype, users, items)
+
+
+@both_precisions
+@pytest.mark.parametrize("length", [0.0, 1.0, 1e9])
+@given(ranking=rankings())
+@quick
+def test_where_everything_is_met_unmet_softmax_is_exactly_0(dtype, length, ranking):
+    users, items, observed, known, _ = ranking
+    outcome = _value_and_gradients(
+        lambda users, items: _unmet_softmax(users, items, observed, torch.ones_like(known)),
+        dtype,
+        users * length,
+        items * length,
+    )
+    assert all((x == 0).all() for x in outcome)
+
+
+def test_unmet_softmax_holds_no_table_of_users_and_items():
+    n, rows = 64, 8
+    users, items = (_unit_vectors(n, 4, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    known = torch.eye(n, dtype=torch.bool)
+    observed = [(u, u) for u in range(n)]
+    with patch.dict(loss_module.SCORES_PER_TILE, cpu=rows * n), LargestTensor(floats_only=True) as largest:
+        _value_and_gradients(lambda u, i: _unmet_softmax(u, i, observed, known), torch.float32, users, items)
+    assert largest.elements == rows * n
 
 
 @quick

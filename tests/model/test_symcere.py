@@ -114,6 +114,54 @@ def test_bpr_scores_lie_between_cosine_and_dot_product(
     assert float(found) == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
+SOFTMAX = {"ranking_loss": "softmax", "alpha": 0, "cross_weight": 0, "beta": 1}
+
+
+@pytest.mark.parametrize("train_batch_size", [7, 100_000], ids=["a small batch", "all interactions"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_softmax_leaves_out_what_a_user_has_met(
+    make_config: MakeConfig, train_batch_size: int, normalize: bool
+) -> None:
+    model, batch, _ = build(make_config(**SOFTMAX, train_batch_size=train_batch_size, normalize=normalize))
+    assert (len(batch) >= model.n_users) == (train_batch_size > 7)
+    with torch.no_grad():
+        users, items = model.graph_encoder(model.graph.adjacency())
+        if normalize:
+            users, items = (F.normalize(vectors, dim=1) for vectors in (users, items))
+        scores = (users @ items.T).double()
+    known = model_pairs(model)
+    losses = []
+    for u, v in zip(batch["user_id"].tolist(), batch["item_id"].tolist(), strict=True):
+        unmet = [j for j in range(1, model.n_items) if (u, j) not in known]
+        losses.append(math.log1p(sum(math.exp(scores[u, j] - scores[u, v]) for j in unmet)))
+    assert float(loss_of(model, batch)["softmax"]) == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+def test_drawn_items_give_the_denominators_of_all_items_in_expectation(make_config: MakeConfig) -> None:
+    model, batch, _ = build(make_config(**SOFTMAX, softmax_items=3, normalize=False))
+    every_item = torch.rand(model.n_items, dtype=torch.float64)
+    torch.manual_seed(0)
+    sums = []
+    for _ in range(4000):
+        drawn, log_weight = model.candidates()
+        assert len(drawn) == 3
+        sums.append(float((every_item[drawn] * log_weight.exp()).sum()))
+    error = np.std(sums) / len(sums) ** 0.5
+    assert np.mean(sums) == pytest.approx(float(every_item[1:].sum()), abs=4 * error)
+    assert 0 not in torch.cat([model.candidates()[0] for _ in range(500)])
+    # The loss takes the drawn items: it differs from draw to draw, and its denominators leave out what is known.
+    assert loss_of(model, batch, seed=1)["softmax"] != loss_of(model, batch, seed=2)["softmax"]
+    everything_met = torch.ones(1, 1, dtype=torch.bool)
+    model.graph.known_pairs = lambda users, items: everything_met.expand(len(users), len(items))  # type: ignore[method-assign]
+    assert float(loss_of(model, batch)["softmax"]) == 0
+
+
+def test_with_few_items_none_is_drawn(make_config: MakeConfig) -> None:
+    model, _, _ = build(make_config(**SOFTMAX))
+    candidates, log_weight = model.candidates()
+    assert candidates.tolist() == list(range(1, model.n_items)) and log_weight is None
+
+
 @pytest.mark.parametrize(("key", "value"), [("graph_encoder", "XSimGCL"), ("contrast", "infonec")])
 def test_a_part_that_symcere_does_not_have_is_refused_with_those_it_has(
     make_config: MakeConfig, key: str, value: str
