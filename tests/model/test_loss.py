@@ -252,7 +252,7 @@ def test_vectors_of_a_half_precision_encoder_meet_full_precision_ones():
 
 @st.composite
 def rankings(draw: st.DrawFn) -> tuple[Tensor, Tensor, list[tuple[int, int]], Tensor, Tensor]:
-    """Vectors of users and items, observed pairs, which pairs are known (the observed ones are), and weights of items."""
+    """Vectors of users and items, observed pairs, the known pairs (the observed ones are among them), and weights."""
     n_users, n_items = draw(st.integers(1, 4)), draw(st.integers(1, 5))
     ids = st.tuples(st.integers(0, n_users - 1), st.integers(0, n_items - 1))
     observed = draw(st.lists(ids, min_size=1, max_size=7))
