@@ -136,30 +136,51 @@ def recent_popularity(part: ReviewDataset) -> tuple[Tensor, float]:
         The place of each item, from the least popular and the same for equally popular ones, [n_items] float; and the
         half-life in days, which is infinite if the interactions have no times.
     """
-    items = part.inter_feat[part.iid_field].numpy()
+    items = part.inter_feat[part.iid_field]
     has_times = part.time_field in part.inter_feat
-    times = part.inter_feat[part.time_field].numpy() if has_times else np.zeros(len(items))
-    order = times.argsort(kind="stable")
-    earlier, later = np.split(order, [len(order) - len(order) // 10])
+    times = part.inter_feat[part.time_field].double() if has_times else torch.zeros(len(items)).double()
+    order = times.argsort(stable=True)
+    earlier, later = order.tensor_split([len(order) - len(order) // 10])
+
+    def popularity_of(rows: Tensor, half_life: float) -> np.ndarray:
+        last = times[rows].max()[None]
+        return decayed_counts(items[rows], times[rows], half_life, part.item_num, last)[0].numpy()
 
     def gain(half_life: float) -> float:
-        popularity = decayed_counts(items[earlier], times[earlier], half_life, part.item_num)
+        popularity = popularity_of(earlier, half_life)
         place = np.empty(part.item_num, np.int64)
         place[np.argsort(-popularity, kind="stable")] = np.arange(part.item_num)
-        of_rows = place[items[later]]
+        of_rows = place[items[later].numpy()]
         return float((1 / np.log2(of_rows[of_rows < 10] + 2)).sum())
 
     half_life = max(HALF_LIVES, key=gain)  # the longest of several that are equally good
-    popularity = decayed_counts(items, times, half_life, part.item_num)
+    popularity = popularity_of(order, half_life)
     return torch.from_numpy(rankdata(popularity, method="dense")).float(), half_life
 
 
-def decayed_counts(items: np.ndarray, times: np.ndarray, half_life: float, n_items: int) -> np.ndarray:
-    """Returns the sum of 2^(-age / half_life) over the interactions of each item, [n_items] float64.
+def decayed_counts(items: Tensor, times: Tensor, half_life: float, n_items: int, now: Tensor) -> Tensor:
+    """Returns how often each item was met up to some moments, where an interaction counts the less the older it is.
+
+    An interaction of the age a at a moment counts 2^(-a / half_life). The moments are swept together: the interactions
+    between two moments are summed first, and then each moment gets the sums of all moments before it, in as many steps
+    as their number has digits in binary. Every factor is at most 1, so that no half-life overflows.
 
     Args:
-        items, times: [n] of the interactions; the age of one is counted from the last of them, in seconds.
+        items, times: [n] of the interactions; times are float64, in seconds.
         half_life: in days.
+        now: [n_moments] float64, the moments, ascending.
+
+    Returns:
+        [n_moments, n_items] float64
     """
-    ages = (times.max() - times) / DAY
-    return np.bincount(items, weights=np.exp2(-ages / half_life), minlength=n_items)
+    # The first moment that is not before the interaction; what is later than all moments goes to a last row.
+    first = torch.searchsorted(now, times)
+    weight = torch.exp2((times - now[first.clamp(max=len(now) - 1)]) / (half_life * DAY))
+    size = (len(now) + 1) * n_items
+    sums = weight.new_zeros(size).index_add_(0, first * n_items + items, weight).view(-1, n_items)[:-1]
+    step = 1
+    while step < len(now):
+        passed = torch.exp2((now[:-step] - now[step:]) / (half_life * DAY))
+        sums[step:] += passed[:, None] * sums[:-step]
+        step *= 2
+    return sums

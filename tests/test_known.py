@@ -105,13 +105,20 @@ def test_scores_become_what_a_slow_loop_makes_of_them(
 @given(
     rows=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3000)), min_size=1, max_size=30),
     half_life=st.sampled_from([7.0, 365.0, math.inf]),
+    now=st.lists(st.integers(-10, 3010), min_size=1, max_size=9, unique=True).map(sorted),
 )
-def test_decayed_counts_are_the_sums_of_their_definition(rows: list[tuple[int, int]], half_life: float) -> None:
-    items, days = (np.array(values) for values in zip(*rows, strict=True))
-    found = decayed_counts(items, days * float(DAY) - 1e9, half_life, 6)
-    for item in range(6):
-        expected = sum(2 ** (-(days.max() - day) / half_life) for of, day in rows if of == item)
-        assert found[item] == pytest.approx(expected)
+def test_decayed_counts_are_the_sums_of_their_definition(
+    rows: list[tuple[int, int]], half_life: float, now: list[int]
+) -> None:
+    items, days = torch.tensor(rows).T
+    seconds = (torch.as_tensor(moments) * DAY - 1e9 for moments in (days, now))
+    times, moments = (values.double() for values in seconds)
+    found = decayed_counts(items, times, half_life, 6, moments)
+    assert found.shape == (len(now), 6)
+    for row, moment in zip(found, now, strict=True):
+        for item in range(6):
+            expected = sum(2 ** (-(moment - day) / half_life) for of, day in rows if of == item and day <= moment)
+            assert float(row[item]) == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_half_life_is_the_one_that_ranks_the_last_tenth_best(make_config: MakeConfig, tmp_path: Path) -> None:

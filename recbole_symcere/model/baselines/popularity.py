@@ -7,7 +7,7 @@ from torch import Tensor
 
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
-from recbole_symcere.known import DAY
+from recbole_symcere.known import decayed_counts
 from recbole_symcere.model.baselines.history import history_matrix, last_moments, moments
 from recbole_symcere.model.baselines.untrained import UserScorer
 
@@ -36,7 +36,7 @@ class RecentPop(UserScorer):
 
     def __init__(self, config: Config, dataset: ReviewDataset) -> None:
         super().__init__(config, dataset)
-        self.half_life = config["half_life"] * DAY
+        self.half_life = config["half_life"]
         now = last_moments(dataset)
         self.by_user = config["eval_args"]["group_by"] == "user"
         self.register_buffer("now", now if self.by_user else now.max().expand(self.n_users).clone(), persistent=False)
@@ -49,23 +49,9 @@ class RecentPop(UserScorer):
             self.now = moments.to(self.now)
 
     def scores(self, users: Tensor) -> Tensor:
-        """Returns the scores of all items for the given users, [B, n_items] float64.
-
-        The different moments of the batch's users are swept together: the interactions between two moments are summed
-        first, and then each moment gets the sums of all moments before it, in as many steps as their number has digits
-        in binary. Every factor is at most 1, so that no half-life overflows.
-        """
+        """Returns the scores of all items for the given users, [B, n_items] float64."""
         now, place = self.now[users].unique(return_inverse=True)
-        # The first moment that is not before the interaction; what is later than all moments goes to a last row.
-        first = torch.searchsorted(now, self.moment)
-        weight = torch.exp2((self.moment - now[first.clamp(max=len(now) - 1)]) / self.half_life)
-        sums = _sums(first, self.item, weight, len(now) + 1, self.n_items)[:-1]
-        step = 1
-        while step < len(now):
-            passed = torch.exp2((now[:-step] - now[step:]) / self.half_life)
-            sums[step:] += passed[:, None] * sums[:-step]
-            step *= 2
-        return sums[place]
+        return decayed_counts(self.item, self.moment, self.half_life, self.n_items, now)[place]
 
 
 class LaterPopularity(UserScorer):
@@ -102,7 +88,8 @@ class LaterPopularity(UserScorer):
         """Returns the scores of all items for the given users, [B, n_items] float64."""
         last, place = self.last[users].unique(return_inverse=True)
         n_before = torch.searchsorted(last, self.moment)  # the number of moments strictly before the interaction
-        counts = _sums(n_before, self.item, torch.ones_like(self.moment), len(last) + 1, self.n_items)
+        size = (len(last) + 1) * self.n_items
+        counts = torch.bincount(n_before * self.n_items + self.item, minlength=size).view(-1, self.n_items)
         later = counts.flip(0).cumsum(0).flip(0)[1:]
         return later[place] + self.tie_break
 
@@ -131,11 +118,6 @@ class Repurchase(UserScorer):
     def scores(self, users: Tensor) -> Tensor:
         """Returns the scores of all items for the given users, [B, n_items] float64."""
         return self.met.index_select(0, users).to_dense() + self.tie_break
-
-
-def _sums(rows: Tensor, items: Tensor, values: Tensor, n_rows: int, n_items: int) -> Tensor:
-    """Sums values by row and item, [n_rows, n_items]."""
-    return values.new_zeros(n_rows * n_items).index_add_(0, rows * n_items + items, values).view(n_rows, n_items)
 
 
 def _below_one(popularity: Tensor) -> Tensor:
