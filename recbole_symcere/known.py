@@ -36,10 +36,11 @@ class Known:
         unranked: items that are no candidates, [n] long.
         last: items that come last, [n] long.
         cold: whether a user is ranked by recent popularity, [n_users] bool.
-        moments: the time of each user's last interaction before the part, [n_users] float64; the last time of all for a
-            user who has none. None if the interactions have no times.
+        moments: for which time each user is ranked, [n_users] float64: see :func:`asking_moments`. None if the
+            interactions have no times.
         recent: the place of each item by recent popularity, from the least popular, [n_items] float.
         half_life: that of the recent popularity, in days.
+        validates: whether the part is validation, of whose interactions a model may have learned.
     """
 
     history: Tensor
@@ -50,6 +51,7 @@ class Known:
     moments: Tensor | None
     recent: Tensor
     half_life: float
+    validates: bool
 
     def to(self, device: torch.device) -> Known:
         """Returns a copy whose tensors are on a device."""
@@ -58,17 +60,19 @@ class Known:
         }
         return replace(self, **moved)
 
-    def ranked(self, scores: Tensor, users: Tensor) -> Tensor:
+    def ranked(self, scores: Tensor, users: Tensor, ranks_strangers: bool) -> Tensor:
         """Returns the scores by which a part is ranked, and overwrites ``scores`` with them.
 
         Args:
             scores: [n_users, n_items], the scores of a model; -inf for what is not ranked.
             users: [n_users] long.
+            ranks_strangers: whether the scores of users without a training interaction are kept.
         """
         scores[:, self.last] = scores[:, self.last].where(scores[:, self.last] == -torch.inf, _lowest(scores))
-        cold = self.cold[users].nonzero().flatten()
-        recent = self.recent.to(scores.dtype)
-        scores[cold] = scores[cold].where(scores[cold] == -torch.inf, recent)
+        if not ranks_strangers:
+            cold = self.cold[users].nonzero().flatten()
+            recent = self.recent.to(scores.dtype)
+            scores[cold] = scores[cold].where(scores[cold] == -torch.inf, recent)
         scores[:, self.unranked] = -torch.inf
         return scores
 
@@ -100,10 +104,30 @@ def known_before(config: Config, train: ReviewDataset, valid: ReviewDataset | No
     nobody = torch.zeros(train.item_num), math.inf
     recent, half_life = recent_popularity(earlier) if cold[1:].any() else nobody
     places = {name: mask.nonzero().flatten() for name, mask in (("unranked", unranked), ("last", last))}
-    feat, moments = earlier.inter_feat, None
-    if earlier.time_field in feat:
-        moments = last_moments(feat[earlier.uid_field], feat[earlier.time_field], earlier.user_num)
-    return Known(history=history, seen=seen, cold=cold, moments=moments, recent=recent, half_life=half_life, **places)
+    return Known(
+        history=history,
+        seen=seen,
+        cold=cold,
+        moments=asking_moments(config, earlier) if earlier.time_field in earlier.inter_feat else None,
+        recent=recent,
+        half_life=half_life,
+        validates=valid is None,
+        **places,
+    )
+
+
+def asking_moments(config: Config, earlier: ReviewDataset) -> Tensor:
+    """Returns for which time each user is ranked, float64 [n_users], in seconds.
+
+    Where each user's history is split by itself, this is the time of the user's own last interaction, so that nothing
+    later need be known. Under one cut in time for everybody it is the last time of all.
+
+    Args:
+        earlier: what is known; its interactions have times.
+    """
+    feat = earlier.inter_feat
+    last = last_moments(feat[earlier.uid_field], feat[earlier.time_field], earlier.num(earlier.uid_field))
+    return last if config["eval_args"]["group_by"] == "user" else last.max().expand(len(last)).clone()
 
 
 def last_moments(users: Tensor, times: Tensor, n_users: int) -> Tensor:

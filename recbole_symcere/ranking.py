@@ -226,8 +226,8 @@ class RankingTrainer(Trainer):
         self.eval_collector.shared_out = distributed.world_size() > 1 and isinstance(eval_data, RankingDataLoader)
         known: Known | None = getattr(eval_data, "known", None)  # a dataloader of RecBole has none
         self.eval_collector.known = known.to(self.device) if known else None
-        if known and known.moments is not None:
-            self.model.asked_at(known.moments)
+        if known:
+            self.model.about_to_rank(known)
         return super().evaluate(eval_data, *args, **kwargs)
 
     def _full_sort_batch_eval(self, batched_data: Any) -> tuple[Interaction, Tensor, Tensor, Tensor]:
@@ -243,5 +243,6 @@ class RankingTrainer(Trainer):
         self, interaction: Interaction, scores: Tensor, positive_u: Tensor, positive_i: Tensor
     ) -> tuple[Interaction, Tensor, Tensor, Tensor]:
         if known := self.eval_collector.known:
-            scores = known.ranked(scores, interaction[self.config["USER_ID_FIELD"]].to(scores.device))
+            users = interaction[self.config["USER_ID_FIELD"]].to(scores.device)
+            scores = known.ranked(scores, users, self.model.ranks_strangers)
         return interaction, scores, positive_u, positive_i

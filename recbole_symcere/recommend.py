@@ -52,8 +52,8 @@ def load_data_and_model(
     model = build_model(config, train_data._dataset)
     restore(model, checkpoint)
     known: Known | None = getattr(test_data, "known", None)  # dataloaders in a pickle of RecBole's have none
-    if known and known.moments is not None:
-        model.asked_at(known.moments)
+    if known:
+        model.about_to_rank(known)
     return config, model.eval(), dataset, train_data, valid_data, test_data
 
 
@@ -96,8 +96,7 @@ def recommend(
     model = config.model_class.to_rank(config, trained, checkpoint["state_dict"]).to(config["device"])
     names = model.state_dict().keys()
     restore(model, checkpoint | {"state_dict": {name: checkpoint["state_dict"][name] for name in names}})
-    if known.moments is not None:
-        model.asked_at(known.moments)
+    model.about_to_rank(known)
     model.eval()
     found = {user: _best_items(model, user_id, k, past, known) for user, user_id in user_ids.items()}
     _warn_of_strangers(trained, found, known)
@@ -145,7 +144,7 @@ def _best_items(model: Recommender, user_id: int, k: int, past: ReviewDataset, k
     scores[0] = -torch.inf  # padding
     scores[past.inter_feat[past.iid_field][past.inter_feat[past.uid_field] == user_id]] = -torch.inf
     user = torch.tensor([user_id])
-    scores = known.ranked(scores[None], user)
+    scores = known.ranked(scores[None], user, model.ranks_strangers)
     best, items = top_items(scores, user, min(k, int(scores.isfinite().sum())))
     tokens = past.id2token(past.iid_field, items[0].numpy())
     return list(zip(map(str, tokens), best[0].tolist(), strict=True))

@@ -93,6 +93,7 @@ def fit(config: Config, saved: bool = True, callback_fn: Callable[[int, float], 
         if saved and config["checkpoint_file"]:
             _resume_if_begun(trainer)
         best = trainer.fit(train_data, valid_data, saved=saved, show_progress=show, callback_fn=callback_fn)
+        best = trainer.learn_from_validation(valid_data, saved) or best
         if not config["refit"]:
             return Fitted(trainer, trainer, valid_data, test_data, *best)
         ranker, test_data = _refit(config, trainer, checkpoint, loaders, saved)
@@ -112,6 +113,7 @@ def _refit(
     getLogger().info(f"refit: {len(train_data._dataset):,} interactions of training and validation together")
     if saved and config["checkpoint_file"]:
         _resume_if_begun(ranker)
+    ranker.model.take_over(trainer.model)
     ranker.fit(train_data, saved=saved, show_progress=bool(config["show_progress"]))
     return ranker, test_data
 
@@ -147,6 +149,7 @@ def write_result(path: Path, config: Config, fitted: Fitted, result: Mapping[str
         "best_epoch": trainer.best_epoch,
         "seconds": {"fit": round(fitted.seconds, 3), "test": round(test_seconds, 3)},
         "curves": trainer.curves,
+        "learned": fitted.ranker.model.learned(),
         "best_valid_result": finite(result["best_valid_result"] or {}),
         "test_result": finite(result["test_result"]),
         "config": config.settings,

@@ -145,6 +145,7 @@ class ModelSuite:
         """The model after a few steps, in eval mode."""
         model = build_model(config, loaders[0]._dataset)
         Trainer(config, model).fit(loaders[0], saved=False, verbose=False)
+        model.learn_from_validation(loaders[1]._dataset, loaders[1].known)
         return model.eval()
 
     def test_each_term_of_the_loss_is_a_finite_number_with_a_name(self, config: Config, loaders: DataLoaders) -> None:

@@ -32,7 +32,7 @@ def _refuses_to_wait() -> Iterator[Callable[[str], None]]:
         *[("SymCERE", {"text_train": train}) for train in ("frozen", "lora", "full")],
         ("SymCERE", {"graph_encoder": "NGCF"}),
         ("SymCERE", {"contrast": "infonce", "contrast_batch_size": 16}),
-        ("SymCEREPlus", {"alpha_text": 0.1}),
+        ("SymCEREPlus", {"contrasted": 16}),
         ("SMORE", {}),
         ("AlphaRec", {}),
         ("RLMRec", {}),

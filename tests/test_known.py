@@ -19,6 +19,7 @@ from recbole_symcere.known import (
     STRANGER,
     TRAINED,
     VALIDATION_ONLY,
+    asking_moments,
     decayed_counts,
     known_before,
     recent_popularity,
@@ -83,12 +84,22 @@ def test_scores_become_what_a_slow_loop_makes_of_them(
         popularity, half_life = recent_popularity(train.joined_with(valid) if on_test else train)
         assert torch.equal(known.recent, popularity) and known.half_life == half_life
     times = [pair for part in earlier for pair in zip(column(part, "user_id"), column(part, "timestamp"), strict=True)]
-    for user in range(train.user_num):
-        assert known.moments[user] == max([time for of, time in times if of == user] or [time for _, time in times])
+    assert (known.moments == max(time for _, time in times)).all(), "under one cut in time it is the same for all"
+    assert known.validates != on_test
+    by_user = config.with_settings(eval_args={"group_by": "user"})
+    for user, moment in enumerate(asking_moments(by_user, train.joined_with(valid) if on_test else train)):
+        assert moment == max([time for of, time in times if of == user] or [time for _, time in times])
     scores = torch.randn(train.user_num, train.item_num, generator=torch.Generator().manual_seed(seed))
     masked = torch.rand(scores.shape, generator=torch.Generator().manual_seed(seed + 1)) < 0.2
     scores[masked] = -torch.inf
-    found = known.ranked(scores.clone(), torch.arange(train.user_num))
+    found = known.ranked(scores.clone(), torch.arange(train.user_num), False)
+    kept = known.ranked(scores.clone(), torch.arange(train.user_num), True)
+    expected_of_strangers = scores.clone()
+    expected_of_strangers[:, known.last] = scores[:, known.last].clamp(max=torch.finfo(scores.dtype).min)
+    expected_of_strangers[masked] = -torch.inf
+    expected_of_strangers[:, known.unranked] = -torch.inf
+    assert torch.equal(kept[~known.cold], found[~known.cold])
+    assert torch.equal(kept[known.cold], expected_of_strangers[known.cold]), "by the model's own scores"
     for user in range(train.user_num):
         for item in range(train.item_num):
             expected = float(scores[user, item])
@@ -157,7 +168,7 @@ def test_unseen_items_at_random_win_only_among_all_candidates(make_config: MakeC
         for interaction, history, row, item in test_data:
             scores = unseen.repeat(len(interaction), 1)
             scores[:, 0] = scores[history] = -torch.inf
-            best = test_data.known.ranked(scores, interaction["user_id"]).topk(10)
+            best = test_data.known.ranked(scores, interaction["user_id"], False).topk(10)
             listed = [set(items[values > -torch.inf].tolist()) for values, items in zip(*best, strict=True)]
             hits += [int(held) in listed[user] for user, held in zip(row.tolist(), item.tolist(), strict=True)]
         results[candidates] = np.mean(hits)

@@ -103,7 +103,6 @@ def test_the_same_seed_gives_the_same_result_to_the_last_digit(settings: Setting
         ("SymCERE", {"text_train": "full"}),
         ("SymCERE", {"graph_encoder": "NGCF"}),
         ("SymCEREPlus", {}),
-        ("SymCEREPlus", {"text_train": "lora", "text_warmup_steps": 12}),
         ("SMORE", {"smore_mode": "single", "dropout_rate": 0.1}),
         ("SMORE", {"smore_mode": "dup", "image_knn_k": 5, "learning_rate_decay": 0.1, "learning_rate_decay_epochs": 2}),
         ("AlphaRec", {}),

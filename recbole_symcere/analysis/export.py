@@ -41,8 +41,8 @@ VECTOR = "vector"  # the column of vectors
 def tables(trained: TrainedModel, with_users: bool = True) -> dict[str, pl.DataFrame]:
     """Returns all that is exported, without the rows of the padding.
 
-    - ``users`` and ``items``: ``ranking_vectors``, whose dot products are the model's scores. SymCEREPlus's have its
-      text profiles behind the graph's columns.
+    - ``users`` and ``items``: ``ranking_vectors``, whose dot products are the model's scores, or for SymCEREPlus those
+      of its graph model, which are a part of its scores.
     - ``reviews``: the training reviews in the graph's space, of unit length where the model normalises; a model
       without text has none. Review ids may be made of user tokens, so without users they are left out. The rows are
       then sorted by item, because the order of the interactions would tell which reviews have the same writer.

@@ -5,6 +5,7 @@ Nodes are numbered users first: user u is node u, item v is node ``n_users + v``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -175,20 +176,33 @@ class BipartiteGraph(nn.Module):
 
     def _in_histories(self, users: Tensor, items: Tensor) -> Tensor:
         """Marks the histories of the batch's users in a table of the batch's items."""
-        owner, history = self._histories(users)
+        owner, history, _ = self.histories(users)
         place = torch.full((self.n_items,), len(items), device=items.device)  # outside the batch: the last column
         place[items] = torch.arange(len(items), device=items.device)  # an item that occurs twice: either column
         known = torch.zeros(len(users), len(items) + 1, dtype=torch.bool, device=items.device)
         known[owner, place[history]] = True
         return known.gather(1, place[items].expand(len(users), -1))
 
-    def _histories(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns all training items of some users, one after the other: positions in ``users`` [n], and items [n]."""
+    def histories(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns all training items of some users, one user after the other.
+
+        Returns:
+            Positions in ``users``, items, and the numbers of the edges, [n] long each.
+        """
         end = self.crow[users + 1]
         degree = end - self.crow[users]
         owner = torch.repeat_interleave(degree)
-        entry = torch.arange(len(owner), device=users.device) + (end - degree.cumsum(0))[owner]
-        return owner, self.column[entry] - self.n_users
+        edge = torch.arange(len(owner), device=users.device) + (end - degree.cumsum(0))[owner]
+        return owner, self.item[edge], edge
+
+    @property
+    def has_edge(self) -> Tensor:
+        """Whether each user has a training interaction, [n_users] bool."""
+        return self.crow[1 : self.n_users + 1] > self.crow[: self.n_users]
+
+    def edges_of(self, users: Tensor, items: Tensor) -> Tensor:
+        """Returns the number of the edge of each pair, [n] long; every pair must be a training interaction."""
+        return torch.searchsorted(self.pairs, users * self.n_items + items)
 
     def _by_search(self, users: Tensor, items: Tensor) -> Tensor:
         """Searches for every pair among the sorted edges, some rows of the mask at a time."""
@@ -313,14 +327,31 @@ class NoisyLightGCN(nn.Module):
         Returns:
             [n_nodes, width] each.
         """
-        layer, layers = self.embedding.weight, []
+        _, *layers = self._layers(adjacency, eps)
+        return _mean(layers), layers[self.contrast_layer - 1]
+
+    def folding(self, graph: BipartiteGraph) -> Tensor:
+        """Returns what each item of a history adds to a person's vector, [n_items, width].
+
+        The mean over the layers from 1 of a user is the sum over the user's items of the items' mean over the layers
+        before the last, each divided by the square roots of the item's and of the user's degree. The vector of anybody
+        is therefore, but for its length, the sum of these rows over the history: for a user of the training
+        interactions it is the user's own vector.
+        """
+        layers = self._layers(graph.adjacency(), 0.0)
+        degree = torch.bincount(graph.item, minlength=graph.n_items).clamp(min=1)
+        return _mean(layers[:-1])[self.n_users :] * degree.rsqrt()[:, None]
+
+    def _layers(self, adjacency: Tensor, eps: float) -> list[Tensor]:
+        """The layers from 0, of which those from 1 have noise of the length ``eps``."""
+        layers = [self.embedding.weight]
         for _ in range(self.n_layers):
-            layer = propagate(adjacency, layer)
+            layer = propagate(adjacency, layers[-1])
             if eps:
                 noise = F.normalize(torch.rand_like(layer), dim=1)
                 layer = layer.addcmul(layer.detach().sign(), noise, value=eps)
             layers.append(layer)
-        return sum(layers[1:], layers[0]) / self.n_layers, layers[self.contrast_layer - 1]
+        return layers
 
 
 @GRAPH_ENCODERS.register("NGCF")
@@ -361,6 +392,10 @@ class NGCF(nn.Module):
             layers.append(layer)
         users, items = torch.cat(layers, dim=1).tensor_split([self.n_users])
         return users, items
+
+
+def _mean(layers: Sequence[Tensor]) -> Tensor:
+    return sum(layers[1:], layers[0]) / len(layers)
 
 
 def _node_embedding(n_users: int, n_items: int, size: int) -> nn.Embedding:

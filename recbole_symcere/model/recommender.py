@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from recbole_symcere.config import Config
     from recbole_symcere.data.dataset import ReviewDataset
+    from recbole_symcere.known import Known
 
 
 compat.apply()
@@ -39,6 +40,9 @@ class Recommender(GeneralRecommender):
         loss_names: what the terms of a loss are called in the log, in TensorBoard and in result files, in their order;
             the trainer reads the names after each step. Empty: RecBole's ``train_loss1`` and so on.
         host_fields: fields of a batch that the trainer leaves on the host, because the model looks them up there.
+        ranks_strangers: whether the scores of users without a training interaction are the model's own. Else, with
+            ``cold_users: recent_popularity``, recent popularity ranks for them.
+        learns_from_validation: whether the model has its own :meth:`learn_from_validation`.
         is_probe: whether the model only shows what a protocol lets through, and can't be deployed or compared with
             others. A comparison shows such models in a table of their own.
     """
@@ -48,6 +52,8 @@ class Recommender(GeneralRecommender):
     unread: ClassVar[tuple[str, ...]] = ()
     loss_names: tuple[str, ...] = ()
     host_fields: tuple[str, ...] = ()
+    ranks_strangers: bool = False
+    learns_from_validation: ClassVar[bool] = False
     is_probe: ClassVar[bool] = False
 
     @classmethod
@@ -71,12 +77,27 @@ class Recommender(GeneralRecommender):
         """
         return cls(config, dataset)
 
-    def asked_at(self, moments: Tensor) -> None:
-        """Tells the model for which time each user is ranked; a ranking calls this first. By default nothing happens.
+    def about_to_rank(self, known: Known) -> None:
+        """Tells the model what is known before the part that is ranked next; by default nothing happens."""
+
+    def learn_from_validation(self, valid: ReviewDataset, known: Known) -> None:
+        """Learns what only interactions can tell that training has not seen; by default nothing.
+
+        A run calls this once, after training, with the weights of the best epoch. Validation is then ranked again, so a
+        model that learns here must not rank a user of validation by what it learned from the same user: see
+        ``known.validates``.
 
         Args:
-            moments: the time of each user's last known interaction, [n_users] float64, in seconds.
+            valid: the interactions of validation.
+            known: what is known before validation.
         """
+
+    def take_over(self, first: Self) -> None:
+        """Takes over what the model of a first fit learned from validation; a second fit calls this."""
+
+    def learned(self) -> dict[str, Any]:
+        """Returns what a run shows of the trained model and writes to its result file, as JSON can hold it."""
+        return {}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Returns what the optimiser trains, as PyTorch's parameter groups; the trainer calls this once.

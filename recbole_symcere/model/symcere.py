@@ -51,8 +51,6 @@ class SymCERESettings:
     reg_weight: float
     tau_cross: float
     tau_intra: float
-    text_learning_rate: float
-    text_warmup_steps: int
 
     @property
     def text_weight(self) -> float:
@@ -100,10 +98,7 @@ class SymCERE(VectorRecommender):
         self.text_encoder: KeptVectors | TrainedEncoder | None = None
         if self.settings.reads_reviews:
             self.review_field = dataset.review_field
-            self.review_rows = text_rows(config, dataset)
-            self.host_fields = (self.review_field,)  # the reviews are looked up in host memory
-            self.text_encoder = review_views(config, dataset, masked=bool(self.settings.text_weight))
-            self.projection = projection(self.settings.projection, self.text_encoder.width, self.graph_encoder.width)
+            self.build_text_encoder(config, dataset)
 
     @classmethod
     def check_settings(cls, config: Config) -> None:
@@ -135,6 +130,14 @@ class SymCERE(VectorRecommender):
         self.graph_encoder: GraphEncoder = encoder.from_config(config, self.n_users, self.n_items)
         self.edge_dropout: float = config["edge_dropout"]
 
+    def build_text_encoder(self, config: Config, dataset: ReviewDataset) -> None:
+        """Makes the source of the reviews' vectors, and keeps what :meth:`review_vectors` needs."""
+        self.review_rows = text_rows(config, dataset)
+        self.host_fields = (self.review_field,)  # the reviews are looked up in host memory
+        self.text_encoder = review_views(config, dataset, masked=bool(self.settings.text_weight))
+        self.text_schedule = {"lr": config["text_learning_rate"], "warmup_steps": config["text_warmup_steps"]}
+        self.projection = projection(self.settings.projection, self.text_encoder.width, self.graph_encoder.width)
+
     @classmethod
     def to_rank(cls, config: Config, dataset: ReviewDataset, state: Mapping[str, Tensor]) -> Self:
         """Makes a model for the graph's part of a trained model's ``state``; it reads no review."""
@@ -152,6 +155,10 @@ class SymCERE(VectorRecommender):
         if not self.settings.alpha:
             return nodes, None
         return nodes, self(self.graph.dropped_adjacency(self.edge_dropout))
+
+    def to_contrast(self, interaction: Interaction) -> Interaction:
+        """Returns the interactions of a batch that the contrastive terms read: here all of them."""
+        return interaction
 
     def interaction_vectors(self, nodes: Nodes, users: Tensor, items: Tensor) -> Tensor:
         """Returns the unit vectors of g_uv = (g_u + g_v) / 2, [B, d]: section 3.1.1 and eq. (2)."""
@@ -180,12 +187,13 @@ class SymCERE(VectorRecommender):
             interaction: B interactions with their review ids and one sampled negative item each.
         """
         weights = self.settings
-        users, items = interaction[self.USER_ID], interaction[self.ITEM_ID]
         nodes, other_nodes = self.graph_views()
+        contrasted = self.to_contrast(interaction)
+        users, items = contrasted[self.USER_ID], contrasted[self.ITEM_ID]
         graph = self.interaction_vectors(nodes, users, items)
         terms: dict[str, Tensor] = {}
-        if self.text_encoder is not None:
-            review_ids = interaction[self.review_field]
+        if weights.reads_reviews:
+            review_ids = contrasted[self.review_field]
             text, masked_text = self.review_vectors(review_ids, masked=bool(weights.text_weight))
             if weights.cross_weight:
                 terms["cross_modal"] = weights.cross_weight * self._in_groups(
@@ -296,8 +304,7 @@ class SymCERE(VectorRecommender):
         ]
         groups: list[dict[str, Any]] = [{"params": rest}]
         if text:
-            rate, warmup_steps = self.settings.text_learning_rate, self.settings.text_warmup_steps
-            groups.append({"params": text, "lr": rate, "warmup_steps": warmup_steps})
+            groups.append({"params": text, **self.text_schedule})
         return groups
 
     def cost_of_an_epoch(self) -> str | None:

@@ -1,144 +1,278 @@
-"""SymCEREPlus: SymCERE with what helped on validation.
+"""SymCEREPlus: named evidence with fitted weights, of which a graph model with SymCERE's contrast is a part.
 
-Each part is a setting of ``properties/model/SymCEREPlus.yaml``.
+No setting must be searched; ``properties/model/SymCEREPlus.yaml`` has those that can be changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-import torch.nn.functional as F
+from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.known import Known, asking_moments
+from recbole_symcere.model.baselines.history import moments
+from recbole_symcere.model.choice import Choices, fit_weights
+from recbole_symcere.model.evidence import EVIDENCE, People, standardised
 from recbole_symcere.model.graph import NoisyLightGCN
+from recbole_symcere.model.item_statistics import ItemStatistics, ItemTexts
 from recbole_symcere.model.loss import CONTRASTS
+from recbole_symcere.model.recommender import Recommender
 from recbole_symcere.model.symcere import Nodes, SymCERE
-from recbole_symcere.model.text.views import profiles_by_group, training_vectors
-from recbole_symcere.model.text.whitening import main_directions, whiten
+from recbole_symcere.model.text.views import projection, training_vectors
+from recbole_symcere.model.text.words import with_word_statistics
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-
-@dataclass(frozen=True)
-class SymCEREPlusSettings:
-    """What SymCEREPlus reads beside SymCERE's settings; ``properties/model/SymCEREPlus.yaml`` explains each."""
-
-    eps: float
-    text_init: float
-    profile_weight: float
+NOISE = 0.005  # alpha, for each item that a user has met in the mean
+FOLDS = 5  # of users: in validation each is ranked by weights that were fitted to the other folds
+PAIRS_TO_FIT = 2**20  # the most pairs of users and items to which the weights are fitted
+SCORES_AT_ONCE = 2**20  # of each piece of evidence, while the weights are fitted
+STRANGERS, OTHERS = 0, 1  # rows of the weights: of users without a training interaction, and of the others
 
 
 class SymCEREPlus(SymCERE):
-    """Contrasts layers of the graph in place of dropped views, begins from the text, and has the text in the score.
+    """Ranks by a weighted sum of evidence, of which a graph model with SymCERE's contrast is a part.
 
-    - The graph encoder and the other view of eq. (6) are XSimGCL's: the mean of noisy layers, and one of the layers.
-    - The embeddings begin with the main directions of the users' and the items' text profiles.
-    - A score adds the cosine of the text profiles to the graph's score. The profiles are kept, so ranking encodes no
-      review.
+    Training fits the graph model: XSimGCL's encoder, the softmax over all items that a user has not met, and SymCERE's
+    contrast with the reviews, each of which is its vector beside its word statistics. Afterwards the weights of the
+    evidence are fitted to the interactions of validation, which no evidence has seen. Until then, and so in the
+    validations during training, the graph model ranks alone.
 
     Args:
         config: see ``properties/model/SymCEREPlus.yaml``.
         dataset: the interactions that train; the model reads no review of any other interaction.
-        profiles: what :func:`whitened_profiles` returns; None makes the model read the reviews.
+        texts: what the training reviews tell; None makes the model read them.
+
+    Attributes:
+        weights: [1 + FOLDS, 2, K], the weight of each piece of evidence for strangers and for others: fitted to all
+            users of validation, and then without the users of one fold. NaN before they are fitted.
+        weight_errors: [2, K], the standard errors of the first weights; NaN for a weight of 0.
 
     Raises:
-        DatasetError, ReviewFileError, EncoderError: the reviews or their encoder can't be had.
+        DatasetError, ReviewFileError, EncoderError: the reviews or their encoder can't be had, or the interactions have
+            no times.
     """
 
-    unread: ClassVar = ("edge_dropout", "graph_encoder", "message_dropout")
+    learns_from_validation = True
+    unread: ClassVar = (
+        "edge_dropout", "graph_encoder", "lora_alpha", "lora_dropout", "lora_r", "message_dropout",
+        "text_learning_rate", "text_memory", "text_views", "text_warmup_steps", "word_masking",
+    )  # fmt: skip
     graph_encoder: NoisyLightGCN
-    user_profiles: Tensor
-    item_profiles: Tensor
+    weights: Tensor
+    weight_errors: Tensor
+    moments: Tensor
+    now: Tensor
+    features: Tensor
+    review_rows: Tensor
 
-    def __init__(self, config: Config, dataset: ReviewDataset, profiles: Nodes | None = None) -> None:
+    def __init__(self, config: Config, dataset: ReviewDataset, texts: ItemTexts | None = None) -> None:
+        if config["alpha"] is None:
+            n_users = len(dataset.inter_feat[dataset.uid_field].unique())
+            config = config.with_settings(alpha=NOISE * len(dataset) / n_users)
         super().__init__(config, dataset)
-        self.plus = config.view(SymCEREPlusSettings)
-        if profiles is None and (self.plus.profile_weight or self.plus.text_init):
-            profiles = whitened_profiles(config, dataset)
-            add_main_directions(self.graph_encoder.embedding.weight.data, torch.cat(profiles), self.plus.text_init)
-        if self.plus.profile_weight and profiles is not None:
-            for name, vectors in zip(("user_profiles", "item_profiles"), profiles, strict=True):
-                self.register_buffer(name, vectors)
+        self.contrasted = config["contrasted"]
+        if texts is None:
+            vectors = training_vectors(config, dataset)
+            texts = ItemTexts.of_reviews(dataset, vectors)
+            if self.settings.reads_reviews:
+                features = with_word_statistics(config, dataset, vectors)
+                self.projection = projection(self.settings.projection, features.shape[1], self.graph_encoder.width)
+                self.register_buffer("features", features, persistent=False)
+                self.register_buffer("review_rows", dataset.review_rows(), persistent=False)
+        self.statistics = ItemStatistics(dataset, texts)
+        self.evidence = {name: EVIDENCE.find(name)() for name in config["evidence"]}
+        size = len(self.evidence)
+        self.register_buffer("weights", torch.full((1 + FOLDS, 2, size), torch.nan))
+        self.register_buffer("weight_errors", torch.full((2, size), torch.nan))
+        edges = self.graph.edges_of(*(dataset.inter_feat[field] for field in (self.USER_ID, self.ITEM_ID)))
+        latest = torch.full((self.graph.n_edges,), -torch.inf, dtype=torch.float64)
+        latest.scatter_reduce_(0, edges, moments(dataset), "amax")
+        self.register_buffer("moments", latest, persistent=False)
+        self.register_buffer("now", asking_moments(config, dataset), persistent=False)
+        self.cross_fitted = False
 
     @classmethod
     def check_parts(cls, config: Config) -> None:
-        """Checks that the contrast and the layer to contrast exist.
+        """Checks that the parts that the settings name exist.
 
         Raises:
             ConfigError: one of them does not.
         """
         CONTRASTS.find(config["contrast"])
         NoisyLightGCN.check_settings(config)
+        for name in config["evidence"]:
+            EVIDENCE.find(name)
 
     def build_graph_encoder(self, config: Config) -> None:
         """Makes XSimGCL's encoder."""
         self.graph_encoder = NoisyLightGCN.from_config(config, self.n_users, self.n_items)
 
+    def build_text_encoder(self, config: Config, dataset: ReviewDataset) -> None:
+        """Does nothing: the evidence reads the vectors of the reviews, too, so the constructor gets them for both."""
+
     @classmethod
     def to_rank(cls, config: Config, dataset: ReviewDataset, state: Mapping[str, Tensor]) -> Self:
-        """Makes a model as :meth:`SymCERE.to_rank` does; the text profiles are in the state."""
-        profiles = (state["user_profiles"], state["item_profiles"]) if config["profile_weight"] else None
-        return cls(config.with_settings(cross_weight=0.0, alpha_text=0.0, text_init=0.0), dataset, profiles)
+        """Makes a model as :meth:`SymCERE.to_rank` does; what the reviews tell is in the state."""
+        prefix = "statistics.texts."
+        texts = {name.removeprefix(prefix): table for name, table in state.items() if name.startswith(prefix)}
+        return cls(config.with_settings(cross_weight=0.0), dataset, ItemTexts(**texts))
+
+    # Training: the graph model
 
     def graph_views(self) -> tuple[Nodes, Nodes | None]:
         """Returns the vectors of all nodes, and for eq. (6) those of one layer of the same noisy pass."""
-        final, layer = self.graph_encoder.with_contrast_layer(self.graph.adjacency(), self.plus.eps)
+        final, layer = self.graph_encoder.with_contrast_layer(self.graph.adjacency(), self.settings.alpha)
         (users, items), (other_users, other_items) = (x.tensor_split([self.n_users]) for x in (final, layer))
         return (users, items), (other_users, other_items) if self.settings.alpha else None
 
-    def ranking_vectors(self) -> Nodes:
-        """Returns SymCERE's vectors with the text profiles appended.
+    def to_contrast(self, interaction: Interaction) -> Interaction:
+        """Returns ``contrasted`` interactions of a batch, drawn at random, or the whole batch if it is smaller."""
+        if len(interaction) <= self.contrasted:
+            return interaction
+        return interaction[torch.randperm(len(interaction), device=self.graph.item.device)[: self.contrasted]]
 
-        For each user the scores of the profiles vary ``profile_weight`` times as much over the items as the graph's.
+    def review_vectors(self, review_ids: Tensor, masked: bool) -> tuple[Tensor, Tensor]:
+        """Returns the unit vectors of the interactions' reviews, [B, d], twice, since no words are masked."""
+        vectors = self.unit(self.projection(self.features[self.review_rows[review_ids]]))
+        return vectors, vectors
+
+    # After training: the weights of the evidence
+
+    @torch.no_grad()
+    def learn_from_validation(self, valid: ReviewDataset, known: Known) -> None:
+        """Fits the weights to the interactions of validation, to all of them and without those of each fold of users.
+
+        Where strangers have no interaction there, their weights are those of the others.
         """
+        self.eval()
+        self.about_to_rank(known)
+        for row in (OTHERS, STRANGERS):
+            user, item = self._chosen(valid, row)
+            if not len(user):
+                self.weights[:, row] = self.weights[:, OTHERS] if row == STRANGERS else 1.0
+                continue
+            users, choices = self._choices(user, item)
+            speaking = [row == OTHERS or not piece.needs_history for piece in self.evidence.values()]
+            pieces = torch.tensor(speaking, device=self.weights.device)
+            choices = choices.of_evidence(pieces)
+            fitted = fit_weights(choices)
+            self.weights[:, row] = 0
+            self.weights[0, row, pieces], self.weight_errors[row, pieces] = fitted.values, fitted.errors
+            for fold in range(FOLDS):
+                rest = choices.of_users(users % FOLDS != fold)
+                self.weights[1 + fold, row, pieces] = (fit_weights(rest) if len(rest.owner) else fitted).values
+
+    @property
+    def ranks_strangers(self) -> bool:  # type: ignore[override]
+        """Whether the weights are fitted: those of strangers need no history."""
+        return not bool(self.weights[0].isnan().any())
+
+    def learned(self) -> dict[str, Any]:
+        """Returns the weights and their standard errors, for users with a training interaction and for strangers."""
+        return {
+            f"weights of {kind}": {
+                name: {"weight": float(self.weights[0, row, k]), "error": _finite(self.weight_errors[row, k])}
+                for k, name in enumerate(self.evidence)
+            }
+            for row, kind in ((OTHERS, "users with a history"), (STRANGERS, "strangers"))
+        }
+
+    def take_over(self, first: Recommender) -> None:
+        """Takes over the weights that a first fit learned from validation."""
+        assert isinstance(first, SymCEREPlus)
+        self.weights.copy_(first.weights)
+        self.weight_errors.copy_(first.weight_errors)
+
+    def _chosen(self, valid: ReviewDataset, row: int) -> tuple[Tensor, Tensor]:
+        """Returns the interactions of validation of strangers, or of the others, with known items: users and items."""
+        user, item = (valid.inter_feat[field].to(self.now.device) for field in (self.USER_ID, self.ITEM_ID))
+        taken = self.statistics.known[item] & (self.graph.has_edge[user] == (row == OTHERS))
+        return user[taken], item[taken]
+
+    def _choices(self, user: Tensor, item: Tensor) -> tuple[Tensor, Choices]:
+        """Returns the different users, and what they chose: the items [n] of the users [n], n > 0.
+
+        Where users and items are many, some are drawn at random, which changes the weights by chance alone (McFadden,
+        "Modelling the Choice of Residential Location", 1978).
+        """
+        users, offered = user.unique(), self.statistics.known.nonzero().flatten()
+        if len(users) * len(offered) > PAIRS_TO_FIT:
+            side = int(PAIRS_TO_FIT**0.5)
+            users = _drawn(users, max(side, PAIRS_TO_FIT // len(offered)))
+            offered = _drawn(offered, max(side, PAIRS_TO_FIT // len(users)))
+            kept = torch.isin(user, users)
+            user, item = user[kept], item[kept]
+        owner, order = torch.searchsorted(users, user).sort(stable=True)
+        item = item[order]
+        is_offered = torch.isin(item, offered)
+        opened = ~self.graph.known_pairs(users, offered)
+        opened[owner[is_offered], torch.searchsorted(offered, item[is_offered])] = False
+        chosen, tables = [], []
+        for rows in torch.arange(len(users), device=users.device).split(max(1, SCORES_AT_ONCE // self.n_items)):
+            table = torch.stack([*self.standardised(users[rows]).values()], 2)
+            own = torch.isin(owner, rows)
+            chosen.append(table[owner[own] - rows[0], item[own]])
+            tables.append(table[:, offered])
+        return users, Choices(torch.cat(chosen), owner, torch.cat(tables), opened)
+
+    # Ranking
+
+    def about_to_rank(self, known: Known) -> None:
+        """Sets the moment at which each user is asked; in validation, nobody is ranked by weights of the own fold."""
+        if known.moments is not None:
+            self.now = known.moments.to(self.now)
+        self.cross_fitted = known.validates
+
+    def people(self, users: Tensor) -> People:
+        """Returns what the users [B] did in training."""
+        owner, item, edge = self.graph.histories(users)
+        words = self.statistics.texts.of_users[users]
+        return People(owner=owner, item=item, moment=self.moments[edge], now=self.now[users], words=words)
+
+    def standardised(self, users: Tensor) -> dict[str, Tensor]:
+        """Returns each piece of evidence for all items and the given users [B], [B, n_items], on one scale."""
+        self._vectors()  # gives the graph's vectors to the statistics
+        people = self.people(users)
+        return {name: standardised(piece, people, self.statistics) for name, piece in self.evidence.items()}
+
+    def contributions(self, users: Tensor) -> dict[str, Tensor]:
+        """Returns what each piece of evidence adds to the scores of all items, [B, n_items] each."""
+        fold = 1 + users % FOLDS if self.cross_fitted else torch.zeros_like(users)
+        weights = self.weights[fold, self.graph.has_edge[users].long()]
+        found = self.standardised(users)
+        return {name: weights[:, k, None] * scores for k, (name, scores) in enumerate(found.items())}
+
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """Returns the scores of all items for the given users, [B * n_items]."""
+        if not self.ranks_strangers:
+            return super().full_sort_predict(interaction)
+        return sum(self.contributions(interaction[self.USER_ID]).values(), torch.zeros(())).flatten()
+
+    def predict(self, interaction: Interaction) -> Tensor:
+        """Returns the scores [B] of the given (user, item) pairs; all items are scored for each different user."""
+        users, row = interaction[self.USER_ID].unique(return_inverse=True)
+        scores = self.full_sort_predict(Interaction({self.USER_ID: users})).view(len(users), -1)
+        return scores[row, interaction[self.ITEM_ID]]
+
+    def ranking_vectors(self) -> Nodes:
+        """Returns the graph's vectors of users [n_users, d] and items [n_items, d], and gives them to the evidence."""
         users, items = super().ranking_vectors()
-        if not self.plus.profile_weight:
-            return users, items
-        ratio = _deviation(users, items) / _deviation(self.user_profiles, self.item_profiles)
-        weight = self.plus.profile_weight * torch.where(ratio.isfinite(), ratio, 0.0)
-        return torch.cat([users, weight[:, None] * self.user_profiles], 1), torch.cat([items, self.item_profiles], 1)
+        self.statistics.take_graph(self.graph_encoder.folding(self.graph), items)
+        return users, items
 
 
-def whitened_profiles(config: Config, dataset: ReviewDataset) -> Nodes:
-    """Returns a direction of unit length for each user and item in the whitened space of training reviews.
-
-    The direction of an item is that of the mean of its reviews. The direction of a user lies half-way between that of
-    the mean of the user's own reviews and that of the mean profile of the items that the user has met.
-
-    Args:
-        config: the keys of ``training_vectors``.
-
-    Returns:
-        float32 [n_users, hidden] and [n_items, hidden]; zeros where there is no training review.
-    """
-    vectors = whiten(training_vectors(config, dataset))
-    users, items = (dataset.inter_feat[field] for field in (dataset.uid_field, dataset.iid_field))
-    of_items = profiles_by_group(vectors, items, dataset.item_num)
-    written, met = (profiles_by_group(x, users, dataset.user_num) for x in (vectors, of_items[items]))
-    return F.normalize(written + met, dim=1), of_items
+def _finite(error: Tensor) -> float | None:
+    return float(error) if error.isfinite() else None
 
 
-def add_main_directions(embedding: Tensor, profiles: Tensor, scale: float) -> None:
-    """Adds the strongest directions of the profiles to ``embedding``, each with ``scale`` times its deviation.
-
-    Args:
-        embedding: [n, d], changed in place.
-        profiles: [n, hidden]; if they have fewer than d directions, the last columns of the embedding stay unchanged.
-    """
-    directions, singular = main_directions(profiles)
-    d = min(embedding.shape[1], int((singular > 1e-3 * singular[0]).sum()))  # below, float32 rounds x.T @ x
-    strongest = profiles @ directions[:, :d] * (len(profiles) ** 0.5 / singular[:d])
-    embedding[:, :d] += scale * embedding.std() * strongest.to(embedding.dtype)
-
-
-def _deviation(users: Tensor, items: Tensor) -> Tensor:
-    """Standard deviation of each user's scores over the items, [n_users]; no users x items table is made."""
-    centred = items - items.mean(0)
-    covariance = centred.T @ centred / len(items)
-    return ((users @ covariance) * users).sum(1).clamp(min=0).sqrt()
+def _drawn(ids: Tensor, n: int) -> Tensor:
+    """Returns at most n of the ids, drawn at random, in ascending order."""
+    chosen = torch.randperm(len(ids), generator=torch.Generator().manual_seed(0))[:n]
+    return ids[chosen.sort().values.to(ids.device)]

@@ -1,43 +1,46 @@
 """SymCEREPlus against slow loops written from its definition, and in whole runs."""
 
+import json
 import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from torch import Tensor
 from torch.testing import assert_close
 
+from recbole_symcere.checkpoint import load_checkpoint, validation_path
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import ConfigError
-from recbole_symcere.model.graph import propagate
-from recbole_symcere.model.symcere_plus import SymCEREPlus, add_main_directions, whitened_profiles
+from recbole_symcere.model import symcere_plus as module
+from recbole_symcere.model.choice import fit_weights
+from recbole_symcere.model.evidence import EVIDENCE, standardised
+from recbole_symcere.model.graph import NoisyLightGCN, propagate
+from recbole_symcere.model.symcere_plus import FOLDS, OTHERS, STRANGERS, SymCEREPlus
 from recbole_symcere.model.text.views import training_vectors
-from recbole_symcere.quick_start import create_dataset, recommend, run_recbole_symcere
-from tests.conftest import FIRST_ROWS, ranked_by_recbole
-from tests.model.test_symcere import build, loss_of, slow_contrast
+from recbole_symcere.quick_start import create_dataset, data_preparation, recommend, run_recbole_symcere
+from tests.conftest import FIRST_ROWS, ranked_by_recbole, tiny_rows, write_atomic_files
+from tests.model.test_symcere import build, loss_of, model_pairs, slow_contrast
 
 MakeConfig = Callable[..., Config]
-NO_TEXT = {"cross_weight": 0.0, "alpha_text": 0.0, "text_init": 0.0, "profile_weight": 0.0}
-quick = hypothesis_settings(deadline=None, max_examples=50)
+EVERYTHING = ["trend", "newness", "recent", "graph", "own_words", "nearby_texts"]
+TEMPORAL = {"eval_args": {"split": {"RS": [0.6, 0.2, 0.2]}, "order": "TO", "group_by": "none", "mode": "full"}}
 
 
 @pytest.fixture
 def plus_config(make_config: MakeConfig) -> MakeConfig:
-    return lambda **changes: make_config(model="SymCEREPlus", **changes)
+    return lambda **changes: make_config(**{"model": "SymCEREPlus", "eval_step": 2} | changes)
 
 
-def slow_layers(model: SymCEREPlus, pairs: set[tuple[int, int]], n_layers: int) -> list[Tensor]:
-    """The nodes' vectors in the layers from 1, an edge at a time."""
+def slow_layers(model: SymCEREPlus, n_layers: int) -> list[Tensor]:
+    """The nodes' vectors in the layers from 0, an edge at a time."""
+    pairs = model_pairs(model)
     layers = [model.graph_encoder.embedding.weight.detach()]
     degree = [sum(u == user for u, _ in pairs) for user in range(model.n_users)]
     degree += [sum(v == item for _, v in pairs) for item in range(model.n_items)]
@@ -47,107 +50,110 @@ def slow_layers(model: SymCEREPlus, pairs: set[tuple[int, int]], n_layers: int) 
             for node, neighbour in ((a, b), (b, a)):
                 layer[node] += layers[-1][neighbour] / math.sqrt(degree[a] * degree[b])
         layers.append(layer)
-    return layers[1:]
+    return layers
 
 
 def unit(x: Tensor) -> Tensor:
     return x / x.norm()
 
 
-# Objective
+# The graph model
 
 
 @pytest.mark.parametrize(("n_layers", "contrast_layer"), [(1, 1), (2, 1), (3, 2)])
-@pytest.mark.parametrize("alpha_text", [0.0, 0.3])
-def test_the_objective_is_equation_8_with_a_layer_for_the_other_view(
-    plus_config: MakeConfig, n_layers: int, contrast_layer: int, alpha_text: float
+def test_the_objective_is_a_contrast_with_the_reviews_beside_a_softmax_over_unmet_items(
+    plus_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, n_layers: int, contrast_layer: int
 ) -> None:
-    config = plus_config(
-        n_layers=n_layers, contrast_layer=contrast_layer, eps=0.0, text_views=1, tau_cross=0.3, tau_intra=0.4,
-        cross_weight=0.9, alpha=0.7, alpha_text=alpha_text, beta=0.2, reg_weight=0.01,
-    )  # fmt: skip
-    model, batch, _ = build(config)
-    feat = create_dataset(config).build()[0].inter_feat
-    train = set(zip(feat["user_id"].tolist(), feat["item_id"].tolist(), strict=True))
+    settings = {"tau_cross": 0.3, "tau_intra": 0.4, "cross_weight": 0.9, "alpha": 0.7, "beta": 0.2, "reg_weight": 0.01}
+    model, batch, _ = build(plus_config(n_layers=n_layers, contrast_layer=contrast_layer, **settings))
+    noisy = NoisyLightGCN._layers
+    monkeypatch.setattr(NoisyLightGCN, "_layers", lambda encoder, adjacency, eps: noisy(encoder, adjacency, 0.0))
     found = loss_of(model, batch)
-
     with torch.no_grad():
-        layers = slow_layers(model, train, n_layers)
+        layers = slow_layers(model, n_layers)[1:]
         final, layer = sum(layers) / n_layers, layers[contrast_layer - 1]
-        u, v, n = (batch[key].tolist() for key in ("user_id", "item_id", "neg_item_id"))
-        users, positives, negatives = (
-            [final[first + i] for i in ids] for ids, first in ((u, 0), (v, model.n_users), (n, model.n_users))
-        )
+        users, items = batch["user_id"].tolist(), batch["item_id"].tolist()
         g, g_layer = (
-            torch.stack([unit((x[a] + x[model.n_users + b]) / 2) for a, b in zip(u, v, strict=True)])
+            torch.stack([unit(x[u] + x[model.n_users + v]) for u, v in zip(users, items, strict=True)])
             for x in (final, layer)
         )
-        rows = model.review_rows[batch["review_id"]].tolist()
-        t, *t_masked = (
-            torch.stack([unit(model.projection(view[row])) for row in rows]) for view in model.text_encoder.buffers()
-        )
-        margins = [float(x @ p - x @ m) for x, p, m in zip(users, positives, negatives, strict=True)]
-
-        def true_negative(i: int, k: int) -> bool:
-            return (u[i], v[k]) not in train
+        rows = model.review_rows[batch["review_id"]]
+        t = torch.stack([unit(model.projection(model.features[row])) for row in rows])
+        softmax = []
+        for u, v in zip(users, items, strict=True):
+            scores = (final[model.n_users :] @ final[u]).tolist()
+            unmet = [j for j in range(1, model.n_items) if (u, j) not in model_pairs(model)]
+            softmax.append(math.log1p(sum(math.exp(scores[j] - scores[v]) for j in unmet)))
 
         def everything(i: int, k: int) -> bool:
             return True
 
-        cross = (slow_contrast(g, t, true_negative, 0.3) + slow_contrast(t, g, true_negative, 0.3)) / 2
         expected = {
-            "cross_modal": 0.9 * float(cross),
+            "cross_modal": 0.9 * float(slow_contrast(g, t, everything, 0.3) + slow_contrast(t, g, everything, 0.3)) / 2,
             "intra_graph": 0.7 * float(slow_contrast(g, g_layer, everything, 0.4)),
-            "bpr": 0.2 * sum(math.log(1 + math.exp(-margin)) for margin in margins) / len(margins),
+            "softmax": 0.2 * sum(softmax) / len(softmax),
             "l2": 0.01 * sum(float((p**2).sum()) for p in model.parameters()),
         }
-        if alpha_text:
-            expected["intra_text"] = alpha_text * float(slow_contrast(t, *t_masked, everything, 0.4))
     assert {name: float(value.detach()) for name, value in found.items()} == pytest.approx(expected, rel=1e-5)
-    assert len(t_masked) == bool(alpha_text), "a masked view is kept for intra_text alone"
 
 
-@pytest.mark.parametrize("profile_weight", [0.0, 0.2])
-def test_without_text_in_the_loss_it_reads_no_review(plus_config: MakeConfig, profile_weight: float) -> None:
-    model, batch, _ = build(plus_config(**NO_TEXT | {"profile_weight": profile_weight}))
-    del batch.interaction["review_id"]
-    assert tuple(loss_of(model, batch)) == ("intra_graph", "bpr", "l2")
-    assert model.text_encoder is None
-    assert ("user_profiles" in model.state_dict()) == bool(profile_weight)
-
-
-@pytest.mark.parametrize("changes", [NO_TEXT, {"text_source": "random"}])
-def test_without_text_anywhere_no_review_is_read_at_all(
-    plus_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+def test_so_many_interactions_of_a_batch_are_contrasted_and_all_are_ranked(
+    plus_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(ReviewDataset, "review_texts")
-    model, batch, _ = build(plus_config(text_encoder="gone", **changes))
-    assert all(value.isfinite() for value in loss_of(model, batch).values())
-
-
-def test_alpha_0_contrasts_no_layers(plus_config: MakeConfig) -> None:
-    model, batch, _ = build(plus_config(alpha=0.0))
-    assert tuple(loss_of(model, batch)) == ("cross_modal", "bpr", "l2")
+    model, batch, _ = build(plus_config(contrasted=10))
+    read: list[list[int]] = []
+    vectors = model.review_vectors
+    monkeypatch.setattr(model, "review_vectors", lambda ids, masked: read.append(ids.tolist()) or vectors(ids, masked))
+    first, second = (loss_of(model, batch, seed) for seed in (1, 2))
+    assert [len(set(ids)) for ids in read] == [10, 10] and read[0] != read[1]
+    assert set(read[0] + read[1]) <= set(batch["review_id"].tolist())
+    assert float(first["softmax"]) != float(first["cross_modal"]) != float(second["cross_modal"])
 
 
 @torch.no_grad()
-def test_both_views_come_from_one_noisy_pass(plus_config: MakeConfig) -> None:
-    model, _, _ = build(plus_config(n_layers=2, contrast_layer=1, eps=0.3))
+def test_the_noise_has_the_length_alpha_which_grows_with_the_items_a_user_has_met(plus_config: MakeConfig) -> None:
+    model, _, _ = build(plus_config(n_layers=2, contrast_layer=1))
+    pairs = model_pairs(model)
+    assert model.settings.alpha == pytest.approx(0.005 * len(pairs) / len({user for user, _ in pairs}))
+    assert build(plus_config(alpha=0.3))[0].settings.alpha == 0.3
     adjacency, embedding = model.graph.adjacency(), model.graph_encoder.embedding.weight
     final, first = (torch.cat(nodes) for nodes in model.graph_views())
     second = 2 * final - first
     for before, after in ((embedding, first), (first, second)):
         clean = propagate(adjacency, before)
-        length = (after - clean).norm(dim=1)
-        assert_close(length, 0.3 * clean.any(1).float(), atol=1e-5, rtol=0)
+        assert_close((after - clean).norm(dim=1), model.settings.alpha * clean.any(1).float(), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
-def test_ranking_is_without_noise(plus_config: MakeConfig) -> None:
-    noisy, still = (build(plus_config(eps=eps))[0] for eps in (0.3, 0.0))
-    for mode in (True, False):
-        for found, expected in zip(noisy.train(mode).ranking_vectors(), still.ranking_vectors(), strict=True):
-            assert torch.equal(found, expected)
+@pytest.mark.parametrize("n_layers", [1, 3])
+def test_a_person_is_placed_by_the_history_alone_and_a_user_where_the_model_has_the_user(
+    plus_config: MakeConfig, n_layers: int
+) -> None:
+    model, _, _ = build(plus_config(n_layers=n_layers))
+    users, items = model.ranking_vectors()
+    layers = slow_layers(model, n_layers)
+    expected = sum(layers[1:]) / n_layers
+    assert_close(torch.cat([users, items]), expected, atol=1e-5, rtol=1e-4)
+    for user in range(1, model.n_users):
+        history = [item for u, item in model_pairs(model) if u == user]
+        folded = model.statistics.folding[history].sum(0) / math.sqrt(len(history))
+        assert_close(folded, users[user], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("text_source", ["reviews", "shuffled", "random"])
+def test_the_contrast_and_the_evidence_know_an_interaction_by_the_same_text(
+    plus_config: MakeConfig, text_source: str
+) -> None:
+    config = plus_config(text_source=text_source, eval_args=FIRST_ROWS)
+    part = create_dataset(config).build()[0]
+    model, vectors = SymCEREPlus(config, part), training_vectors(config, part)
+    mean = vectors.mean(0)
+    assert_close(model.features[:, : vectors.shape[1]], F.normalize(vectors - mean, dim=1))
+    assert (model.features.shape[1] > vectors.shape[1]) == (text_source != "random")
+    for user in range(1, part.user_num):
+        own = vectors[part.inter_feat["user_id"] == user]
+        expected = own.mean(0) - mean if len(own) else torch.zeros_like(mean)
+        assert_close(model.statistics.texts.of_users[user], expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -155,107 +161,188 @@ def test_ranking_is_without_noise(plus_config: MakeConfig) -> None:
     [
         ({"contrast_layer": 3}, "contrast_layer is 3, but n_layers is 2"),
         ({"n_layers": 0}, "n_layers is 0, but must be at least 1"),
-        ({"eps": -0.1}, "eps is -0.1, but must be at least 0"),
-        ({"profile_weight": -0.1}, "profile_weight is -0.1, but must be at least 0"),
+        ({"alpha": -0.1}, "alpha is -0.1, but must be at least 0"),
+        ({"evidence": ["trend", "grahp"]}, "evidence is 'grahp', but must be one of .*; did you mean 'graph'?"),
+        ({"text_train": "lora"}, "text_train is 'lora'"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(plus_config: MakeConfig, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        build(plus_config(**changes))
+        plus_config(**changes)
 
 
-# Text profiles
+# The weights
 
 
-def orthonormal(n: int, k: int, random: np.random.Generator) -> np.ndarray:
-    return np.linalg.qr(random.normal(size=(n, k)))[0]
-
-
-@quick
-@given(
-    n=st.integers(2, 30), hidden=st.integers(1, 8), rank=st.integers(0, 8), width=st.integers(1, 6),
-    scale=st.sampled_from([0.0, 0.5, 2.0]), dtype=st.sampled_from([torch.float32, torch.float64]),
-    seed=st.integers(0, 99),
-)  # fmt: skip
-@example(n=30, hidden=8, rank=3, width=6, scale=0.5, dtype=torch.float32, seed=0)  # columns for which there is none
-def test_the_strongest_directions_of_profiles_are_added(
-    n: int, hidden: int, rank: int, width: int, scale: float, dtype: torch.dtype, seed: int
-) -> None:
-    random, rank = np.random.default_rng(seed), min(rank, n, hidden)
-    left = orthonormal(n, rank, random)
-    profiles = torch.from_numpy(left * np.linspace(3, 1, rank) @ orthonormal(hidden, rank, random).T).to(dtype)
-    embedding = torch.from_numpy(random.normal(size=(n, width))).to(dtype)
-    before = embedding.clone()
-    add_main_directions(embedding, profiles, scale)
-    k, deviation = min(rank, width), float(before.std())
-    assert torch.equal(embedding[:, k:], before[:, k:]), "there are no more directions"
-    added = (embedding - before)[:, :k].numpy()
-    assert added.T @ added / n == pytest.approx((scale * deviation) ** 2 * np.eye(k), abs=1e-4)
-    assert added @ added.T / n == pytest.approx((scale * deviation) ** 2 * left[:, :k] @ left[:, :k].T, abs=1e-4)
-
-
-def slow_profiles(vectors: np.ndarray, users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> np.ndarray:
-    """Users' and items' profiles, [n_users + n_items, hidden], in some rotation."""
-    left, singular, _ = np.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
-    white = left * singular / (singular + 0.05 * singular[0])
-    profiles = np.zeros((n_users + n_items, white.shape[1]))
-    for item in set(items):
-        mean = white[items == item].mean(0)
-        profiles[n_users + item] = mean / np.linalg.norm(mean)
-    of_items = profiles[n_users + items]
-    for user in set(users):
-        written, met = white[users == user].mean(0), of_items[users == user].mean(0) - of_items.mean(0)
-        both = written / np.linalg.norm(written) + met / np.linalg.norm(met)
-        profiles[user] = both / np.linalg.norm(both)
-    return profiles
-
-
-@pytest.mark.parametrize("text_source", ["reviews", "random"])
-def test_profiles_are_directions_of_whitened_training_reviews(plus_config: MakeConfig, text_source: str) -> None:
-    config = plus_config(text_source=text_source, eval_args=FIRST_ROWS)
-    part = create_dataset(config).build()[0]
-    vectors = training_vectors(config, part).double().numpy()
-    users, items = (part.inter_feat[field].numpy() for field in ("user_id", "item_id"))
-    expected = slow_profiles(vectors, users, items, part.user_num, part.item_num)
-    assert len(set(items)) < part.item_num - 1, "an item beside padding has no training review"
-    found = torch.cat(whitened_profiles(config, part)).numpy()
-    assert found @ found.T == pytest.approx(expected @ expected.T, abs=1e-5), "the cosines of all with all"
-
-
-def test_embeddings_begin_with_the_main_directions_of_users_and_items_profiles(plus_config: MakeConfig) -> None:
-    config = plus_config(text_init=0.5)
-    begun, random = (build(c)[0].graph_encoder.embedding.weight.data for c in (config, plus_config(text_init=0.0)))
-    left, _, _ = np.linalg.svd(torch.cat(whitened_profiles(config, create_dataset(config).build()[0])).numpy())
-    added, d = (begun - random).numpy() / float(0.5 * random.std()), random.shape[1]
-    assert added @ added.T / len(added) == pytest.approx(left[:, :d] @ left[:, :d].T, abs=1e-3)
+def parts(config: Config) -> tuple[SymCEREPlus, Any, Any]:
+    """A model in eval mode, and the dataloaders of validation and test."""
+    train, valid, test = data_preparation(config, create_dataset(config))
+    torch.manual_seed(0)
+    return SymCEREPlus(config, train._dataset).eval(), valid, test
 
 
 @torch.no_grad()
-def test_profiles_vary_over_the_items_as_much_as_their_weight_says(plus_config: MakeConfig) -> None:
-    graph, model = (build(plus_config(profile_weight=weight))[0] for weight in (0.0, 0.4))
-    model.user_profiles[3] = 0  # as for whom there is no review
-    everyone = Interaction({"user_id": torch.arange(model.n_users)})
-    shape = model.n_users, model.n_items
-    found, of_graph = (x.full_sort_predict(everyone).view(shape).double().numpy() for x in (model, graph))
-    users, items = (vectors.double().numpy() for vectors in graph(graph.graph.adjacency()))
-    for user in range(model.n_users):
-        assert of_graph[user] == pytest.approx([users[user] @ item for item in items], abs=1e-6)
-        cosines = np.array([float(model.user_profiles[user] @ profile) for profile in model.item_profiles])
-        part = 0.4 * of_graph[user].std() / cosines.std() * cosines if cosines.any() else cosines
-        assert found[user] == pytest.approx(of_graph[user] + part, rel=1e-4, abs=1e-6)
+@pytest.mark.parametrize("row", [STRANGERS, OTHERS])
+def test_a_choice_of_validation_competes_with_what_the_user_neither_met_nor_chose(
+    plus_config: MakeConfig, row: int
+) -> None:
+    model, valid, _ = parts(plus_config(**TEMPORAL))
+    known, dataset = valid.known, valid._dataset
+    model.about_to_rank(known)
+    users, choices = model._choices(*model._chosen(dataset, row))
+    met = model_pairs(model)
+    candidates = sorted({item for _, item in met})
+    pairs = list(zip(dataset.inter_feat["user_id"].tolist(), dataset.inter_feat["item_id"].tolist(), strict=True))
+    has_history = {user for user, _ in met}
+    kept = [(u, i) for u, i in pairs if i in candidates and (u in has_history) == (row == OTHERS)]
+    assert kept and users.tolist() == sorted({u for u, _ in kept})
+    everybody = model.standardised(torch.arange(model.n_users))
+    evidence = torch.stack([everybody[name] for name in EVERYTHING], 2)
+    found = sorted(
+        (int(users[owner]), chosen.tolist()) for owner, chosen in zip(choices.owner, choices.chosen, strict=True)
+    )
+    expected = sorted((u, evidence[u, i].tolist()) for u, i in kept)
+    assert [u for u, _ in found] == [u for u, _ in expected]
+    assert_close(torch.tensor([z for _, z in found]), torch.tensor([z for _, z in expected]), atol=1e-5, rtol=1e-4)
+    for place, user in enumerate(users.tolist()):
+        for column, item in enumerate(candidates):
+            assert bool(choices.open[place, column]) == ((user, item) not in met and (user, item) not in pairs)
+            assert_close(choices.offered[place, column], evidence[user, item], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_of_many_users_and_items_some_are_drawn(plus_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, valid, _ = parts(plus_config())
+    model.about_to_rank(valid.known)
+    users, everything = model._choices(*model._chosen(valid._dataset, OTHERS))
+    monkeypatch.setattr(module, "PAIRS_TO_FIT", 100)
+    fewer, some = model._choices(*model._chosen(valid._dataset, OTHERS))
+    assert len(fewer) == some.offered.shape[1] == 10 < min(everything.offered.shape[:2])
+    assert set(fewer.tolist()) < set(users.tolist())
+    for place, user in enumerate(fewer.tolist()):
+        whole = everything.offered[users.tolist().index(user)]
+        assert all(any(torch.equal(row, other) for other in whole) for row in some.offered[place])
+    assert len(some.chosen) == sum(int(users[owner]) in fewer for owner in everything.owner)
+
+
+@torch.no_grad()
+def test_each_fold_is_ranked_by_weights_of_the_others_and_the_test_part_by_those_of_all(
+    plus_config: MakeConfig,
+) -> None:
+    model, valid, test = parts(plus_config())
+    everyone = Interaction({"user_id": torch.arange(1, model.n_users)})
+    by_graph = model.full_sort_predict(everyone)
+    assert not model.ranks_strangers
+    users, items = model.ranking_vectors()
+    assert_close(by_graph.view(model.n_users - 1, -1), users[1:] @ items.T)
+
+    model.learn_from_validation(valid._dataset, valid.known)
+    assert model.ranks_strangers
+    chosen_by, choices = model._choices(*model._chosen(valid._dataset, OTHERS))
+    assert_close(model.weights[0, OTHERS], fit_weights(choices).values)
+    for fold in range(FOLDS):
+        rest = choices.of_users(chosen_by % FOLDS != fold)
+        assert len(rest.owner) < len(choices.owner)
+        assert_close(model.weights[1 + fold, OTHERS], fit_weights(rest).values)
+    assert len({tuple(weights.tolist()) for weights in model.weights[:, OTHERS]}) == 1 + FOLDS
+    for loader, cross_fitted in ((valid, True), (test, False)):
+        model.about_to_rank(loader.known)
+        scores = model.full_sort_predict(everyone).view(model.n_users - 1, -1)
+        people = model.people(everyone["user_id"])
+        assert torch.equal(people.now, loader.known.moments[1:])
+        for user in range(1, model.n_users):
+            weights = model.weights[1 + user % FOLDS if cross_fitted else 0, OTHERS]
+            expected = sum(
+                weight * standardised(EVIDENCE[name](), people, model.statistics)[user - 1]
+                for weight, name in zip(weights, EVERYTHING, strict=True)
+            )
+            assert_close(scores[user - 1], expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_strangers_are_ranked_by_what_needs_no_history(plus_config: MakeConfig) -> None:
+    model, valid, test = parts(plus_config(**TEMPORAL))
+    model.learn_from_validation(valid._dataset, valid.known)
+    assert (model.weights[:, STRANGERS, 2:] == 0).all() and model.weights[0, STRANGERS, :2].any()
+    model.about_to_rank(test.known)
+    strangers = (~model.graph.has_edge).nonzero().flatten()[1:]
+    found = model.contributions(strangers)
+    assert len(strangers) > 1 and all((found[name] == 0).all() for name in EVERYTHING[2:])
+    scores = model.full_sort_predict(Interaction({"user_id": strangers})).view(len(strangers), -1)
+    assert_close(scores, found["trend"] + found["newness"])
+    assert_close(scores, scores[:1].expand_as(scores))
+
+
+def test_where_no_stranger_is_in_validation_strangers_have_the_weights_of_the_others(plus_config: MakeConfig) -> None:
+    model, valid, _ = parts(plus_config())
+    model.learn_from_validation(valid._dataset, valid.known)
+    assert torch.equal(model.weights[:, STRANGERS], model.weights[:, OTHERS])
+
+
+@pytest.mark.parametrize("evidence", [["trend"], ["graph", "own_words"], EVERYTHING[::-1]])
+def test_the_evidence_is_that_of_the_settings(plus_config: MakeConfig, evidence: list[str]) -> None:
+    model, valid, _ = parts(plus_config(evidence=evidence))
+    model.learn_from_validation(valid._dataset, valid.known)
+    assert list(model.contributions(torch.tensor([1, 2]))) == evidence
+    assert list(model.learned()["weights of users with a history"]) == evidence
+
+
+def test_no_held_out_review_bears_on_a_score(settings: dict[str, Any], tmp_path: Path) -> None:
+    folder = write_atomic_files(tmp_path / "own" / "own", tiny_rows())
+    own = {"model": "SymCEREPlus", "dataset": "own", "data_path": str(folder.parent)}
+    config = Config(config_dict=settings | own)
+    part = create_dataset(config).build()[0]
+    training = set(part.id2token("review_id", part.inter_feat["review_id"].numpy()))
+    file = folder / "own.review.jsonl"
+
+    def scores() -> Tensor:
+        model, valid, test = parts(config)
+        model.learn_from_validation(valid._dataset, valid.known)
+        model.about_to_rank(test.known)
+        return model.full_sort_predict(Interaction({"user_id": torch.arange(1, model.n_users)}))
+
+    def change(of: Callable[[str], bool]) -> None:
+        lines = map(json.loads, file.read_text().splitlines())
+        changed = [line | {"review": "love the cable"} if of(line["review_id"]) else line for line in lines]
+        file.write_text("".join(json.dumps(line) + "\n" for line in changed))
+
+    before = scores()
+    change(lambda review: review not in training)
+    assert torch.equal(scores(), before)
+    change(lambda review: review == min(training))
+    assert not torch.equal(scores(), before)
 
 
 # Runs
 
 
-@pytest.mark.parametrize(("text_train", "profile_weight"), [("frozen", 0.0), ("frozen", 0.5), ("lora", 0.5)])
 def test_a_checkpoint_recommends_without_reviews_as_the_whole_model_ranks(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_train: str, profile_weight: float
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "run.pth"
-    own = {"model": "SymCEREPlus", "text_train": text_train, "profile_weight": profile_weight, "learning_rate": 0.01}
-    run_recbole_symcere(config_dict=settings | own | {"checkpoint_file": str(file)})
+    run_recbole_symcere(config_dict=settings | {"model": "SymCEREPlus", "checkpoint_file": str(file)})
     expected = ranked_by_recbole(file, ["u3", "u11"], k=5)
     shutil.rmtree(tmp_path / "text")
     monkeypatch.delattr(ReviewDataset, "review_texts")
     assert recommend(file, ["u3", "u11"], k=5, config_dict={"text_encoder": "gone"}) == expected
+
+
+def test_a_second_fit_has_the_weights_of_the_first_and_the_result_file_shows_them(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    file, result_file = tmp_path / "run.pth", tmp_path / "run.json"
+    own = {"model": "SymCEREPlus", "checkpoint_file": str(file), "result_file": str(result_file), "refit": True}
+    result = run_recbole_symcere(config_dict=settings | own)
+    first, second = (load_checkpoint(path)["state_dict"] for path in (validation_path(file), file))
+    assert torch.equal(first["weights"], second["weights"]) and first["weights"].isfinite().all()
+    assert not torch.equal(first["graph_encoder.embedding.weight"], second["graph_encoder.embedding.weight"])
+    record = json.loads(result_file.read_text())
+    shown = record["learned"]["weights of users with a history"]
+    assert [shown[name]["weight"] for name in EVERYTHING] == first["weights"][0, OTHERS].tolist()
+    assert all((shown[name]["error"] is None) == (shown[name]["weight"] == 0) for name in EVERYTHING)
+    assert result["best_valid_score"] == record["best_valid_result"]["ndcg@10"]
+
+
+def test_a_finished_run_that_is_given_again_has_the_same_result(settings: dict[str, Any], tmp_path: Path) -> None:
+    own = settings | {"model": "SymCEREPlus", "checkpoint_file": str(tmp_path / "run.pth")}
+    assert run_recbole_symcere(config_dict=own) == run_recbole_symcere(config_dict=own)

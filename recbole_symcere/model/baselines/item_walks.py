@@ -117,16 +117,26 @@ class DirectedRP3(ItemBased):
     def item_weights(self, config: Config, dataset: ReviewDataset) -> Tensor:
         """Returns the weights W, sparse, without those from an item to itself."""
         settings = config.view(DirectedRP3Settings)
-        user, item = (dataset.inter_feat[field].numpy() for field in (dataset.uid_field, dataset.iid_field))
-        degree, popularity = (np.bincount(ids, minlength=n) for ids, n in ((user, self.n_users), (item, self.n_items)))
-        weight = _power(degree, -settings.user_exponent)[user]
-        met = scipy.sparse.csr_matrix((self.n_items, self.n_items))
-        for source, end in _met_later(user, moments(dataset).numpy()):
-            apart = item[source] != item[end]
-            pairs = (item[source[apart]], item[end[apart]])
-            met += scipy.sparse.coo_matrix((weight[source[apart]], pairs), met.shape).tocsr()
-        met = _scaled(_power(popularity, -settings.source_exponent), met)
-        return sparse_tensor(met @ scipy.sparse.diags(_power(popularity, -settings.end_exponent)))
+        return directed_walks(dataset, settings.user_exponent, settings.source_exponent, settings.end_exponent)
+
+
+def directed_walks(dataset: ReviewDataset, user_exponent: float, source_exponent: float, end_exponent: float) -> Tensor:
+    """Returns the weights of :class:`DirectedRP3`, sparse [n_items, n_items], without those from an item to itself.
+
+    Raises:
+        DatasetError: the interactions have no times.
+    """
+    user, item = (dataset.inter_feat[field].numpy() for field in (dataset.uid_field, dataset.iid_field))
+    degree = np.bincount(user, minlength=dataset.num(dataset.uid_field))
+    popularity = np.bincount(item, minlength=dataset.num(dataset.iid_field))
+    weight = _power(degree, -user_exponent)[user]
+    met = scipy.sparse.csr_matrix((len(popularity), len(popularity)))
+    for source, end in _met_later(user, moments(dataset).numpy()):
+        apart = item[source] != item[end]
+        pairs = (item[source[apart]], item[end[apart]])
+        met += scipy.sparse.coo_matrix((weight[source[apart]], pairs), met.shape).tocsr()
+    met = _scaled(_power(popularity, -source_exponent), met)
+    return sparse_tensor(met @ scipy.sparse.diags(_power(popularity, -end_exponent)))
 
 
 def _met_later(user: np.ndarray, moment: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

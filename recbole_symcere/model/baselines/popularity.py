@@ -7,7 +7,7 @@ from torch import Tensor
 
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
-from recbole_symcere.known import decayed_counts
+from recbole_symcere.known import Known, asking_moments, decayed_counts
 from recbole_symcere.model.baselines.history import history_matrix, last_moments, moments
 from recbole_symcere.model.baselines.untrained import UserScorer
 
@@ -37,16 +37,14 @@ class RecentPop(UserScorer):
     def __init__(self, config: Config, dataset: ReviewDataset) -> None:
         super().__init__(config, dataset)
         self.half_life = config["half_life"]
-        now = last_moments(dataset)
-        self.by_user = config["eval_args"]["group_by"] == "user"
-        self.register_buffer("now", now if self.by_user else now.max().expand(self.n_users).clone(), persistent=False)
         self.register_buffer("moment", moments(dataset), persistent=False)
+        self.register_buffer("now", asking_moments(config, dataset), persistent=False)
         self.register_buffer("item", dataset.inter_feat[dataset.iid_field], persistent=False)
 
-    def asked_at(self, moments: Tensor) -> None:
-        """Sets ``now`` of each user; under one cut for all, ``now`` stays the same for everybody."""
-        if self.by_user:
-            self.now = moments.to(self.now)
+    def about_to_rank(self, known: Known) -> None:
+        """Sets ``now`` of each user."""
+        if known.moments is not None:
+            self.now = known.moments.to(self.now)
 
     def scores(self, users: Tensor) -> Tensor:
         """Returns the scores of all items for the given users, [B, n_items] float64."""

@@ -194,6 +194,11 @@ def training_vectors(config: Config, dataset: ReviewDataset) -> Tensor:
     encoder = ReviewEncoder.frozen_from_config(config, config["text_adapter"]).to(config["device"])
     (array,) = dataset.embedded_reviews(encoder, 0, 0.0)
     vectors = torch.from_numpy(array)
+    return dealt_out(config, dataset, vectors)
+
+
+def dealt_out(config: Config, dataset: ReviewDataset, vectors: Tensor) -> Tensor:
+    """Returns vectors of the training reviews [n, d] in the order in which ``text_source`` deals the reviews out."""
     return vectors[_shuffle(config, dataset)] if config["text_source"] == "shuffled" else vectors
 
 
@@ -212,6 +217,17 @@ def mean_by_group(vectors: Tensor, group: Tensor, n_groups: int) -> Tensor:
     empty = size.flatten() == 0
     means[empty] = means[~empty].mean(0)
     return means
+
+
+def mean_of_members(vectors: Tensor, group: Tensor, n_groups: int) -> Tensor:
+    """Returns the mean vector of each group, [n_groups, hidden]; zeros for a group without members.
+
+    Args:
+        vectors: [n, hidden].
+        group: [n] long, from 0 to n_groups - 1.
+    """
+    sums, size = _sums(vectors, group, n_groups)
+    return sums / size.clamp(min=1)
 
 
 def profiles_by_group(vectors: Tensor, group: Tensor, n_groups: int) -> Tensor:

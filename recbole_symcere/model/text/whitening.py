@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 RIDGE = 0.05
+WITHIN_RIDGE = 0.2
 
 
 def whiten(x: Tensor, ridge: float = RIDGE) -> Tensor:
@@ -22,6 +23,21 @@ def whiten(x: Tensor, ridge: float = RIDGE) -> Tensor:
     x = x - x.mean(0)
     directions, singular = main_directions(x)
     return x @ directions * (len(x) ** 0.5 / (singular + ridge * singular[0]).clamp(min=1e-6))
+
+
+def within_groups(differences: Tensor, ridge: float = WITHIN_RIDGE) -> Tensor:
+    """Returns the map [hidden, hidden] after which members of one group differ alike in all directions.
+
+    This is within-class covariance normalisation (Hatch et al., Interspeech 2006): directions count the less, the more
+    the members of a group differ in them, and groups are compared by what is left.
+
+    Args:
+        differences: [n, hidden], the difference of each member from the mean of its group.
+        ridge: added to each variance, as a share of the mean variance; above 0.
+    """
+    variances, directions = torch.linalg.eigh((differences.T @ differences).double() / len(differences))
+    spread = variances.clamp(min=0) + ridge * variances.mean().clamp(min=1e-12)
+    return (directions * spread.rsqrt()).to(differences.dtype)
 
 
 def main_directions(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -57,25 +58,23 @@ def test_an_interaction_counts_half_after_each_half_life_up_to_the_users_last(
 
 @quick
 @given(rows=rows_of_three_users(), days=st.lists(st.floats(0.0, 50.0), min_size=N_USERS, max_size=N_USERS))
-def test_a_user_is_asked_later_only_where_each_history_is_split_by_itself(rows: list[Row], days: list[float]) -> None:
+def test_a_ranking_says_for_which_time_each_user_is_asked(rows: list[Row], days: list[float]) -> None:
     def score(user: int, item: int) -> float:
         return sum(2 ** (-(days[user] - day) / 7.0) for _, i, day in rows if i == item and day <= days[user])
 
     asked = torch.tensor(days, dtype=torch.float64) * DAY
-    model = RecentPop(few_settings(half_life=7.0, eval_args={"group_by": "user"}), Rows(rows))
-    model.asked_at(asked)
+    model = RecentPop(few_settings(half_life=7.0), Rows(rows))
+    model.about_to_rank(SimpleNamespace(moments=asked))
     np.testing.assert_allclose(scores_of_all(model), expected(score), rtol=1e-6, atol=1e-300)
-    for_all = RecentPop(few_settings(half_life=7.0, eval_args={"group_by": "none"}), Rows(rows))
-    before = scores_of_all(for_all)
-    for_all.asked_at(asked)
-    assert np.array_equal(scores_of_all(for_all), before)
+    model.about_to_rank(SimpleNamespace(moments=None))
+    np.testing.assert_allclose(scores_of_all(model), expected(score), rtol=1e-6, atol=1e-300)
 
 
 def test_the_test_part_and_recommendations_are_asked_for_at_the_last_interaction_of_validation(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[torch.Tensor] = []
-    monkeypatch.setattr(RecentPop, "asked_at", lambda model, moments: asked.append(moments))
+    monkeypatch.setattr(RecentPop, "about_to_rank", lambda model, known: asked.append(known.moments))
     own = for_model(settings | {"model": "RecentPop", "checkpoint_file": str(tmp_path / "run.pth")})
     run_recbole_symcere(config_dict=own)
     recommend(tmp_path / "run.pth", ["u3"])

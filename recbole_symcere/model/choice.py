@@ -1,0 +1,99 @@
+"""The weights of evidence: a conditional logit of what people chose among what they could have chosen.
+
+Source: McFadden, "Conditional Logit Analysis of Qualitative Choice Behavior" (1974).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize
+from torch import Tensor
+
+RIDGE = 0.02  # of the squared weights, beside the mean log-likelihood of a choice
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Interactions that no score has seen, and what each user could have chosen instead.
+
+    Attributes:
+        chosen: [n, K], the evidence for the chosen items.
+        owner: [n] long, the user of each choice, from 0.
+        offered: [U, C, K], the evidence for the items that were offered to each user.
+        open: [U, C] bool, whether an offered item is an alternative: the user has neither met nor chosen it.
+    """
+
+    chosen: Tensor
+    owner: Tensor
+    offered: Tensor
+    open: Tensor
+
+    def of_users(self, users: Tensor) -> Choices:
+        """Returns the choices of some users.
+
+        Args:
+            users: [U] bool.
+        """
+        kept = users[self.owner]
+        number = users.cumsum(0) - 1
+        return Choices(self.chosen[kept], number[self.owner[kept]], self.offered[users], self.open[users])
+
+    def of_evidence(self, pieces: Tensor) -> Choices:
+        """Returns the choices with some pieces of evidence only.
+
+        Args:
+            pieces: [K] bool.
+        """
+        return Choices(self.chosen[:, pieces], self.owner, self.offered[:, :, pieces], self.open)
+
+    def loss(self, weights: Tensor) -> Tensor:
+        """Returns the mean over the choices of -log P(chosen), where P is the softmax over chosen and alternatives.
+
+        Args:
+            weights: [K].
+        """
+        alternatives = (self.offered @ weights).masked_fill(~self.open, -torch.inf).logsumexp(1)
+        return F.softplus(alternatives[self.owner] - self.chosen @ weights).mean()
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Fitted weights, [K] each, and their standard errors; the error of a weight at its bound 0 is NaN."""
+
+    values: Tensor
+    errors: Tensor
+
+
+def fit_weights(choices: Choices, ridge: float = RIDGE) -> Weights:
+    """Returns the weights, none below 0, under which the choices are most likely.
+
+    The objective is convex: ``Choices.loss`` plus ``ridge`` / 2 times the sum of squares. The errors are those of
+    maximum likelihood, by the inverse of the objective's second derivatives over the weights above 0.
+
+    Args:
+        choices: at least one choice.
+        ridge: above 0.
+    """
+    n, k = choices.chosen.shape
+
+    def objective(weights: Tensor) -> Tensor:
+        return choices.loss(weights) + ridge / 2 * weights.square().sum()
+
+    def value_and_gradient(point: np.ndarray) -> tuple[float, np.ndarray]:
+        weights = choices.chosen.new_tensor(point).requires_grad_()
+        value = objective(weights)
+        (gradient,) = torch.autograd.grad(value, weights)
+        return float(value.detach()), gradient.double().cpu().numpy()
+
+    with torch.enable_grad():
+        found = minimize(value_and_gradient, np.full(k, 1 / k), jac=True, method="L-BFGS-B", bounds=[(0, None)] * k)
+        values = choices.chosen.new_tensor(found.x)
+        curvature = torch.autograd.functional.hessian(objective, values)
+    errors = torch.full_like(values, torch.nan)
+    above = values > 0
+    errors[above] = (torch.linalg.inv(curvature[above][:, above].double()).diagonal() / n).sqrt().to(errors)
+    return Weights(values, errors)

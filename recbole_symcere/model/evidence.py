@@ -1,0 +1,169 @@
+"""Pieces of evidence for a recommendation: each scores all items for people, from what they did until a moment.
+
+A piece is a class with one method, and a name in :data:`EVIDENCE`. It reads the histories of people and the statistics
+of the items, and nothing that happened after the moment at which the people are asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recbole_symcere.known import DAY, decayed_counts
+from recbole_symcere.model.item_statistics import ItemStatistics
+from recbole_symcere.model.registry import Registry
+
+LOWEST, HIGHEST = -3.0, 12.0  # of a standardised score
+HALF_TRUSTED = 3  # the length of a history whose evidence counts half as much as that of a very long one
+FEW = 0.05  # added to decayed counts before the logarithm
+
+
+@dataclass(frozen=True)
+class People:
+    """Those for whom items are scored: what each of them met and wrote, and the moment at which each is asked.
+
+    Attributes:
+        owner: [n] long, the person whose interaction it is, from 0, ascending.
+        item: [n] long.
+        moment: [n] float64, in seconds.
+        now: [B] float64, when each person is asked, in seconds.
+        words: [B, hidden], the mean of the vectors of the reviews that each person wrote, minus the mean over all
+            training reviews; zeros for a person without a review.
+    """
+
+    owner: Tensor
+    item: Tensor
+    moment: Tensor
+    now: Tensor
+    words: Tensor
+
+    def __len__(self) -> int:
+        return len(self.now)
+
+    @property
+    def n_met(self) -> Tensor:
+        """The number of interactions of each person, [B] long."""
+        return torch.bincount(self.owner, minlength=len(self))
+
+    def histories(self, n_items: int, half_life: float | None = None) -> Tensor:
+        """Returns what each person met, float32 [B, n_items] sparse.
+
+        Args:
+            half_life: the seconds after which an interaction counts half; its age is counted from the person's own last
+                one. None: every interaction counts 1.
+        """
+        weight = torch.ones(len(self.item), device=self.item.device)
+        if half_life is not None:
+            last = self.moment.new_full((len(self),), -torch.inf).scatter_reduce(0, self.owner, self.moment, "amax")
+            weight = torch.exp2((self.moment - last[self.owner]) / half_life).float()
+        places = torch.stack([self.owner, self.item])
+        return torch.sparse_coo_tensor(places, weight, (len(self), n_items), check_invariants=False)
+
+
+class Evidence(Protocol):
+    """A piece of evidence.
+
+    Attributes:
+        needs_history: whether it says nothing about people who have met nothing.
+    """
+
+    needs_history: ClassVar[bool]
+
+    def scores(self, people: People, items: ItemStatistics) -> Tensor:
+        """Returns what speaks for each item, [B, n_items]; the scale has no meaning."""
+        ...
+
+
+EVIDENCE: Registry[type[Evidence]] = Registry("evidence")
+"""What the setting ``evidence`` can name."""
+
+
+@EVIDENCE.register("trend")
+class Trend:
+    """How often an item was met lately: an interaction counts half after a quarter of an item's usual age."""
+
+    needs_history = False
+
+    def scores(self, people: People, items: ItemStatistics) -> Tensor:
+        """Returns log(FEW + sum over the item's interactions of 2^(-age / half-life)), [B, n_items]."""
+        now, place = people.now.unique(return_inverse=True)
+        half_life = items.usual_age / 4 / DAY
+        return (decayed_counts(items.item, items.moment, half_life, items.n_items, now) + FEW).log()[place]
+
+
+@EVIDENCE.register("newness")
+class Newness:
+    """The moment at which somebody first met an item; an item that nobody has met yet counts as the oldest."""
+
+    needs_history = False
+
+    def scores(self, people: People, items: ItemStatistics) -> Tensor:
+        """Returns the moments, [B, n_items]."""
+        oldest = items.moment.min()
+        return torch.where(items.first <= people.now[:, None], items.first, oldest)
+
+
+@EVIDENCE.register("recent")
+class Recent:
+    """Where people went on from the items of the history, of which the latest count most."""
+
+    needs_history = True
+
+    def scores(self, people: People, items: ItemStatistics) -> Tensor:
+        """Returns the decayed history times the directed walks between items, [B, n_items]."""
+        return _dense(people.histories(items.n_items, items.usual_age / 2) @ items.walks)
+
+
+@EVIDENCE.register("graph")
+class Graph:
+    """The graph model, which places a person by the history alone, with scores smoothed over similar texts."""
+
+    needs_history = True
+
+    def scores(self, people: People, items: ItemStatistics) -> Tensor:
+        """Returns dot products of the people's vectors and the items' smoothed vectors, [B, n_items]."""
+        return (people.histories(items.n_items) @ items.folding) @ items.smoothed.T
+
+
+@EVIDENCE.register("own_words")
+class OwnWords:
+    """How near the mean review of a person is to that of an item, in directions in which items differ."""
+
+    needs_history = True
+
+    def scores(self, people: People, items: ItemStatistics) -> Tensor:
+        """Returns cosines, [B, n_items]."""
+        return F.normalize(people.words @ items.texts.to_words, dim=1) @ items.texts.words.T
+
+
+@EVIDENCE.register("nearby_texts")
+class NearbyTexts:
+    """The cosines of items with the items of the history whose reviews are nearest to theirs."""
+
+    needs_history = True
+
+    def scores(self, people: People, items: ItemStatistics) -> Tensor:
+        """Returns the history times the nearest items of each item, [B, n_items]."""
+        return _dense(people.histories(items.n_items) @ items.nearest)
+
+
+def _dense(scores: Tensor) -> Tensor:
+    return scores.to_dense() if scores.is_sparse else scores
+
+
+def standardised(evidence: Evidence, people: People, items: ItemStatistics) -> Tensor:
+    """Returns the scores of a piece of evidence on a scale that pieces and people share, float32 [B, n_items].
+
+    For each person the scores of the known items have mean 0 and standard deviation 1; what lies below ``LOWEST`` or
+    above ``HIGHEST`` is cut. Evidence from a history of n interactions is multiplied by n / (n + HALF_TRUSTED).
+    """
+    scores = evidence.scores(people, items).float()
+    deviation, mean = torch.std_mean(scores[:, items.known], 1, correction=0, keepdim=True)
+    scores = ((scores - mean) / deviation.clamp(min=1e-9)).clamp(LOWEST, HIGHEST)
+    if evidence.needs_history:
+        scores *= (people.n_met / (people.n_met + HALF_TRUSTED))[:, None]
+    return scores

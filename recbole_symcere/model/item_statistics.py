@@ -1,0 +1,164 @@
+"""What is known of the items from the interactions that train: when they were met, and which items belong together."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.model.baselines.history import moments
+from recbole_symcere.model.baselines.item_walks import directed_walks
+from recbole_symcere.model.text.views import mean_of_members, profiles_by_group
+from recbole_symcere.model.text.whitening import whiten, within_groups
+
+WALKS = (0.4, 0.4, 0.3)  # exponents of the user's degree and of the popularity of a walk's source and end
+NEAREST = 30  # how many items near to each item by text are kept
+SMOOTHING = 4.0  # lambda in K (K + lambda I)^-1, where K has the cosines of the items' texts
+COSINES_AT_ONCE = 2**24  # float32: 64 MiB
+
+
+class ItemTexts(nn.Module):
+    """What the training reviews tell of items and users; a checkpoint holds it, because ranking reads no review.
+
+    Attributes:
+        profiles: [n_items, hidden], the direction of each item's mean review in the whitened space; zero for an item
+            without a review.
+        words: [n_items, hidden], the direction of each item's mean review in the space of :attr:`to_words`.
+        to_words: [hidden, hidden], takes reviews to a space in which directions count less where the reviews of one
+            item differ from each other.
+        of_users: [n_users, hidden], the mean review of each user, minus the mean of all.
+        mean: [hidden], the mean of all training reviews.
+    """
+
+    profiles: Tensor
+    words: Tensor
+    to_words: Tensor
+    of_users: Tensor
+    mean: Tensor
+
+    def __init__(self, **tables: Tensor) -> None:
+        super().__init__()
+        for name in self.__annotations__:
+            self.register_buffer(name, tables[name])
+
+    @classmethod
+    def of_reviews(cls, dataset: ReviewDataset, vectors: Tensor) -> ItemTexts:
+        """Makes the tables of the training reviews.
+
+        Args:
+            dataset: the training interactions.
+            vectors: float32 [n, hidden], the vectors of their reviews, in their order.
+        """
+        users, items = (dataset.inter_feat[field] for field in (dataset.uid_field, dataset.iid_field))
+        n_users, n_items = (dataset.num(field) for field in (dataset.uid_field, dataset.iid_field))
+        mean = vectors.mean(0)
+        centred = vectors - mean
+        of_items = mean_of_members(centred, items, n_items)
+        to_words = within_groups(centred - of_items[items])
+        return cls(
+            profiles=profiles_by_group(whiten(vectors), items, n_items),
+            words=F.normalize(of_items @ to_words, dim=1),
+            to_words=to_words,
+            of_users=mean_of_members(centred, users, n_users),
+            mean=mean,
+        )
+
+
+class ItemStatistics(nn.Module):
+    """What pieces of evidence read of the items.
+
+    Args:
+        dataset: the training interactions.
+        texts: what their reviews tell.
+
+    Attributes:
+        n_items: the number of items, with the padding.
+        item, moment: [n], the training interactions; moments are float64, in seconds.
+        known: [n_items] bool, whether an item has a training interaction.
+        first: [n_items] float64, the moment of the first one; infinity for an item without one.
+        usual_age: the median over the interactions of the item's age at that time, in seconds; at least a day.
+        walks: [n_items, n_items] sparse, where people went on from an item: see ``directed_walks``.
+        nearest: [n_items, n_items] sparse, the cosine of each item with the ``NEAREST`` items whose texts are nearest.
+        folding, smoothed: [n_items, d], what the graph model knows of the items; :meth:`take_graph` sets both.
+
+    Raises:
+        DatasetError: the interactions have no times.
+    """
+
+    item: Tensor
+    moment: Tensor
+    known: Tensor
+    first: Tensor
+    walks: Tensor
+    nearest: Tensor
+    folding: Tensor
+    smoothed: Tensor
+
+    def __init__(self, dataset: ReviewDataset, texts: ItemTexts) -> None:
+        super().__init__()
+        self.n_items = dataset.num(dataset.iid_field)
+        self.texts = texts
+        item, moment = dataset.inter_feat[dataset.iid_field], moments(dataset)
+        first = moment.new_full((self.n_items,), torch.inf).scatter_reduce(0, item, moment, "amin")
+        self.usual_age = max(float((moment - first[item]).median()), 86_400.0)
+        tables = {
+            "item": item,
+            "moment": moment,
+            "known": first.isfinite(),
+            "first": first,
+            "walks": directed_walks(dataset, *WALKS),
+            "nearest": nearest_items(texts.profiles, NEAREST),
+        }
+        for name, table in tables.items():
+            self.register_buffer(name, table, persistent=False)
+
+    def take_graph(self, folding: Tensor, vectors: Tensor) -> None:
+        """Takes over the item vectors of the graph model.
+
+        Args:
+            folding: [n_items, d], whose sum over a history has the direction of the person's vector.
+            vectors: [n_items, d], whose dot products with people's vectors are the scores.
+        """
+        self.folding, self.smoothed = folding, smoothed(vectors, self.texts.profiles)
+
+
+def smoothed(vectors: Tensor, profiles: Tensor, smoothing: float = SMOOTHING) -> Tensor:
+    """Returns K (K + ``smoothing`` I)^-1 times the vectors, where K has the cosines of the items' profiles.
+
+    The scores of a person are thereby smoothed over items with similar texts, as by kernel ridge regression. K is the
+    product of the profiles and their transpose, so an inverse of the width of the profiles is enough.
+
+    Args:
+        vectors: [n_items, d].
+        profiles: [n_items, hidden], of unit length or zero.
+
+    Returns:
+        [n_items, d]
+    """
+    wide = profiles.double()
+    inner = wide.T @ wide
+    inner.diagonal().add_(smoothing)
+    return (wide @ torch.linalg.solve(inner, wide.T @ vectors.double())).to(vectors.dtype)
+
+
+def nearest_items(profiles: Tensor, k: int) -> Tensor:
+    """Returns the cosines of each item with the k nearest other items, sparse [n_items, n_items].
+
+    A cosine below 0 counts as 0. No table of all pairs of items is made.
+
+    Args:
+        profiles: [n_items, hidden], of unit length or zero.
+    """
+    n_items = len(profiles)
+    k = min(k, n_items - 1)
+    rows, columns, cosines = [], [], []
+    for part in torch.arange(n_items, device=profiles.device).split(max(1, COSINES_AT_ONCE // n_items)):
+        similarity = profiles[part] @ profiles.T
+        similarity[torch.arange(len(part)), part] = -torch.inf
+        values, items = similarity.topk(k)
+        rows.append(part.repeat_interleave(k))
+        columns.append(items.flatten())
+        cosines.append(values.flatten().clamp(min=0))
+    places = torch.stack([torch.cat(rows), torch.cat(columns)])
+    return torch.sparse_coo_tensor(places, torch.cat(cosines), (n_items, n_items), check_invariants=False).coalesce()

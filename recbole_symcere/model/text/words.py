@@ -1,0 +1,56 @@
+"""Word statistics of reviews, which know rare words that the vector of a language model blurs."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.sparse import csr_matrix
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfTransformer
+from torch import Tensor
+
+from recbole_symcere.config import Config
+from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.data.tokens import SPECIAL, TokenisedReviews
+from recbole_symcere.model.text.encoder import ReviewEncoder
+from recbole_symcere.model.text.views import dealt_out
+
+DIRECTIONS = 128
+LEAST, MOST = 2, 0.5  # a token is counted that occurs in so many reviews at least, and in such a share of them at most
+
+
+def word_directions(reviews: TokenisedReviews, n_directions: int = DIRECTIONS) -> np.ndarray:
+    """Returns reviews in the main directions of the TF-IDF of their tokens, float32 [n, at most n_directions].
+
+    This is latent semantic analysis (Deerwester et al., 1990), of the tokens of any tokenizer, so of any language. The
+    counts are damped by a logarithm.
+    """
+    owner = np.repeat(np.arange(len(reviews)), reviews.lengths)
+    words = np.asarray(reviews.word_index) != SPECIAL
+    tokens = np.asarray(reviews.token_ids)[words]
+    counts = csr_matrix((np.ones(len(tokens), np.float32), (owner[words], tokens)))
+    n_reviews = counts.getnnz(axis=0)
+    counts = counts[:, (n_reviews >= LEAST) & (n_reviews <= max(LEAST, MOST * len(reviews)))]
+    n_directions = min(n_directions, min(counts.shape) - 1)
+    if n_directions < 1:
+        return np.zeros((len(reviews), 0), np.float32)
+    weights = TfidfTransformer(sublinear_tf=True).fit_transform(counts)
+    found: np.ndarray = TruncatedSVD(n_directions, random_state=0).fit_transform(weights)
+    return found.astype(np.float32)
+
+
+def with_word_statistics(config: Config, dataset: ReviewDataset, vectors: Tensor) -> Tensor:
+    """Returns the vectors of the training reviews beside their word statistics, each centred and of unit length.
+
+    Args:
+        vectors: float32 [n, hidden], as :func:`training_vectors` returns them.
+
+    Returns:
+        float32 [n, hidden + directions]; the vectors alone where ``text_source`` is ``random``.
+    """
+    parts = [vectors]
+    if config["text_source"] != "random":
+        reviews = dataset.tokenised_reviews(ReviewEncoder.frozen_from_config(config))
+        parts.append(dealt_out(config, dataset, torch.from_numpy(word_directions(reviews))))
+    return torch.cat([F.normalize(part - part.mean(0), dim=1) for part in parts], 1)

@@ -1,0 +1,111 @@
+"""The weights of evidence against a slow conditional logit and against choices whose weights are known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from recbole_symcere.model.choice import Choices, fit_weights
+
+quick = settings(deadline=None, max_examples=30)
+
+
+@st.composite
+def choices(draw: st.DrawFn) -> Choices:
+    """A few choices; every user has an alternative."""
+    n_users, n_items, n_pieces = draw(st.integers(1, 4)), draw(st.integers(2, 5)), draw(st.integers(1, 3))
+    owner = draw(st.lists(st.integers(0, n_users - 1), min_size=1, max_size=6))
+    rows = st.lists(st.booleans(), min_size=n_items, max_size=n_items).filter(any)
+    opened = draw(st.lists(rows, min_size=n_users, max_size=n_users))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+    chosen, offered = (
+        torch.randn(*size, n_pieces, generator=generator, dtype=torch.float64)
+        for size in ((len(owner),), (n_users, n_items))
+    )
+    return Choices(chosen, torch.tensor(owner), offered, torch.tensor(opened))
+
+
+def slow_loss(found: Choices, weights: list[float]) -> float:
+    def score(evidence: Tensor) -> float:
+        return sum(w * float(z) for w, z in zip(weights, evidence, strict=True))
+
+    losses = []
+    for evidence, user in zip(found.chosen, found.owner.tolist(), strict=True):
+        own = math.exp(score(evidence))
+        others = sum(
+            math.exp(score(item)) for item, free in zip(found.offered[user], found.open[user], strict=True) if free
+        )
+        losses.append(-math.log(own / (own + others)))
+    return sum(losses) / len(losses)
+
+
+@given(found=choices(), weights=st.lists(st.floats(-2, 2), min_size=3, max_size=3))
+@quick
+def test_the_loss_is_the_log_share_of_the_choice_among_itself_and_the_alternatives(
+    found: Choices, weights: list[float]
+) -> None:
+    weights = weights[: found.chosen.shape[1]]
+    expected = slow_loss(found, weights)
+    assert float(found.loss(torch.tensor(weights, dtype=torch.float64))) == pytest.approx(expected)
+
+
+@given(found=choices(), ridge=st.sampled_from([0.02, 1.0]))
+@quick
+def test_no_other_weights_are_better(found: Choices, ridge: float) -> None:
+    def objective(weights: np.ndarray) -> float:
+        return slow_loss(found, list(weights)) + ridge / 2 * float((weights**2).sum())
+
+    fitted = fit_weights(found, ridge)
+    best = fitted.values.numpy()
+    assert (best >= 0).all()
+    for k in range(len(best)):
+        for step in (-1e-2, 1e-2):
+            other = best.copy()
+            other[k] = max(0.0, other[k] + step)
+            assert objective(best) <= objective(other) + 1e-9
+    assert (fitted.errors.isnan() == (fitted.values == 0)).all()
+
+
+def drawn_choices(weights: Tensor, n_users: int, generator: torch.Generator) -> Choices:
+    """One choice of each user among 20 items, with the probabilities of the weights."""
+    evidence = torch.randn(n_users, 20, len(weights), generator=generator, dtype=torch.float64)
+    item = torch.multinomial(torch.softmax(evidence @ weights, 1), 1, generator=generator).flatten()
+    user = torch.arange(n_users)
+    opened = torch.ones(n_users, 20, dtype=torch.bool)
+    opened[user, item] = False
+    return Choices(evidence[user, item], user, evidence, opened)
+
+
+def test_weights_come_back_with_errors_of_the_right_size() -> None:
+    weights = torch.tensor([1.0, 0.4, 0.3], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    fits = [fit_weights(drawn_choices(weights, 400, generator), ridge=1e-6) for _ in range(60)]
+    found = torch.stack([fit.values for fit in fits])
+    errors = torch.stack([fit.errors for fit in fits])
+    assert torch.allclose(found.mean(0), weights, atol=0.03)
+    assert torch.allclose(errors.nanmean(0), found.std(0), rtol=0.3)
+
+
+def test_evidence_that_speaks_against_a_choice_gets_no_weight() -> None:
+    generator = torch.Generator().manual_seed(0)
+    fitted = fit_weights(drawn_choices(torch.tensor([1.0, -1.0], dtype=torch.float64), 500, generator))
+    assert fitted.values[0] > 0.5 and fitted.values[1] == 0 and fitted.errors[1].isnan()
+
+
+@given(found=choices(), data=st.data())
+@quick
+def test_the_choices_of_some_users_and_with_some_evidence_are_those(found: Choices, data: st.DataObject) -> None:
+    n_users, n_pieces = len(found.offered), found.chosen.shape[1]
+    users = torch.tensor(data.draw(st.lists(st.booleans(), min_size=n_users, max_size=n_users)))
+    pieces = torch.tensor(data.draw(st.lists(st.booleans(), min_size=n_pieces, max_size=n_pieces)))
+    some = found.of_users(users).of_evidence(pieces)
+    kept = [n for n, user in enumerate(found.owner.tolist()) if users[user]]
+    assert some.chosen.tolist() == found.chosen[kept][:, pieces].tolist()
+    for n, user in zip(kept, some.owner.tolist(), strict=True):
+        before = int(found.owner[n])
+        assert some.offered[user].tolist() == found.offered[before][:, pieces].tolist()
+        assert some.open[user].tolist() == found.open[before].tolist()
