@@ -8,7 +8,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from recbole_symcere.data.tokens import SPECIAL, TokenisedReviews
 from recbole_symcere.model.text.words import word_directions
 
-WORDS = "string tone amp cable pick case strap bridge fret neck".split()
+WORDS = ["string", "tone", "amp", "cable", "pick", "case", "strap", "bridge", "fret", "neck"]
 
 
 def tokenised(texts: list[str]) -> TokenisedReviews:
