@@ -10,13 +10,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
+from pprint import pformat
 from typing import Any
 
 from recbole.data.dataloader import AbstractDataLoader
-from recbole.utils import ModelType, init_logger, init_seed
+from recbole.utils import ModelType, calculate_valid_score, init_logger, init_seed
 
 from recbole_symcere import distributed
-from recbole_symcere.checkpoint import check_same_settings, load_checkpoint, locked, resume_path, validation_path
+from recbole_symcere.checkpoint import (
+    check_same_settings,
+    load_checkpoint,
+    locked,
+    restore,
+    resume_path,
+    validation_path,
+)
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.data.loaders import DataLoaders, create_dataset, data_preparation, refit_preparation
@@ -93,11 +101,35 @@ def fit(config: Config, saved: bool = True, callback_fn: Callable[[int, float], 
         if saved and config["checkpoint_file"]:
             _resume_if_begun(trainer)
         best = trainer.fit(train_data, valid_data, saved=saved, show_progress=show, callback_fn=callback_fn)
-        best = trainer.learn_from_validation(valid_data, saved) or best
+        if trainer.model.learns_from_validation:
+            best = _learn_from_validation(trainer, valid_data, saved)
         if not config["refit"]:
             return Fitted(trainer, trainer, valid_data, test_data, *best)
         ranker, test_data = _refit(config, trainer, checkpoint, loaders, saved)
     return Fitted(trainer, ranker, valid_data, test_data, *best)
+
+
+def _learn_from_validation(
+    trainer: Trainer, valid_data: AbstractDataLoader, saved: bool
+) -> tuple[float, Mapping[str, float]]:
+    """Lets the model of the best epoch learn from validation, ranks validation again, and saves the model.
+
+    Args:
+        saved: whether the best epoch was saved; else the model of the last epoch learns.
+
+    Returns:
+        The score and the metrics of validation.
+    """
+    model = trainer.model
+    if saved:
+        restore(model, load_checkpoint(trainer.saved_model_file, trainer.device))
+    model.learn_from_validation(valid_data._dataset, valid_data.known)
+    getLogger().info(pformat(model.learned()))
+    trainer.best_valid_result = trainer.evaluate(valid_data, load_best_model=False)
+    trainer.best_valid_score = calculate_valid_score(trainer.best_valid_result, trainer.valid_metric)
+    if saved:
+        trainer._save_checkpoint(trainer.best_epoch, verbose=False)
+    return trainer.best_valid_score, trainer.best_valid_result
 
 
 def _refit(

@@ -14,7 +14,6 @@ import torch
 from recbole.data.dataloader import AbstractDataLoader
 from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer as RecBoleTrainer
-from recbole.utils import calculate_valid_score
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -151,29 +150,6 @@ class Trainer(RankingTrainer):
                 return self.best_valid_score, self.best_valid_result
         self._save_resume_state(self.epochs_run - 1, train_data)
         return result
-
-    def learn_from_validation(
-        self, valid_data: AbstractDataLoader, saved: bool
-    ) -> tuple[float, Mapping[str, float]] | None:
-        """Lets the model of the best epoch learn from validation, ranks validation again, and saves the model.
-
-        Args:
-            saved: whether the best epoch was saved; else the model of the last epoch learns.
-
-        Returns:
-            The score and the metrics of validation, or None if the model does not learn there.
-        """
-        if not self.model.learns_from_validation:
-            return None
-        if saved:
-            restore(self.model, load_checkpoint(self.saved_model_file, self.device))
-        self.model.learn_from_validation(valid_data._dataset, valid_data.known)
-        result = super().evaluate(valid_data, load_best_model=False)
-        self.best_valid_result = result
-        self.best_valid_score = calculate_valid_score(result, self.valid_metric)
-        if saved:
-            self._save_checkpoint(self.best_epoch, verbose=False)
-        return self.best_valid_score, result
 
     @contextmanager
     def _progress(self, shown: bool) -> Iterator[None]:

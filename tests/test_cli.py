@@ -100,9 +100,12 @@ def test_a_key_in_a_file_is_named_with_its_file(
 
 def test_a_model_says_that_a_key_is_another_models(settings: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
     plain = {key: settings[key] for key in ("dataset", "data_path", "state")}
-    assert train(arguments(plain | {"state": "WARNING"}, model="LightGCN", tau_cross=0.2, alpha=0.3, epochs=1)) == 0
+    assert train(arguments(plain | {"state": "WARNING"}, model="LightGCN", tau_cross=0.2, contrasted=9, epochs=1)) == 0
     output = capfd.readouterr()
-    said = "LightGCN does not read these settings, so they change nothing: tau_cross (SymCERE's), alpha (SymCEREPlus's)"
+    said = (
+        "LightGCN does not read these settings, so they change nothing: tau_cross (SymCERE's), contrasted "
+        "(SymCEREPlus's)"
+    )
     assert (output.out + output.err).count(said) == 1
     assert train(arguments(plain, model="LightGCN", tau_cros=0.2)) == 2
     assert "unknown key 'tau_cros'" in capfd.readouterr().err

@@ -76,11 +76,23 @@ def mean_of_layers(adjacency: Tensor, x: Tensor, n_layers: int) -> Tensor:
         adjacency: [n_nodes, n_nodes] normalised, sparse CSR.
         x: [n_nodes, d], layer 0.
     """
-    layer = total = x
+    return _mean(_layers(adjacency, x, n_layers))
+
+
+def _layers(adjacency: Tensor, x: Tensor, n_layers: int, eps: float = 0.0) -> list[Tensor]:
+    """Returns ``x`` and its steps of propagation, each of which adds noise of the length ``eps`` to every vector."""
+    layers = [x]
     for _ in range(n_layers):
-        layer = propagate(adjacency, layer)
-        total = total + layer
-    return total / (n_layers + 1)
+        layer = propagate(adjacency, layers[-1])
+        if eps:
+            noise = F.normalize(torch.rand_like(layer), dim=1)
+            layer = layer.addcmul(layer.detach().sign(), noise, value=eps)
+        layers.append(layer)
+    return layers
+
+
+def _mean(layers: Sequence[Tensor]) -> Tensor:
+    return sum(layers[1:], layers[0]) / len(layers)
 
 
 def csr(crow: Tensor, column: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
@@ -184,11 +196,7 @@ class BipartiteGraph(nn.Module):
         return known.gather(1, place[items].expand(len(users), -1))
 
     def histories(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns all training items of some users, one user after the other.
-
-        Returns:
-            Positions in ``users``, items, and the numbers of the edges, [n] long each.
-        """
+        """Returns all edges of some users, one user after the other: positions in ``users``, items, edges, [n] each."""
         end = self.crow[users + 1]
         degree = end - self.crow[users]
         owner = torch.repeat_interleave(degree)
@@ -199,10 +207,6 @@ class BipartiteGraph(nn.Module):
     def has_edge(self) -> Tensor:
         """Whether each user has a training interaction, [n_users] bool."""
         return self.crow[1 : self.n_users + 1] > self.crow[: self.n_users]
-
-    def edges_of(self, users: Tensor, items: Tensor) -> Tensor:
-        """Returns the number of the edge of each pair, [n] long; every pair must be a training interaction."""
-        return torch.searchsorted(self.pairs, users * self.n_items + items)
 
     def _by_search(self, users: Tensor, items: Tensor) -> Tensor:
         """Searches for every pair among the sorted edges, some rows of the mask at a time."""
@@ -327,31 +331,19 @@ class NoisyLightGCN(nn.Module):
         Returns:
             [n_nodes, width] each.
         """
-        _, *layers = self._layers(adjacency, eps)
+        _, *layers = _layers(adjacency, self.embedding.weight, self.n_layers, eps)
         return _mean(layers), layers[self.contrast_layer - 1]
 
     def folding(self, graph: BipartiteGraph) -> Tensor:
         """Returns what each item of a history adds to a person's vector, [n_items, width].
 
-        The mean over the layers from 1 of a user is the sum over the user's items of the items' mean over the layers
-        before the last, each divided by the square roots of the item's and of the user's degree. The vector of anybody
-        is therefore, but for its length, the sum of these rows over the history: for a user of the training
-        interactions it is the user's own vector.
+        A user's mean over the layers from 1 is the sum of the user's items in their mean over the layers before the
+        last, each divided by the square roots of both degrees. Up to its length, the sum of these rows over a history
+        is therefore the vector of whoever has the history.
         """
-        layers = self._layers(graph.adjacency(), 0.0)
+        layers = _layers(graph.adjacency(), self.embedding.weight, self.n_layers)
         degree = torch.bincount(graph.item, minlength=graph.n_items).clamp(min=1)
         return _mean(layers[:-1])[self.n_users :] * degree.rsqrt()[:, None]
-
-    def _layers(self, adjacency: Tensor, eps: float) -> list[Tensor]:
-        """The layers from 0, of which those from 1 have noise of the length ``eps``."""
-        layers = [self.embedding.weight]
-        for _ in range(self.n_layers):
-            layer = propagate(adjacency, layers[-1])
-            if eps:
-                noise = F.normalize(torch.rand_like(layer), dim=1)
-                layer = layer.addcmul(layer.detach().sign(), noise, value=eps)
-            layers.append(layer)
-        return layers
 
 
 @GRAPH_ENCODERS.register("NGCF")
@@ -392,10 +384,6 @@ class NGCF(nn.Module):
             layers.append(layer)
         users, items = torch.cat(layers, dim=1).tensor_split([self.n_users])
         return users, items
-
-
-def _mean(layers: Sequence[Tensor]) -> Tensor:
-    return sum(layers[1:], layers[0]) / len(layers)
 
 
 def _node_embedding(n_users: int, n_items: int, size: int) -> nn.Embedding:

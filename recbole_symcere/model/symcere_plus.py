@@ -91,10 +91,10 @@ class SymCEREPlus(SymCERE):
         size = len(self.evidence)
         self.register_buffer("weights", torch.full((1 + FOLDS, 2, size), torch.nan))
         self.register_buffer("weight_errors", torch.full((2, size), torch.nan))
-        edges = self.graph.edges_of(*(dataset.inter_feat[field] for field in (self.USER_ID, self.ITEM_ID)))
+        user, item = (dataset.inter_feat[field] for field in (self.USER_ID, self.ITEM_ID))
+        edge = torch.searchsorted(self.graph.pairs, user * self.n_items + item)
         latest = torch.full((self.graph.n_edges,), -torch.inf, dtype=torch.float64)
-        latest.scatter_reduce_(0, edges, moments(dataset), "amax")
-        self.register_buffer("moments", latest, persistent=False)
+        self.register_buffer("moments", latest.scatter_reduce_(0, edge, moments(dataset), "amax"), persistent=False)
         self.register_buffer("now", asking_moments(config, dataset), persistent=False)
         self.cross_fitted = False
 
@@ -168,6 +168,7 @@ class SymCEREPlus(SymCERE):
             for fold in range(FOLDS):
                 rest = choices.of_users(users % FOLDS != fold)
                 self.weights[1 + fold, row, pieces] = (fit_weights(rest) if len(rest.owner) else fitted).values
+        self.cross_fitted = False
 
     @property
     def ranks_strangers(self) -> bool:  # type: ignore[override]

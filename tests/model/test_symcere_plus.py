@@ -66,8 +66,10 @@ def test_the_objective_is_a_contrast_with_the_reviews_beside_a_softmax_over_unme
 ) -> None:
     settings = {"tau_cross": 0.3, "tau_intra": 0.4, "cross_weight": 0.9, "alpha": 0.7, "beta": 0.2, "reg_weight": 0.01}
     model, batch, _ = build(plus_config(n_layers=n_layers, contrast_layer=contrast_layer, **settings))
-    noisy = NoisyLightGCN._layers
-    monkeypatch.setattr(NoisyLightGCN, "_layers", lambda encoder, adjacency, eps: noisy(encoder, adjacency, 0.0))
+    noisy = NoisyLightGCN.with_contrast_layer
+    monkeypatch.setattr(
+        NoisyLightGCN, "with_contrast_layer", lambda encoder, adjacency, eps: noisy(encoder, adjacency, 0)
+    )
     found = loss_of(model, batch)
     with torch.no_grad():
         layers = slow_layers(model, n_layers)[1:]
