@@ -162,10 +162,15 @@ def tuned_file(model: str, dataset: str) -> Path:
 def tuned_settings(model: str, dataset: str) -> dict[str, Any]:
     """Reads the settings that a comparison chose for a model on a dataset.
 
+    Returns:
+        The settings; none for a model that has nothing to search.
+
     Raises:
-        ConfigError: there are none.
+        ConfigError: nobody has chosen them yet.
     """
     path = tuned_file(model, dataset)
+    if not path.is_file() and _has_nothing_to_search(model):
+        return {}
     if not path.is_file():
         others = ", ".join(
             sorted(other.parent.name for other in path.parents[1].glob("*/*.yaml") if other.stem == model)
@@ -175,6 +180,12 @@ def tuned_settings(model: str, dataset: str) -> dict[str, Any]:
             f"symcere compare --models {model} --datasets {dataset}"
         )
     return load_yaml(path)
+
+
+def _has_nothing_to_search(model: str) -> bool:
+    """Whether a model has a property file, says there what it is, and has no search file; a variant has its model's."""
+    own, searched = (properties_folder() / kind / f"{model}.yaml" for kind in ("model", "search"))
+    return own.is_file() and not searched.is_file() and "implementation" in load_yaml(own)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
-from pprint import pformat
 from typing import Any
 
 from recbole.data.dataloader import AbstractDataLoader
@@ -124,7 +123,6 @@ def _learn_from_validation(
     if saved:
         restore(model, load_checkpoint(trainer.saved_model_file, trainer.device))
     model.learn_from_validation(valid_data._dataset, valid_data.known)
-    getLogger().info(pformat(model.learned()))
     trainer.best_valid_result = trainer.evaluate(valid_data, load_best_model=False)
     trainer.best_valid_score = calculate_valid_score(trainer.best_valid_result, trainer.valid_metric)
     if saved:

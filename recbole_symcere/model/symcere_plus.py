@@ -6,6 +6,7 @@ No setting must be searched; ``properties/model/SymCEREPlus.yaml`` has those tha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from logging import getLogger
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -154,13 +155,13 @@ class SymCEREPlus(SymCERE):
         self.eval()
         self.about_to_rank(known)
         for row in (OTHERS, STRANGERS):
-            user, item = self._chosen(valid, row)
-            if not len(user):
-                self.weights[:, row] = self.weights[:, OTHERS] if row == STRANGERS else 1.0
-                continue
-            users, choices = self._choices(user, item)
             speaking = [row == OTHERS or not piece.needs_history for piece in self.evidence.values()]
             pieces = torch.tensor(speaking, device=self.weights.device)
+            user, item = self._chosen(valid, row)
+            if not len(user):
+                self.weights[:, row] = pieces * (self.weights[:, OTHERS] if row == STRANGERS else 1.0)
+                continue
+            users, choices = self._choices(user, item)
             choices = choices.of_evidence(pieces)
             fitted = fit_weights(choices)
             self.weights[:, row] = 0
@@ -169,6 +170,7 @@ class SymCEREPlus(SymCERE):
                 rest = choices.of_users(users % FOLDS != fold)
                 self.weights[1 + fold, row, pieces] = (fit_weights(rest) if len(rest.owner) else fitted).values
         self.cross_fitted = False
+        getLogger().info(self._told())
 
     @property
     def ranks_strangers(self) -> bool:  # type: ignore[override]
@@ -184,6 +186,18 @@ class SymCEREPlus(SymCERE):
             }
             for row, kind in ((OTHERS, "users with a history"), (STRANGERS, "strangers"))
         }
+
+    def _told(self) -> str:
+        """The weights with their standard errors, a line for each kind of users."""
+        lines = []
+        for kind, weights in self.learned().items():
+            told = (
+                f"{name} {found['weight']:.2f}" + (f" ± {found['error']:.2f}" if found["error"] else "")
+                for name, found in weights.items()
+                if found["weight"]
+            )
+            lines.append(f"{kind}: {', '.join(told) or 'none'}")
+        return "\n".join(lines)
 
     def take_over(self, first: Recommender) -> None:
         """Takes over the weights that a first fit learned from validation."""

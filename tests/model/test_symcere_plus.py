@@ -278,7 +278,8 @@ def test_strangers_are_ranked_by_what_needs_no_history(plus_config: MakeConfig) 
 def test_where_no_stranger_is_in_validation_strangers_have_the_weights_of_the_others(plus_config: MakeConfig) -> None:
     model, valid, _ = parts(plus_config())
     model.learn_from_validation(valid._dataset, valid.known)
-    assert torch.equal(model.weights[:, STRANGERS], model.weights[:, OTHERS])
+    assert torch.equal(model.weights[:, STRANGERS, :2], model.weights[:, OTHERS, :2])
+    assert (model.weights[:, STRANGERS, 2:] == 0).all(), "strangers have no history"
 
 
 @pytest.mark.parametrize("evidence", [["trend"], ["graph", "own_words"], EVERYTHING[::-1]])
@@ -343,6 +344,17 @@ def test_a_second_fit_has_the_weights_of_the_first_and_the_result_file_shows_the
     assert [shown[name]["weight"] for name in EVERYTHING] == first["weights"][0, OTHERS].tolist()
     assert all((shown[name]["error"] is None) == (shown[name]["weight"] == 0) for name in EVERYTHING)
     assert result["best_valid_score"] == record["best_valid_result"]["ndcg@10"]
+
+
+def test_a_run_tells_the_weights(settings: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    model, valid, _ = parts(Config(config_dict=settings | {"model": "SymCEREPlus", **TEMPORAL}))
+    with caplog.at_level("INFO"):
+        model.learn_from_validation(valid._dataset, valid.known)
+    told = caplog.messages[-1].splitlines()
+    assert [line.partition(":")[0] for line in told] == ["weights of users with a history", "weights of strangers"]
+    for k, name in enumerate(EVERYTHING):
+        weight, error = float(model.weights[0, OTHERS, k]), float(model.weight_errors[OTHERS, k])
+        assert (f"{name} {weight:.2f} ± {error:.2f}" in told[0]) == (weight > 0)
 
 
 def test_a_finished_run_that_is_given_again_has_the_same_result(settings: dict[str, Any], tmp_path: Path) -> None:
