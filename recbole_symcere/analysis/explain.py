@@ -16,6 +16,7 @@ from torch import Tensor
 from dataset_prep.command import at_least
 from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.grid import as_markdown
+from recbole_symcere.model.symcere_plus import SymCEREPlus
 from recbole_symcere.properties import parse_assignments
 
 HELP = "which training reviews of a user and of an item lie near the pair of them"
@@ -50,6 +51,22 @@ def near_reviews(pair: Tensor, reviews: Tensor, users: Tensor, items: Tensor) ->
 
 
 @torch.no_grad()
+def evidence_for(model: SymCEREPlus, user: int, item: int) -> dict[str, Any]:
+    """Returns what each piece of evidence adds to a pair's score, the largest part first, as columns of a table.
+
+    ``standardised`` is how far the item lies above the mean of the items, in standard deviations.
+    """
+    users = torch.tensor([user], device=model.device)
+    added, found = model.contributions(users), model.standardised(users)
+    names = sorted(added, key=lambda name: -float(added[name][0, item]))
+    return {
+        "evidence": names,
+        "standardised": [f"{float(found[name][0, item]):+.2f}" for name in names],
+        "adds to the score": [f"{float(added[name][0, item]):+.3f}" for name in names],
+    }
+
+
+@torch.no_grad()
 def rank(trained: TrainedModel, user: int, item: int) -> tuple[float, int, int]:
     """Returns the pair's score, its rank (1 is best) and the number of ranked items.
 
@@ -68,7 +85,7 @@ def rank(trained: TrainedModel, user: int, item: int) -> tuple[float, int, int]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    parser.add_argument("--checkpoint", required=True, help="a checkpoint of SymCERE")
+    parser.add_argument("--checkpoint", required=True, help="a checkpoint of SymCERE or SymCEREPlus")
     parser.add_argument("--user", required=True, metavar="TOKEN", help="as in the .inter file")
     parser.add_argument("--item", required=True, metavar="TOKEN", help="as in the .inter file")
     parser.add_argument("--k", type=at_least(1), default=5, help="reviews of each side (%(default)s)")
@@ -96,6 +113,8 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     score, place, among = rank(trained, user, item)
     print(f"{trained.label}: {f'user {given.user}' if given.show_users else 'the user'} and item {given.item}")
     print(f"Score {score:.4f}: number {place:,} of {among:,} items, those that the user met in training left out.")
+    if isinstance(trained.model, SymCEREPlus):
+        print(f"\n{as_markdown(evidence_for(trained.model, user, item))}\n")
     itself = found.filter(by_user & of_item).select("cosine", "percentile").rows()
     if own := ", ".join(f"{cosine:+.3f} (percentile {percentile:.1f})" for cosine, percentile in itself):
         print(f"The pair itself was a training interaction; cosine of its own review, left out below: {own}.")

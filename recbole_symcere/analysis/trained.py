@@ -19,6 +19,7 @@ from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import AnalysisError
 from recbole_symcere.model.symcere import Nodes, SymCERE
+from recbole_symcere.model.symcere_plus import SymCEREPlus
 from recbole_symcere.model.text.encoder import ReviewEncoder
 from recbole_symcere.model.text.views import TrainedEncoder
 from recbole_symcere.quick_start import load_data_and_model
@@ -103,7 +104,7 @@ class TrainedModel:
     @property
     def reads_reviews(self) -> bool:
         """Whether the model has vectors of reviews, in a space that it learned."""
-        return self.model.text_encoder is not None and self.config["text_source"] != "random"
+        return self.model.settings.reads_reviews and self.config["text_source"] != "random"
 
     @cached_property
     def encoder(self) -> ReviewEncoder:
@@ -116,6 +117,8 @@ class TrainedModel:
             raise AnalysisError(f"{self.path}: this model was trained without reviews (cross_weight, text_source)")
         if isinstance(text := self.model.text_encoder, TrainedEncoder):
             return text.encoder
+        if isinstance(self.model, SymCEREPlus):
+            return ReviewEncoder.frozen_from_config(self.config, self.config["text_adapter"]).to(self.config["device"])
         return ReviewEncoder.from_config(self.config).to(self.config["device"]).eval()
 
     def encoder_vectors(self, part: str = "train") -> Tensor:
@@ -129,13 +132,45 @@ class TrainedModel:
 
     def review_vectors(self, part: str = "train") -> Tensor:
         """Vectors of a part's reviews, as eq. (5) compares them: [n, d], on the CPU."""
-        return self.projected(self.encoder_vectors(part)).cpu()
+        return self.model.unit(self.projected_reviews(self.model, part))
+
+    @torch.no_grad()
+    def projected_reviews(self, model: SymCERE, part: str) -> Tensor:
+        """Vectors of a part's reviews in the graph's space of a model, of any length: [n, d], on the CPU.
+
+        Args:
+            model: this model, or :meth:`untrained`.
+
+        Raises:
+            AnalysisError: the model can't place reviews that did not train it.
+        """
+        if isinstance(model, SymCEREPlus):
+            if part != "train":
+                raise self._cannot_place()
+            rows = model.review_rows[self.train.inter_feat[self.train.review_field].to(model.device)]
+            return model.projection(model.features[rows]).cpu()
+        text = model.text_encoder
+        encoder = text.encoder if isinstance(text, TrainedEncoder) else self.encoder
+        (vectors,) = self.parts[part].embedded_reviews(encoder, 0, 0.0)
+        return model.projection(torch.from_numpy(np.array(vectors)).to(self.config["device"])).cpu()
 
     @torch.no_grad()
     def projected(self, vectors: Tensor) -> Tensor:
-        """The language model's vectors [n, hidden] in the graph's space, [n, d], on the model's device."""
+        """The language model's vectors [n, hidden] in the graph's space, [n, d], on the model's device.
+
+        Raises:
+            AnalysisError: the model compares reviews by word statistics, too, which other texts do not have.
+        """
+        if isinstance(self.model, SymCEREPlus):
+            raise self._cannot_place()
         assert isinstance(self.model.projection, nn.Module)
         return self.model.unit(self.model.projection(vectors.to(self.config["device"])))
+
+    def _cannot_place(self) -> AnalysisError:
+        return AnalysisError(
+            f"{self.path}: SymCEREPlus compares training reviews by their word statistics, too, so it can't place "
+            "other texts; take --part=train where there is such an option, or look into a checkpoint of SymCERE"
+        )
 
     def review_ids(self, part: str) -> np.ndarray:
         """Returns the ids of a part's reviews, [n] text; a dataset may have made them of user tokens."""

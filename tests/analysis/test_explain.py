@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from recbole_symcere.analysis import __main__ as command
 from recbole_symcere.analysis.explain import TEXT_WIDTH, _opening, near_reviews, rank
 from recbole_symcere.analysis.trained import TrainedModel
+from recbole_symcere.model.evidence import EVIDENCE
 from recbole_symcere.quick_start import run_recbole_symcere
 from tests.conftest import WORDS, tiny_rows
 
@@ -172,3 +173,32 @@ def test_errors_name_the_mend_and_no_other_user(
     graph = str(checkpoint.with_name("graph.pth"))
     run_recbole_symcere(config_dict=settings | {"checkpoint_file": graph, "cross_weight": 0, "alpha_text": 0})
     assert "trained without reviews" in error(graph, "--user", "u1", "--item", "i1")
+
+
+def test_the_score_of_symcereplus_is_the_sum_of_what_its_evidence_adds(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "plus.pth"
+    run_recbole_symcere(config_dict=settings | {"model": "SymCEREPlus", "checkpoint_file": str(file)})
+    user, item = pairs_of(TrainedModel(file), together=False)
+    capsys.readouterr()
+    assert command.main(["explain", "--checkpoint", str(file), "--user", user, "--item", item]) == 0
+    told = capsys.readouterr().out
+    score = float(re.search(r"Score (\S+):", told)[1])  # type: ignore[index]
+    rows = re.findall(r"^\| (\w+) +\| +([+-][\d.]+) +\| +([+-][\d.]+) +\|$", told, re.M)
+    assert {name for name, _, _ in rows} == set(EVIDENCE)
+    assert sum(float(added) for _, _, added in rows) == pytest.approx(score, abs=0.004)
+    assert [float(added) for _, _, added in rows] == sorted((float(added) for _, _, added in rows), reverse=True)
+    assert "Other users' training reviews of the item" in told
+
+
+def test_symcereplus_places_the_reviews_that_trained_it_and_no_others(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "plus.pth"
+    run_recbole_symcere(config_dict=settings | {"model": "SymCEREPlus", "checkpoint_file": str(file)})
+    output = ["--checkpoint", str(file), "--output", str(tmp_path / "out")]
+    assert command.main(["geometry", *output, "--part=train", "--points=50"]) == 0
+    for told in (["geometry", *output, "--part=test"], ["anchoring", *output]):
+        assert command.main(told) == 2
+        assert "look into a checkpoint of SymCERE" in capsys.readouterr().err

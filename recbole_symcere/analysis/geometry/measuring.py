@@ -20,7 +20,6 @@ from recbole_symcere.analysis.shared import LEAST_POINTS, file_name, without_nan
 from recbole_symcere.analysis.trained import TrainedModel, graph_nodes, load_trained
 from recbole_symcere.errors import AnalysisError
 from recbole_symcere.grid import Cell, Grid, Row, number_cell
-from recbole_symcere.model.text.views import TrainedEncoder
 from recbole_symcere.provenance import versions
 
 SEED = 0  # of all samples and of t-SNE
@@ -98,14 +97,8 @@ def views_after(trained: TrainedModel, part: str) -> Views:
 def views_before(trained: TrainedModel, part: str) -> Views:
     """Returns a part's interactions as the model saw them before its first step."""
     model = trained.untrained()
-
-    def reviews() -> Tensor:
-        text = model.text_encoder
-        encoder = text.encoder if isinstance(text, TrainedEncoder) else trained.encoder
-        (vectors,) = trained.parts[part].embedded_reviews(encoder, 0, 0.0)
-        return model.projection(torch.from_numpy(np.array(vectors)).to(trained.config["device"])).cpu()
-
-    return _views(trained, model.interaction_vectors(graph_nodes(model), *trained.pairs(part)), reviews)
+    graph = model.interaction_vectors(graph_nodes(model), *trained.pairs(part))
+    return _views(trained, graph, lambda: trained.projected_reviews(model, part))
 
 
 def _views(trained: TrainedModel, graph: Tensor, reviews: Callable[[], Tensor]) -> Views:
