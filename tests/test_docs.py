@@ -77,6 +77,8 @@ ONLY_READ = {
     "results/lora.md": "hours on real data",
     "results/ablation.md": "hours on real data",
     "results/duplicates.md": "hours on real data",
+    "results/baselines/README.md": "hours on real data",
+    "results/ties.md": "hours on real data",
     "benchmarks/README.md": "hours; tests/test_benchmarks.py runs the parts on small inputs",
 }
 
