@@ -106,7 +106,7 @@ def unmet_softmax(
     with torch.autocast(users.device.type, enabled=False):
         weights = candidates.new_zeros(len(candidates)) if log_weight is None else log_weight
         of_users = _TiledLogSumExp.apply(_full_precision(users), _full_precision(candidates), weights, known)
-        return F.softplus(of_users[owner] - _full_precision(positive)).mean()
+        return -F.logsigmoid(_full_precision(positive) - of_users[owner]).mean()
 
 
 def sampled_softmax(positive: Tensor, negatives: Tensor, temperature: float, excluded: Tensor | None = None) -> Tensor:

@@ -270,8 +270,14 @@ def _unmet_softmax(users: Tensor, items: Tensor, observed: list[tuple[int, int]]
     return unmet_softmax(positive, users, items, owner, lambda part: known[part], *(w.to(users.dtype) for w in weights))
 
 
+FAR_APART = torch.tensor([[5.0]]).double(), torch.tensor([[2.1], [-2.1]]).double()  # PyTorch's softplus is 1e-9 off
+
+
 @both_precisions
 @given(ranking=rankings(), weighted=st.booleans(), scores_per_tile=st.sampled_from([1, 10, 2**19]))
+@example(
+    ranking=(*FAR_APART, [(0, 1)], torch.tensor([[False, True]]), torch.zeros(2)), weighted=False, scores_per_tile=1
+)
 @quick
 def test_unmet_softmax_is_the_log_share_of_the_observed_item_among_what_its_user_has_not_met(
     dtype, ranking, weighted, scores_per_tile
