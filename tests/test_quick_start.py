@@ -408,7 +408,8 @@ def test_recommendations_need_no_review_and_no_test_row(
 ) -> None:
     folder = write_atomic_files(tmp_path / "own" / "own", tiny_rows())
     own = {"dataset": "own", "data_path": str(folder.parent), "checkpoint_file": str(tmp_path / "run.pth")}
-    run(settings, model=model, protocol="temporal", text_train="lora", epochs=1, **own)
+    text_train = "frozen" if model == "SymCEREPlus" else "lora"
+    run(settings, model=model, protocol="temporal", text_train=text_train, epochs=1, **own)
     shutil.rmtree(tmp_path / "text", ignore_errors=True)
     monkeypatch.delattr(ReviewDataset, "review_texts")
     changes = {"text_encoder": "gone"} if model != "NeuMF" else {}

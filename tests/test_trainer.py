@@ -38,12 +38,9 @@ def test_a_step_of_smore_does_neither(make_config: MakeConfig, smore_mode: str) 
     assert host_work_of_a_step(make_config(model="SMORE", smore_mode=smore_mode, dropout_rate=0.1)) == []
 
 
-@pytest.mark.parametrize("text_train", ["frozen", "lora"])
-def test_a_step_of_symcere_plus_does_neither(make_config: MakeConfig, text_train: str) -> None:
-    config = make_config(
-        model="SymCEREPlus", text_train=text_train, alpha_text=0.1, text_tokens_per_batch=100, text_memory=1e-4
-    )
-    assert host_work_of_a_step(config) == []
+@pytest.mark.parametrize("changes", [{}, {"contrasted": 10}, {"softmax_items": 3}])
+def test_a_step_of_symcere_plus_does_neither(make_config: MakeConfig, changes: dict[str, int]) -> None:
+    assert host_work_of_a_step(make_config(model="SymCEREPlus", **changes)) == []
 
 
 def rates_of_each_step(trainer: Trainer, train_data: Any, epochs: Iterable[int]) -> list[list[float]]:

@@ -57,12 +57,12 @@ class Choices:
             weights: [K].
         """
         alternatives = (self.offered @ weights).masked_fill(~self.open, -torch.inf).logsumexp(1)
-        return F.softplus(alternatives[self.owner] - self.chosen @ weights).mean()
+        return -F.logsigmoid(self.chosen @ weights - alternatives[self.owner]).mean()
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Fitted weights, [K] each, and their standard errors; the error of a weight at its bound 0 is NaN."""
+    """Fitted weights, [K] each, and their standard errors; the error of a weight at its bound 0 is 0."""
 
     values: Tensor
     errors: Tensor
@@ -93,7 +93,7 @@ def fit_weights(choices: Choices, ridge: float = RIDGE) -> Weights:
         found = minimize(value_and_gradient, np.full(k, 1 / k), jac=True, method="L-BFGS-B", bounds=[(0, None)] * k)
         values = choices.chosen.new_tensor(found.x)
         curvature = torch.autograd.functional.hessian(objective, values)
-    errors = torch.full_like(values, torch.nan)
+    errors = torch.zeros_like(values)
     above = values > 0
     errors[above] = (torch.linalg.inv(curvature[above][:, above].double()).diagonal() / n).sqrt().to(errors)
     return Weights(values, errors)

@@ -52,8 +52,8 @@ class SymCEREPlus(SymCERE):
 
     Attributes:
         weights: [1 + FOLDS, 2, K], the weight of each piece of evidence for strangers and for others: fitted to all
-            users of validation, and then without the users of one fold. NaN before they are fitted.
-        weight_errors: [2, K], the standard errors of the first weights; NaN for a weight of 0.
+            users of validation, and then without the users of one fold. All 0 before they are fitted.
+        weight_errors: [2, K], the standard errors of the first weights; 0 for a weight of 0.
 
     Raises:
         DatasetError, ReviewFileError, EncoderError: the reviews or their encoder can't be had, or the interactions have
@@ -90,8 +90,8 @@ class SymCEREPlus(SymCERE):
         self.statistics = ItemStatistics(dataset, texts)
         self.evidence = {name: EVIDENCE.find(name)() for name in config["evidence"]}
         size = len(self.evidence)
-        self.register_buffer("weights", torch.full((1 + FOLDS, 2, size), torch.nan))
-        self.register_buffer("weight_errors", torch.full((2, size), torch.nan))
+        self.register_buffer("weights", torch.zeros(1 + FOLDS, 2, size))
+        self.register_buffer("weight_errors", torch.zeros(2, size))
         user, item = (dataset.inter_feat[field] for field in (self.USER_ID, self.ITEM_ID))
         edge = torch.searchsorted(self.graph.pairs, user * self.n_items + item)
         latest = torch.full((self.graph.n_edges,), -torch.inf, dtype=torch.float64)
@@ -137,7 +137,9 @@ class SymCEREPlus(SymCERE):
         """Returns ``contrasted`` interactions of a batch, drawn at random, or the whole batch if it is smaller."""
         if len(interaction) <= self.contrasted:
             return interaction
-        return interaction[torch.randperm(len(interaction), device=self.graph.item.device)[: self.contrasted]]
+        rows = torch.randperm(len(interaction), device=self.graph.item.device)[: self.contrasted]
+        # RecBole's own way of taking rows would bring their numbers back to the host.
+        return Interaction({field: values[rows] for field, values in interaction.interaction.items()})
 
     def review_vectors(self, review_ids: Tensor, masked: bool) -> tuple[Tensor, Tensor]:
         """Returns the unit vectors of the interactions' reviews, [B, d], twice, since no words are masked."""
@@ -175,13 +177,13 @@ class SymCEREPlus(SymCERE):
     @property
     def ranks_strangers(self) -> bool:  # type: ignore[override]
         """Whether the weights are fitted: those of strangers need no history."""
-        return not bool(self.weights[0].isnan().any())
+        return bool(self.weights[0].any())
 
     def learned(self) -> dict[str, Any]:
         """Returns the weights and their standard errors, for users with a training interaction and for strangers."""
         return {
             f"weights of {kind}": {
-                name: {"weight": float(self.weights[0, row, k]), "error": _finite(self.weight_errors[row, k])}
+                name: {"weight": float(self.weights[0, row, k]), "error": float(self.weight_errors[row, k])}
                 for k, name in enumerate(self.evidence)
             }
             for row, kind in ((OTHERS, "users with a history"), (STRANGERS, "strangers"))
@@ -281,10 +283,6 @@ class SymCEREPlus(SymCERE):
         users, items = super().ranking_vectors()
         self.statistics.take_graph(self.graph_encoder.folding(self.graph), items)
         return users, items
-
-
-def _finite(error: Tensor) -> float | None:
-    return float(error) if error.isfinite() else None
 
 
 def _drawn(ids: Tensor, n: int) -> Tensor:

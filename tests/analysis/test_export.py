@@ -48,9 +48,7 @@ def read(folder: Path, file_format: str) -> tuple[dict[str, np.ndarray], dict[st
 
 
 @pytest.mark.parametrize("file_format", export.FORMATS)
-@pytest.mark.parametrize(
-    "changes", [{}, {"score_norm": 0.5}, {"model": "SymCEREPlus"}], ids=["cosines", "with lengths", "with profiles"]
-)
+@pytest.mark.parametrize("changes", [{}, {"score_norm": 0.5}], ids=["cosines", "with lengths"])
 def test_dot_products_of_exported_vectors_are_the_models_scores(
     settings: dict[str, Any], changes: dict[str, Any], file_format: str
 ) -> None:
