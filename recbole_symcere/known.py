@@ -1,9 +1,9 @@
-"""What is known before a part is ranked, and how every ranking uses it, whatever the model.
+"""What is known before a part is ranked, and how every ranking uses it.
 
 1. With ``candidates: seen``, only items that somebody met before the part are ranked.
 2. With ``cold_users: recent_popularity``, an item without a training interaction comes last, and a user without one is
    ranked by recent popularity. The vectors of such items and users are random, so no model is praised or blamed for
-   them.
+   them. Only a model that ranks such users by what needs no history keeps its scores (``ranks_strangers``).
 """
 
 from __future__ import annotations

@@ -99,17 +99,20 @@ def recommend(
     model.about_to_rank(known)
     model.eval()
     found = {user: _best_items(model, user_id, k, past, known) for user, user_id in user_ids.items()}
-    _warn_of_strangers(trained, found, known)
+    _warn_of_strangers(trained, found, known, model.ranks_strangers)
     return found
 
 
-def _warn_of_strangers(train: ReviewDataset, found: Mapping[str, Items], known: Known) -> None:
+def _warn_of_strangers(train: ReviewDataset, found: Mapping[str, Items], known: Known, ranks_strangers: bool) -> None:
     """Logs which users and items have no training interaction, so that nothing trained their vectors."""
     items = {item for best in found.values() for item, _ in best}
-    nothing = "so the model knows nothing of them"
-    popular = f"so they get the items that were popular recently (half-life {known.half_life:g} days)"
+    nothing = of_users = "so the model knows nothing of them"
+    if ranks_strangers:
+        of_users = "so the model ranks for them by what needs no history"
+    elif known.cold.any():
+        of_users = f"so they get the items that were popular recently (half-life {known.half_life:g} days)"
     for kind, field, tokens, so in (
-        ("users", train.uid_field, list(found), popular if known.cold.any() else nothing),
+        ("users", train.uid_field, list(found), of_users),
         ("recommended items", train.iid_field, items, nothing),
     ):
         trained = set(train.id2token(field, train.inter_feat[field].unique().numpy()))

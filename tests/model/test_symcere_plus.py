@@ -24,7 +24,13 @@ from recbole_symcere.model.evidence import EVIDENCE, standardised
 from recbole_symcere.model.graph import NoisyLightGCN, propagate
 from recbole_symcere.model.symcere_plus import FOLDS, OTHERS, STRANGERS, SymCEREPlus
 from recbole_symcere.model.text.views import training_vectors
-from recbole_symcere.quick_start import create_dataset, data_preparation, recommend, run_recbole_symcere
+from recbole_symcere.quick_start import (
+    create_dataset,
+    data_preparation,
+    load_data_and_model,
+    recommend,
+    run_recbole_symcere,
+)
 from tests.conftest import FIRST_ROWS, ranked_by_recbole, tiny_rows, write_atomic_files
 from tests.model.test_symcere import build, loss_of, model_pairs, slow_contrast
 
@@ -328,6 +334,28 @@ def test_a_checkpoint_recommends_without_reviews_as_the_whole_model_ranks(
     shutil.rmtree(tmp_path / "text")
     monkeypatch.delattr(ReviewDataset, "review_texts")
     assert recommend(file, ["u3", "u11"], k=5, config_dict={"text_encoder": "gone"}) == expected
+
+
+def test_a_stranger_gets_what_the_model_ranks_first_and_not_what_was_popular_recently(
+    settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "run.pth"
+    run_recbole_symcere(
+        config_dict=settings | {"model": "SymCEREPlus", "checkpoint_file": str(file), "protocol": "temporal"}
+    )
+    _, model, dataset, *_ = load_data_and_model(file)
+    stranger = int((~model.graph.has_edge).nonzero()[1])
+    token = str(dataset.id2token("user_id", stranger))
+    with caplog.at_level("WARNING"):
+        (best,) = recommend(file, [token], k=5).values()
+    with torch.no_grad():
+        scores = model.full_sort_predict(Interaction({"user_id": torch.tensor([stranger])}))
+    items = dataset.token2id("item_id", [item for item, _ in best])
+    assert [score for _, score in best] == pytest.approx(scores[torch.from_numpy(items)].tolist(), rel=1e-5)
+    assert best[0][1] == pytest.approx(float(scores[1:].max()), rel=1e-5)
+    assert (
+        "1 of 1 users have no training interaction, so the model ranks for them by what needs no history" in caplog.text
+    )
 
 
 def test_a_second_fit_has_the_weights_of_the_first_and_the_result_file_shows_them(
