@@ -28,19 +28,19 @@ class ItemTexts(nn.Module):
         to_words: [hidden, hidden], takes reviews to a space in which directions count less where the reviews of one
             item differ from each other.
         of_users: [n_users, hidden], the mean review of each user, minus the mean of all.
-        mean: [hidden], the mean of all training reviews.
     """
 
     profiles: Tensor
     words: Tensor
     to_words: Tensor
     of_users: Tensor
-    mean: Tensor
 
-    def __init__(self, **tables: Tensor) -> None:
+    def __init__(self, *, profiles: Tensor, words: Tensor, to_words: Tensor, of_users: Tensor) -> None:
         super().__init__()
-        for name in self.__annotations__:
-            self.register_buffer(name, tables[name])
+        self.register_buffer("profiles", profiles)
+        self.register_buffer("words", words)
+        self.register_buffer("to_words", to_words)
+        self.register_buffer("of_users", of_users)
 
     @classmethod
     def of_reviews(cls, dataset: ReviewDataset, vectors: Tensor) -> ItemTexts:
@@ -52,8 +52,7 @@ class ItemTexts(nn.Module):
         """
         users, items = (dataset.inter_feat[field] for field in (dataset.uid_field, dataset.iid_field))
         n_users, n_items = (dataset.num(field) for field in (dataset.uid_field, dataset.iid_field))
-        mean = vectors.mean(0)
-        centred = vectors - mean
+        centred = vectors - vectors.mean(0)
         of_items = mean_of_members(centred, items, n_items)
         to_words = within_groups(centred - of_items[items])
         return cls(
@@ -61,7 +60,6 @@ class ItemTexts(nn.Module):
             words=F.normalize(of_items @ to_words, dim=1),
             to_words=to_words,
             of_users=mean_of_members(centred, users, n_users),
-            mean=mean,
         )
 
 
