@@ -14,6 +14,7 @@ from recbole_symcere.config import Config
 from recbole_symcere.model import graph
 from recbole_symcere.model.text import views
 from recbole_symcere.quick_start import create_dataset, data_preparation
+from recbole_symcere.ranking import RankingTrainer
 from recbole_symcere.run import build_trainer
 from recbole_symcere.testing import host_work_of_a_step
 from recbole_symcere.trainer import Trainer
@@ -100,3 +101,19 @@ def test_a_draw_on_the_host_a_waiting_copy_and_a_value_that_is_read_are_noticed(
     monkeypatch.setattr(graph.BipartiteGraph, "_by_search", graph.BipartiteGraph._in_histories)
     with pytest.raises((RuntimeError, NotImplementedError)):
         host_work_of_a_step(config)
+
+
+@pytest.mark.parametrize(("valid_window", "best_epoch"), [(1, 1), (3, 5)])
+def test_the_best_epoch_is_that_of_the_best_mean_of_the_last_validations(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, valid_window: int, best_epoch: int
+) -> None:
+    scores = iter([0.1, 0.9, 0.2, 0.5, 0.6, 0.6, 0.3, 0.1])
+    result = {"ndcg@10": 0.0}
+    monkeypatch.setattr(RankingTrainer, "_valid_epoch", lambda *_, **__: (next(scores), result))
+    config = make_config(model="LightGCN", epochs=8, valid_window=valid_window, stopping_step=10)
+    train_data, valid_data, _ = data_preparation(config, create_dataset(config))
+    trainer = build_trainer(config, train_data)
+    score, _ = trainer.fit(train_data, valid_data, saved=False, verbose=False)
+    assert trainer.best_epoch == best_epoch
+    assert score == pytest.approx({1: 0.9, 3: (0.5 + 0.6 + 0.6) / 3}[valid_window])
+    assert [epoch["valid_score"] for epoch in trainer.curves] == [0.1, 0.9, 0.2, 0.5, 0.6, 0.6, 0.3, 0.1]
