@@ -194,7 +194,8 @@ def parts(config: Config) -> tuple[SymCEREPlus, Any, Any]:
 def test_a_choice_of_validation_competes_with_what_the_user_neither_met_nor_chose(
     plus_config: MakeConfig, row: int
 ) -> None:
-    model, valid, _ = parts(plus_config(**TEMPORAL))
+    few_items = {"eval_args": TEMPORAL["eval_args"] | {"split": {"RS": [0.2, 0.5, 0.3]}}}
+    model, valid, _ = parts(plus_config(**few_items))
     known, dataset = valid.known, valid._dataset
     model.about_to_rank(known)
     users, choices = model._choices(*model._chosen(dataset, row))
@@ -203,6 +204,7 @@ def test_a_choice_of_validation_competes_with_what_the_user_neither_met_nor_chos
     pairs = list(zip(dataset.inter_feat["user_id"].tolist(), dataset.inter_feat["item_id"].tolist(), strict=True))
     has_history = {user for user, _ in met}
     kept = [(u, i) for u, i in pairs if i in candidates and (u in has_history) == (row == OTHERS)]
+    assert any(item not in candidates for _, item in pairs)
     assert kept and users.tolist() == sorted({u for u, _ in kept})
     everybody = model.standardised(torch.arange(model.n_users))
     evidence = torch.stack([everybody[name] for name in EVERYTHING], 2)
