@@ -164,3 +164,11 @@ def test_a_mapping_on_the_command_line_stands_in_braces() -> None:
 def test_the_defaults_in_every_property_file_can_be_used(path: Path) -> None:
     config = Config(path.stem, "tiny")
     assert Config(config_dict=config.settings).settings == config.settings
+
+
+def test_a_model_with_nothing_to_search_needs_no_tuned_settings() -> None:
+    tuned, plain = (Config("SymCEREPlus", "demo", config_dict={"tuned": choice}) for choice in (True, False))
+    assert tuned.settings == plain.settings
+    for model in ("LightGCN", "SMORE-dup"):
+        with pytest.raises(ConfigError, match="no tuned settings"):
+            Config(model, "demo", config_dict={"tuned": True})

@@ -31,6 +31,8 @@ from recbole_symcere.quick_start import (
     recommend,
     run_recbole_symcere,
 )
+from recbole_symcere.ranking import RankingTrainer
+from recbole_symcere.trainer import Trainer
 from tests.conftest import FIRST_ROWS, ranked_by_recbole, tiny_rows, write_atomic_files
 from tests.model.test_symcere import build, loss_of, model_pairs, slow_contrast
 
@@ -388,3 +390,50 @@ def test_a_run_tells_the_weights(settings: dict[str, Any], caplog: pytest.LogCap
 def test_a_finished_run_that_is_given_again_has_the_same_result(settings: dict[str, Any], tmp_path: Path) -> None:
     own = settings | {"model": "SymCEREPlus", "checkpoint_file": str(tmp_path / "run.pth")}
     assert run_recbole_symcere(config_dict=own) == run_recbole_symcere(config_dict=own)
+
+
+def test_the_weights_are_fitted_at_the_best_epoch_and_validation_is_ranked_again(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeddings: list[Tensor] = []
+    learned_at: list[Tensor] = []
+    scores = iter([0.9, 0.5, 0.4, 0.3])
+    learn = SymCEREPlus.learn_from_validation
+
+    def embedding_of(model: SymCEREPlus) -> Tensor:
+        return model.graph_encoder.embedding.weight.detach().clone()
+
+    def validate(trainer: Trainer, *_: Any, **__: Any) -> tuple[float, dict[str, float]]:
+        embeddings.append(embedding_of(trainer.model))
+        return next(scores), {"ndcg@10": 0.0}
+
+    def spy(model: SymCEREPlus, *given: Any) -> None:
+        learned_at.append(embedding_of(model))
+        learn(model, *given)
+
+    monkeypatch.setattr(RankingTrainer, "_valid_epoch", validate)
+    monkeypatch.setattr(SymCEREPlus, "learn_from_validation", spy)
+    own = {"model": "SymCEREPlus", "checkpoint_file": str(tmp_path / "run.pth"), "eval_step": 1, "valid_window": 1}
+    result = run_recbole_symcere(config_dict=settings | own)
+    assert torch.equal(learned_at[0], embeddings[0]) and not torch.equal(learned_at[0], embeddings[-1])
+    config, model, _, train_data, valid_data, _ = load_data_and_model(tmp_path / "run.pth")
+    trainer = Trainer(config, model)
+    trainer.eval_collector.data_collect(train_data)
+    again = trainer.evaluate(valid_data, load_best_model=False)
+    assert result["best_valid_result"] == again and result["best_valid_score"] == again["ndcg@10"] > 0
+
+
+@torch.no_grad()
+def test_a_ranking_keeps_the_scores_of_strangers(plus_config: MakeConfig) -> None:
+    config = plus_config(**TEMPORAL)
+    model, valid, test = parts(config)
+    model.learn_from_validation(valid._dataset, valid.known)
+    model.about_to_rank(test.known)
+    strangers = (~model.graph.has_edge).nonzero().flatten()[1:]
+    scores = model.full_sort_predict(Interaction({"user_id": strangers})).view(len(strangers), -1)
+    trainer = Trainer(config, model)
+    trainer.eval_collector.known = test.known
+    nothing = torch.zeros(0)
+    _, ranked, _, _ = trainer._ranked(Interaction({"user_id": strangers}), scores.clone(), nothing, nothing)
+    known = model.statistics.known
+    assert test.known.cold[strangers].all() and torch.equal(ranked[:, known], scores[:, known])
