@@ -121,9 +121,15 @@ class TrainedModel:
             return ReviewEncoder.frozen_from_config(self.config, self.config["text_adapter"]).to(self.config["device"])
         return ReviewEncoder.from_config(self.config).to(self.config["device"]).eval()
 
-    def encoder_vectors(self, part: str = "train") -> Tensor:
-        """What the language model makes of a part's reviews: [n, hidden], on the CPU; cached on disk."""
-        (vectors,) = self.parts[part].embedded_reviews(self.encoder, 0, 0.0)
+    def encoder_vectors(self, part: str = "train", model: SymCERE | None = None) -> Tensor:
+        """What the language model makes of a part's reviews: [n, hidden], on the CPU; cached on disk.
+
+        Args:
+            model: whose language model it is: this model's, or that of :meth:`untrained`.
+        """
+        text = (model or self.model).text_encoder
+        encoder = text.encoder if isinstance(text, TrainedEncoder) else self.encoder
+        (vectors,) = self.parts[part].embedded_reviews(encoder, 0, 0.0)
         return torch.from_numpy(np.array(vectors))
 
     def words(self, part: str = "train") -> Occurrences:
@@ -149,10 +155,8 @@ class TrainedModel:
                 raise self._cannot_place()
             rows = model.review_rows[self.train.inter_feat[self.train.review_field].to(model.device)]
             return model.projection(model.features[rows]).cpu()
-        text = model.text_encoder
-        encoder = text.encoder if isinstance(text, TrainedEncoder) else self.encoder
-        (vectors,) = self.parts[part].embedded_reviews(encoder, 0, 0.0)
-        return model.projection(torch.from_numpy(np.array(vectors)).to(self.config["device"])).cpu()
+        vectors = self.encoder_vectors(part, model)  # refuses a model without reviews, which has no projection
+        return model.projection(vectors.to(self.config["device"])).cpu()
 
     @torch.no_grad()
     def projected(self, vectors: Tensor) -> Tensor:

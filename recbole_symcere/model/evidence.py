@@ -1,7 +1,8 @@
 """Pieces of evidence for a recommendation: each scores all items for people, from what they did until a moment.
 
 A piece is a class with one method, and a name in :data:`EVIDENCE`. It reads the histories of people and the statistics
-of the items, and nothing that happened after the moment at which the people are asked.
+of the items. ``trend`` and ``newness`` read nothing that happened after the moment at which a person is asked. The
+other pieces know items by all training interactions, as other models do.
 """
 
 from __future__ import annotations

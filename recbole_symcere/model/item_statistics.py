@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.known import DAY
 from recbole_symcere.model.baselines.history import moments
 from recbole_symcere.model.baselines.item_walks import directed_walks
 from recbole_symcere.model.text.views import mean_of_members, profiles_by_group
@@ -99,7 +100,7 @@ class ItemStatistics(nn.Module):
         self.texts = texts
         item, moment = dataset.inter_feat[dataset.iid_field], moments(dataset)
         first = moment.new_full((self.n_items,), torch.inf).scatter_reduce(0, item, moment, "amin")
-        self.usual_age = max(float((moment - first[item]).median()), 86_400.0)
+        self.usual_age = max(float((moment - first[item]).median()), DAY)
         tables = {
             "item": item,
             "moment": moment,
