@@ -121,13 +121,13 @@ class Recent:
 
 @EVIDENCE.register("graph")
 class Graph:
-    """The graph model, which places a person by the history alone, with scores smoothed over similar texts."""
+    """The graph model, which places a person by the history alone."""
 
     needs_history = True
 
     def scores(self, people: People, items: ItemStatistics) -> Tensor:
-        """Returns dot products of the people's vectors and the items' smoothed vectors, [B, n_items]."""
-        return (people.histories(items.n_items) @ items.folding) @ items.smoothed.T
+        """Returns dot products of the people's and items' vectors, [B, n_items]."""
+        return (people.histories(items.n_items) @ items.folding) @ items.vectors.T
 
 
 @EVIDENCE.register("own_words")

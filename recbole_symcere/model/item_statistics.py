@@ -15,7 +15,6 @@ from recbole_symcere.model.text.whitening import whiten, within_groups
 
 WALKS = (0.4, 0.4, 0.3)  # exponents of the user's degree and of the popularity of a walk's source and end
 NEAREST = 30  # how many items near to each item by text are kept
-SMOOTHING = 4.0  # lambda in K (K + lambda I)^-1, where K has the cosines of the items' texts
 COSINES_AT_ONCE = 2**24  # float32: 64 MiB
 
 
@@ -79,7 +78,7 @@ class ItemStatistics(nn.Module):
         usual_age: the median over the interactions of the item's age at that time, in seconds; at least a day.
         walks: [n_items, n_items] sparse, where people went on from an item: see ``directed_walks``.
         nearest: [n_items, n_items] sparse, the cosine of each item with the ``NEAREST`` items whose texts are nearest.
-        folding, smoothed: [n_items, d], what the graph model knows of the items; :meth:`take_graph` sets both.
+        folding, vectors: [n_items, d], what the graph model knows of the items; :meth:`take_graph` sets both.
 
     Raises:
         DatasetError: the interactions have no times.
@@ -92,7 +91,7 @@ class ItemStatistics(nn.Module):
     walks: Tensor
     nearest: Tensor
     folding: Tensor
-    smoothed: Tensor
+    vectors: Tensor
 
     def __init__(self, dataset: ReviewDataset, texts: ItemTexts) -> None:
         super().__init__()
@@ -119,26 +118,7 @@ class ItemStatistics(nn.Module):
             folding: [n_items, d], whose sum over a history has the direction of the person's vector.
             vectors: [n_items, d], whose dot products with people's vectors are the scores.
         """
-        self.folding, self.smoothed = folding, smoothed(vectors, self.texts.profiles)
-
-
-def smoothed(vectors: Tensor, profiles: Tensor, smoothing: float = SMOOTHING) -> Tensor:
-    """Returns K (K + ``smoothing`` I)^-1 times the vectors, where K has the cosines of the items' profiles.
-
-    The scores of a person are thereby smoothed over items with similar texts, as by kernel ridge regression. K is the
-    product of the profiles and their transpose, so an inverse of the width of the profiles is enough.
-
-    Args:
-        vectors: [n_items, d].
-        profiles: [n_items, hidden], of unit length or zero.
-
-    Returns:
-        [n_items, d]
-    """
-    wide = profiles.double()
-    inner = wide.T @ wide
-    inner.diagonal().add_(smoothing)
-    return (wide @ torch.linalg.solve(inner, wide.T @ vectors.double())).to(vectors.dtype)
+        self.folding, self.vectors = folding, vectors
 
 
 def nearest_items(profiles: Tensor, k: int) -> Tensor:

@@ -104,9 +104,8 @@ def unmet_softmax(
         The mean over the batch, a scalar.
     """
     with torch.autocast(users.device.type, enabled=False):
-        weights = candidates.new_zeros(len(candidates)) if log_weight is None else log_weight
-        of_users = _TiledLogSumExp.apply(_full_precision(users), _full_precision(candidates), weights, known)
-        return -F.logsigmoid(_full_precision(positive) - of_users[owner]).mean()
+        vectors = (_full_precision(x) for x in (positive, users, candidates))
+        return _TiledUnmetSoftmax.apply(*vectors, owner, known, log_weight)
 
 
 def sampled_softmax(positive: Tensor, negatives: Tensor, temperature: float, excluded: Tensor | None = None) -> Tensor:
@@ -170,39 +169,45 @@ class _TiledNCE(torch.autograd.Function):
         return grad * anchors_grad, grad * others_grad, None, None
 
 
-class _TiledLogSumExp(torch.autograd.Function):
-    """Computes the log of each user's sum over unmet candidates, one tile of users at a time, so that a tile stays in
-    the cache; the backward pass computes each tile again.
-    """
+class _TiledUnmetSoftmax(torch.autograd.Function):
+    """Computes loss and gradients at once, one tile of users at a time, so that a tile stays in the cache."""
 
     @staticmethod
-    def forward(ctx: Any, users: Tensor, candidates: Tensor, log_weight: Tensor, known: Callable) -> Tensor:
-        ctx.known, ctx.rows = known, _rows_per_tile(users, len(candidates))
-        sums = users.new_empty(len(users))
-        users_grad = torch.empty_like(users)
-        columns = candidates.T.contiguous()
-        for part in _tiles(len(users), ctx.rows):
-            scores = _unmet_scores(users, candidates, log_weight, known, part)
-            probabilities, sums[part] = _softmax(scores)
+    def forward(
+        ctx: Any,
+        positive: Tensor,
+        users: Tensor,
+        candidates: Tensor,
+        owner: Tensor,
+        known: Callable,
+        log_weight: Tensor | None,
+    ) -> Tensor:
+        log_sums = users.new_empty(len(users))
+        push = users.new_zeros(len(users))  # of each user, how much the observed items still have to rise
+        users_grad, columns = torch.empty_like(users), candidates.T.contiguous()
+        candidates_grad = torch.zeros_like(columns)  # transposed, because the products are faster so
+        for part in _tiles(len(users), _rows_per_tile(users, len(candidates))):
+            scores = product(users[part], candidates, log_weight)
+            scores.add_(known(part).to(scores.dtype), alpha=torch.finfo(scores.dtype).min / 2)  # as good as -inf
+            probabilities, log_sums[part] = _softmax(scores)
+            in_tile = (owner >= part.start) & (owner < part.start + len(scores))
+            # All observed items are looked at for each tile, because a GPU would wait to count those of the tile.
+            push.index_add_(0, owner, torch.sigmoid(log_sums[owner] - positive).where(in_tile, 0))
             users_grad[part] = product(probabilities, columns)
-        ctx.save_for_backward(users, candidates, log_weight, users_grad)
-        return sums
+            candidates_grad += product((users[part] * push[part, None]).T, probabilities.T)
+        shortfall = log_sums[owner] - positive
+        scale = 1 / len(positive)
+        ctx.save_for_backward(
+            -scale * torch.sigmoid(shortfall),
+            users_grad.mul_(scale * push[:, None]),
+            candidates_grad.T.mul(scale),
+        )
+        return -F.logsigmoid(-shortfall).mean()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        users, candidates, log_weight, users_grad = ctx.saved_tensors
-        candidates_grad = torch.zeros_like(candidates.T)  # transposed, because the products are faster so
-        for part in _tiles(len(users), ctx.rows):
-            probabilities, _ = _softmax(_unmet_scores(users, candidates, log_weight, ctx.known, part))
-            candidates_grad += product((users[part] * grad[part, None]).T, probabilities.T)
-        return users_grad * grad[:, None], candidates_grad.T, None, None
-
-
-def _unmet_scores(users: Tensor, candidates: Tensor, log_weight: Tensor, known: Callable, part: slice) -> Tensor:
-    """Returns a tile of scores, in which those of known pairs are as good as -inf."""
-    scores = product(users[part], candidates, log_weight)
-    return scores.add_(known(part).to(scores.dtype), alpha=torch.finfo(scores.dtype).min / 2)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return *(grad * of_input for of_input in ctx.saved_tensors), None, None, None
 
 
 def _softmax(scores: Tensor) -> tuple[Tensor, Tensor]:

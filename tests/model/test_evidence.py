@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from recbole_symcere.model import item_statistics
 from recbole_symcere.model.evidence import EVIDENCE, FEW, HIGHEST, LOWEST, Evidence, People, standardised
-from recbole_symcere.model.item_statistics import ItemStatistics, ItemTexts, nearest_items, smoothed
+from recbole_symcere.model.item_statistics import ItemStatistics, ItemTexts, nearest_items
 from tests.model.baselines.rows import DAY, N_ITEMS, N_USERS, Row, Rows, rows_of_three_users
 
 WIDTH = 3
@@ -114,7 +114,7 @@ def test_graph_sums_over_the_history_and_own_words_and_nearby_texts_are_cosines(
     texts = items.texts
 
     def by_graph(user: int, item: int) -> float:
-        return sum(float(items.folding[met] @ items.smoothed[item]) for met, _ in history(rows, user))
+        return sum(float(items.folding[met] @ items.vectors[item]) for met, _ in history(rows, user))
 
     def by_texts(user: int, item: int) -> float:
         cosines = [float(texts.profiles[met] @ texts.profiles[item]) for met, _ in history(rows, user) if met != item]
@@ -176,18 +176,6 @@ def test_scores_are_standardised_over_known_items_and_trusted_as_the_history_is_
     assert found.isfinite().all()
     if needs_history:
         assert (found[[4, 0]] == 0).all(), "who has no history has no such evidence"
-
-
-@given(seed=seeds, smoothing=st.sampled_from([0.5, 4.0]))
-@quick
-def test_smoothing_is_kernel_ridge_regression_over_the_texts(seed: int, smoothing: float) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    profiles = F.normalize(torch.randn(7, WIDTH, generator=generator, dtype=torch.float64), dim=1)
-    profiles[2] = 0
-    vectors = torch.randn(7, 2, generator=generator, dtype=torch.float64)
-    kernel = profiles @ profiles.T
-    expected = kernel @ torch.linalg.inv(kernel + smoothing * torch.eye(7, dtype=torch.float64)) @ vectors
-    assert_close(smoothed(vectors, profiles, smoothing), expected)
 
 
 @given(seed=seeds, k=st.integers(1, 9), at_once=st.sampled_from([1, 16, 2**24]))
