@@ -16,9 +16,11 @@ EXAMPLES = """examples:
   %(prog)s --models SymCERE LightGCN --datasets yelp --text_train=frozen --stopping_step=100
   %(prog)s --models LightGCN MyModel --ours MyModel --datasets demo --imports=[my_models]
   %(prog)s --models LightGCN SymCERE --datasets demo --protocol strict temporal --jobs 2
+  %(prog)s --models LightGCN SymCERE --datasets demo --eval_step=5 --SymCERE.eval_step=1
 
 Run the same command again to continue an interrupted comparison. Run it in several processes at once to share the work.
 Any setting of RecBole or of a model can be given as --key=value; it goes to every model that reads it.
+Give it as --MODEL.key=value for one model alone, where it takes precedence.
 """
 
 

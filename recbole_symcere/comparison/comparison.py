@@ -23,6 +23,7 @@ from recbole_symcere.errors import ConfigError
 from recbole_symcere.metrics import PRIMARY, metric_of
 from recbole_symcere.model.registry import get_model, import_modules
 from recbole_symcere.outputs import make_output_folder
+from recbole_symcere.properties import nearest
 
 FIRST_SEED = 2020
 DECIMALS = 4  # how many decimals of a metric the tables show
@@ -223,8 +224,9 @@ def _settings_of_each(plan: Plan, common: Mapping[str, Any]) -> list[dict[str, A
     Raises:
         ConfigError: a setting is read by no model, or can't be used.
     """
-    models, datasets, settings = plan.models, plan.datasets, plan.settings
-    if taken := sorted(set(settings) & set(SET_HERE)):
+    models, datasets = plan.models, plan.datasets
+    settings, of_one = _for_all_and_for_one(plan)
+    if taken := sorted(set(settings).union(*of_one.values()) & set(SET_HERE)):
         raise ConfigError(f"{taken[0]} can't be set here: the comparison sets it for each run")
     configs = [Config(model, dataset, config_dict=dict(common)) for dataset in datasets for model in models]
     read_by_none = sorted(set(settings) - set().union(*(config.known_keys for config in configs)))
@@ -234,10 +236,32 @@ def _settings_of_each(plan: Plan, common: Mapping[str, Any]) -> list[dict[str, A
         raise ConfigError(f"no model of the comparison reads some of the settings: {owners}; leave them out")
     found = []
     for config in configs:
-        own = {key: value for key, value in settings.items() if key in config.known_keys}
-        found.append({**common, **own, "model": config["model"], "dataset": config["dataset"]})
+        model, known = config["model"], config.known_keys
+        own = {key: value for key, value in settings.items() if key in known} | of_one[model]
+        if unread := sorted(set(of_one[model]) - known):
+            raise ConfigError(f"--{model}.{unread[0]}: {model} does not read {unread[0]}{nearest(unread[0], known)}")
+        found.append({**common, **own, "model": model, "dataset": config["dataset"]})
         _check_metrics(Config(config_dict=found[-1]))
     return found
+
+
+def _for_all_and_for_one(plan: Plan) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Returns the settings that a plan has for all models, and by model those that ``MODEL.key`` gives to it alone.
+
+    Raises:
+        ConfigError: such a setting names a model that is not compared.
+    """
+    for_all: dict[str, Any] = {}
+    for_one: dict[str, dict[str, Any]] = {model: {} for model in plan.models}
+    for name, value in plan.settings.items():
+        model, dot, key = name.partition(".")
+        if not dot:
+            for_all[name] = value
+        elif model in for_one:
+            for_one[model][key] = value
+        else:
+            raise ConfigError(f"--{name}: --models does not name {model}{nearest(model, for_one)}")
+    return for_all, for_one
 
 
 def _check_metrics(config: Config) -> None:

@@ -359,6 +359,14 @@ def test_a_variant_is_searched_in_its_models_space(arguments: Callable[..., list
     assert entry.search.space == search_space("SMORE", get_model("SMORE")) and entry.settings["model"] == "SMORE-dup"
 
 
+def test_a_setting_for_one_model_takes_precedence_over_that_for_all() -> None:
+    settings = {"epochs": 7, "BPR.epochs": 3, "BPR.embedding_size": 8}
+    plan = Plan(["BPR", "NeuMF"], ["demo"], [], 0, 1, settings, Path("one"))
+    of_one, of_other = (entry.settings for entry in Comparison(plan, ["strict"]).entries)
+    assert (of_one["epochs"], of_one["embedding_size"]) == (3, 8)
+    assert of_other["epochs"] == 7 and "embedding_size" not in of_other
+
+
 @pytest.mark.parametrize("option", ["--models", "--datasets", "--ours"])
 def test_a_name_given_twice_is_refused_before_any_work(
     option: str, arguments: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
@@ -387,6 +395,9 @@ def test_a_name_given_twice_is_refused_before_any_work(
         (["--models", "Repurchase"], "--models names only probes (Repurchase): name a model to compare as well"),
         (["--models", "Pop", "Repurchase", "--ours", "Repurchase"], "--ours names Repurchase, which is a probe"),
         (["--tie-seeds=2", "--tie_seed=1"], "tie_seed can't be set beside --tie-seeds"),
+        (["--BRP.epochs=2"], "--BRP.epochs: --models does not name BRP"),
+        (["--Pop.epoch=2"], "--Pop.epoch: Pop does not read epoch; did you mean 'epochs'?"),
+        (["--Pop.model=BPR"], "model can't be set here: the comparison sets it for each run"),
         (["--protocol", "strict", "strict"], "--protocol names strict twice: name it once"),
         (["--protocol", "strict", "sloppy"], "there is no protocol 'sloppy'"),
     ],
