@@ -350,13 +350,14 @@ def options() -> set[str]:
         shown = io.StringIO()
         with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
             main([*arguments, "--help"])
-        known |= set(re.findall(r"--([\w-]+)", shown.getvalue()))
+        known |= set(re.findall(OPTION, shown.getvalue()))
     models = [path.stem for path in (properties_folder() / "model").glob("*.yaml")]
     for model in models:
         known |= Config(model, "demo").known_keys
     return known
 
 
+OPTION = r"(?<![\w-])--(?:[A-Za-z]\w*\.)?([a-zA-Z][\w-]*)"  # also as --MODEL.key, which is for one model
 OF_OTHER_PROGRAMS = (
     {"width"}  # of the example of a baseline
     | {"dry-run", "only-binary"}  # of pip
@@ -370,7 +371,7 @@ OF_OTHER_PROGRAMS = (
 @pytest.mark.parametrize("page", [*PAGES, *ONLY_READ])
 def test_every_option_and_file_that_a_page_names_exists(page: str, options: set[str]) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    named = set(re.findall(r"(?<![\w-])--([a-zA-Z][\w-]*)", text))
+    named = set(re.findall(OPTION, text))
     assert named <= options | OF_OTHER_PROGRAMS
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
     paths = re.findall(

@@ -14,6 +14,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from dataset_prep.command import at_least
+from recbole_symcere.analysis.evidence.sentences import speaking_sentences
 from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.grid import as_markdown
 from recbole_symcere.model.symcere_plus import SymCEREPlus
@@ -75,10 +76,7 @@ def rank(trained: TrainedModel, user: int, item: int) -> tuple[float, int, int]:
     model = trained.model
     one = Interaction({model.USER_ID: torch.tensor([user])}).to(model.device)
     scores = model.full_sort_predict(one).cpu()
-    users, items = trained.pairs()
-    candidate = torch.ones(len(scores), dtype=torch.bool)
-    candidate[0] = False  # padding
-    candidate[items[users == user]] = False
+    candidate = trained.unmet(user)
     candidate[item] = True
     return float(scores[item]), 1 + int((scores[candidate] > scores[item]).sum()), int(candidate.sum())
 
@@ -115,6 +113,8 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     print(f"Score {score:.4f}: number {place:,} of {among:,} items, those that the user met in training left out.")
     if isinstance(trained.model, SymCEREPlus):
         print(f"\n{as_markdown(evidence_for(trained.model, user, item))}\n")
+        if given.show_text:
+            print(_sentences(trained, user, item, given.k))
     itself = found.filter(by_user & of_item).select("cosine", "percentile").rows()
     if own := ", ".join(f"{cosine:+.3f} (percentile {percentile:.1f})" for cosine, percentile in itself):
         print(f"The pair itself was a training interaction; cosine of its own review, left out below: {own}.")
@@ -129,6 +129,20 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
         print(f"\n{title}: {min(given.k, len(rows))} of {len(rows):,}")
         if len(rows):
             print(as_markdown(_columns(trained, rows.head(given.k), side, user if side == "user" else item, given)))
+
+
+def _sentences(trained: TrainedModel, user: int, item: int, k: int) -> str:
+    """Returns the sentences that are nearest to the other side of the pair, for the pieces that compare texts."""
+    found = speaking_sentences(trained, user, item, k)
+    columns = {
+        "reviews": [each.source for each in found],
+        "cosine": [f"{each.cosine:+.3f}" for each in found],
+        "sentence": [_opening(each.text) for each in found],
+    }
+    return (
+        "Sentences that are nearest to the mean review of the other side, as own_words compares them:\n\n"
+        f"{as_markdown(columns) if found else 'none'}\n"
+    )
 
 
 def _columns(

@@ -97,6 +97,14 @@ class TrainedModel:
         data = self.parts[part]
         return data.inter_feat[data.uid_field], data.inter_feat[data.iid_field]
 
+    def unmet(self, user: int) -> Tensor:
+        """Returns which items a user has not met in training, bool [n_items]; the padding is none of them."""
+        users, items = self.pairs()
+        unmet = torch.ones(self.train.item_num, dtype=torch.bool)
+        unmet[0] = False
+        unmet[items[users == user]] = False
+        return unmet
+
     def interaction_vectors(self, part: str = "train") -> Tensor:
         """Graph vectors of a part's interactions, as eq. (5) compares them: [n, d], on the CPU."""
         return self.model.interaction_vectors(self.nodes, *self.pairs(part))

@@ -188,7 +188,10 @@ def test_the_score_of_symcereplus_is_the_sum_of_what_its_evidence_adds(
     assert sorted(name for name, _, _ in rows) == sorted(TrainedModel(file).config["evidence"])
     assert sum(float(added) for _, _, added in rows) == pytest.approx(score, abs=0.004)
     assert [float(added) for _, _, added in rows] == sorted((float(added) for _, _, added in rows), reverse=True)
-    assert "Other users' training reviews of the item" in told
+    assert "Other users' training reviews of the item" in told and "Sentences" not in told
+    assert command.main(["explain", "--checkpoint", str(file), "--user", user, "--item", item, "--show-text"]) == 0
+    sentences = capsys.readouterr().out.split("Sentences that are nearest")[1].split("Cosines are of reviews")[0]
+    assert "| the user's own" in sentences and "| others' on the item" in sentences
 
 
 def test_symcereplus_places_the_reviews_that_trained_it_and_no_others(

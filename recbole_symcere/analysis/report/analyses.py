@@ -1,4 +1,4 @@
-"""The parts of a report's page that show what ``geometry`` and ``anchoring`` wrote."""
+"""The parts of a report's page that show what ``geometry``, ``anchoring`` and ``evidence`` wrote."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from recbole_symcere.analysis.anchoring.corpus import PRETRAINED
 from recbole_symcere.analysis.anchoring.tables import group_grid, index_grid, lime_grid, review_title, signal
 from recbole_symcere.analysis.anchoring.writing import ABOUT
+from recbole_symcere.analysis.evidence.measuring import evidence_grids
 from recbole_symcere.analysis.geometry.measuring import geometry_grid
 from recbole_symcere.analysis.report.page import Figures
 from recbole_symcere.analysis.shared import file_name, read_json
@@ -94,6 +95,24 @@ def anchoring(folder: Path | None, figures: Figures) -> dict[str, Any] | None:
         name = "anchoring-words" if corpora == 1 else f"anchoring-words-{number}"
         plots.append(figures.read(folder / f"{name}.svg", "Words that pull most", caption))
     return shown | {"plots": plots}
+
+
+def evidence(folder: Path | None, figures: Figures) -> dict[str, Any] | None:
+    """Returns the grids and the plot of the evidence; None if the folder has no ``evidence.json``.
+
+    Raises:
+        AnalysisError: a file is not as ``evidence`` writes it.
+    """
+    if not folder or not (file := folder / "evidence.json").is_file():
+        return None
+    with _written_by("evidence", file):
+        content = read_json(file)
+        grids, label = evidence_grids(content), content["checkpoint"]
+    title = f"Why {label} recommends what it does"
+    caption = (
+        "What each piece of evidence adds to the scores of the best items for some users; to the left of 0, against."
+    )
+    return {"grids": grids, "plots": [figures.read(folder / "figure-evidence.svg", title, caption)]}
 
 
 @contextmanager

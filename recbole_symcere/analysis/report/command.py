@@ -9,7 +9,7 @@ from pathlib import Path
 from recbole_symcere.errors import AnalysisError
 from recbole_symcere.properties import parse_assignments
 
-HELP = "one HTML page of a comparison: tables, curves, popularity, geometry, anchoring, settings"
+HELP = "one HTML page of a comparison: tables, curves, popularity, evidence, geometry, anchoring, settings"
 EXAMPLES = """examples:
   %(prog)s --comparison comparison
   %(prog)s --comparison comparison --analysis analysis --output report.html --figures figures
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="the others are baselines (default: SymCERE and models that extend it)",
     )
-    add("--analysis", type=Path, metavar="FOLDER", help="the --output of geometry and of anchoring")
+    add("--analysis", type=Path, metavar="FOLDER", help="the --output of geometry, anchoring and evidence")
     add("--output", type=Path, default=Path("report.html"), metavar="FILE", help="(default: %(default)s)")
     add("--figures", type=Path, metavar="FOLDER", help="also write each of the report's plots as SVG, PNG and PDF")
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from recbole_symcere import __version__
 from recbole_symcere.analysis import compared
 from recbole_symcere.analysis.report import plots
-from recbole_symcere.analysis.report.analyses import anchoring, geometry
+from recbole_symcere.analysis.report.analyses import anchoring, evidence, geometry
 from recbole_symcere.analysis.report.page import Figures, Plot, rendered
 from recbole_symcere.analysis.report.settings import settings_grid, versions_grid
 from recbole_symcere.comparison.rendering import grid_of, p_text, table_notes
@@ -27,6 +27,7 @@ from recbole_symcere.metrics import PRIMARY, label_of, metric_of
 PANELS = 4  # side by side
 EPOCHS_SHOWN = 15  # in the table below a plot of curves
 SECTIONS = 5  # that the progress bar counts
+ANALYSES = {"geometry": geometry, "anchoring": anchoring, "evidence": evidence}
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def render(results: Results, analysis: Path | None, figures: Figures) -> str:
     """Returns the page as HTML.
 
     Args:
-        analysis: the folder of what ``geometry`` and ``anchoring`` wrote; None if there is none.
+        analysis: the folder of what ``geometry``, ``anchoring`` and ``evidence`` wrote; None if there is none.
     """
     content: dict[str, Any] = {"results": results, "version": __version__, "primary": label_of(PRIMARY)}
     sections = _sections(results, analysis, figures)
@@ -55,7 +56,7 @@ def render(results: Results, analysis: Path | None, figures: Figures) -> str:
 
 def _sections(results: Results, analysis: Path | None, figures: Figures) -> Iterator[dict[str, Any]]:
     """Yields the parts of the page by the names that the template has for them."""
-    yield {"geometry": geometry(analysis, figures), "anchoring": anchoring(analysis, figures)}
+    yield {name: shown(analysis, figures) for name, shown in ANALYSES.items()}
     tables, ours = results.tables(), results.ours
     summary, accuracy, popularity = tables["summary"], tables["accuracy"], replace(tables["popularity"], seconds={})
     only_popularity = [(popularity, metric) for metric in popularity.metrics if metric not in accuracy.metrics]

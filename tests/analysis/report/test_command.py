@@ -96,6 +96,17 @@ def write_geometry(folder: Path) -> Path:
     return folder
 
 
+def write_evidence(folder: Path) -> None:
+    """Of one user, as ``evidence`` writes it with ``--show-text``."""
+    weights = {"trend": {"weight": 0.5, "error": 0.125}, "graph": {"weight": 0.0, "error": 0.0}}
+    item = {"item": "i<1>", "score": 1.25, "added": {"trend": 1.5, "graph": -0.25}}
+    sentence = {"source": "the user's own", "cosine": 0.5, "text": "Fits <b>well</b>."}
+    recommended = [{"user": "user 1", "items": [item], "sentences": [sentence]}]
+    content = {"checkpoint": "plus", "weights": {"weights of strangers": weights}, "recommended": recommended}
+    (folder / "evidence.json").write_text(json.dumps(content))
+    (folder / "figure-evidence.svg").write_text(SVG)
+
+
 SVG = """<?xml version="1.0"?>
 <svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="72pt" height="36pt"
   viewBox="0 0 72 36" version="1.1" onload="alert(1)">
@@ -170,10 +181,11 @@ class Parsed(HTMLParser):
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Parsed:
-    """The page of ``write_comparison`` as it stands, with geometry and anchoring."""
+    """The page of ``write_comparison`` as it stands, with geometry, anchoring and evidence."""
     folder = tmp_path_factory.mktemp("toy")
     comparison, analysis = write_comparison(folder / "comparison"), write_geometry(folder / "analysis")
     write_anchoring(analysis)
+    write_evidence(analysis)
     return Parsed(run_report(comparison, folder / "report.html", "--analysis", str(analysis)))
 
 
@@ -339,6 +351,16 @@ def test_geometry_is_shown_where_it_was_measured(toy: Parsed) -> None:
     ]
     figures = {of["id"] for tag, of in toy.tags if tag == "figure"}
     assert {"figure-1-a-b", "figure-1-c", "figure-4", "figure-cosines"} < figures
+
+
+def test_evidence_is_shown_only_where_there_is_some(toy: Parsed, comparison: Path, tmp_path: Path) -> None:
+    weights = [["evidence", "weights of strangers"], ["trend", "0.50 ± 0.12"], ["graph", "0.00"]]
+    assert toy.tables["Weights and their standard errors"] == weights
+    assert toy.tables["What the evidence adds for user 1"][1] == ["i<1>", "+1.25", "+1.50", "−0.25"]
+    sentences = toy.tables["Sentences near i<1>, the first item for user 1"]
+    assert sentences[1] == ["the user's own", "+0.50", "Fits <b>well</b>."]
+    assert "figure-evidence" in {of["id"] for tag, of in toy.tags if tag == "figure"}
+    assert "Evidence" not in Parsed(run_report(comparison, tmp_path / "report.html")).text
 
 
 def test_anchoring_is_shown_and_reviews_are_called_by_their_items(toy: Parsed) -> None:
@@ -535,6 +557,9 @@ def test_what_a_user_can_mend_is_said(comparison: Path, tmp_path: Path, capsys: 
     (analysis / "geometry.json").write_text("{")
     assert "geometry.json: can't be read as JSON" in refused(capsys, *given, "--analysis", analysis)
     (analysis / "geometry.json").unlink()
+    (analysis / "evidence.json").write_text('{"weights": {}}')
+    assert "evidence.json: not as evidence writes it" in refused(capsys, *given, "--analysis", analysis)
+    (analysis / "evidence.json").unlink()
     (analysis / "anchoring.json").write_text('{"models": [{}]}')
     assert "anchoring.json: not as anchoring writes it" in refused(capsys, *given, "--analysis", analysis)
     write_comparison(comparison, rows=["Unheard"])
