@@ -5,7 +5,8 @@ No setting must be searched; ``properties/model/SymCEREPlus.yaml`` has those tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from logging import getLogger
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.errors import ConfigError
 from recbole_symcere.known import Known, asking_moments
 from recbole_symcere.model.baselines.history import moments
 from recbole_symcere.model.choice import Choices, fit_weights
@@ -26,6 +28,7 @@ from recbole_symcere.model.recommender import Recommender
 from recbole_symcere.model.symcere import Nodes, SymCERE
 from recbole_symcere.model.text.views import projection, training_vectors
 from recbole_symcere.model.text.words import with_word_statistics
+from recbole_symcere.properties import nearest
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -89,6 +92,7 @@ class SymCEREPlus(SymCERE):
                 self.register_buffer("review_rows", dataset.review_rows(), persistent=False)
         self.statistics = ItemStatistics(dataset, texts)
         self.evidence = {name: EVIDENCE.find(name)() for name in config["evidence"]}
+        self.given_weights: dict[str, float] | None = config["evidence_weights"]
         size = len(self.evidence)
         self.register_buffer("weights", torch.zeros(1 + FOLDS, 2, size))
         self.register_buffer("weight_errors", torch.zeros(2, size))
@@ -104,12 +108,13 @@ class SymCEREPlus(SymCERE):
         """Checks that the parts that the settings name exist.
 
         Raises:
-            ConfigError: one of them does not.
+            ConfigError: one of them does not, or the weights are not those of the evidence.
         """
         CONTRASTS.find(config["contrast"])
         NoisyLightGCN.check_settings(config)
         for name in config["evidence"]:
             EVIDENCE.find(name)
+        _check_weights(config["evidence_weights"], config["evidence"])
 
     def build_graph_encoder(self, config: Config) -> None:
         """Makes XSimGCL's encoder."""
@@ -152,13 +157,19 @@ class SymCEREPlus(SymCERE):
     def learn_from_validation(self, valid: ReviewDataset, known: Known) -> None:
         """Fits the weights to the interactions of validation, to all of them and without those of each fold of users.
 
-        Where strangers have no interaction there, their weights are those of the others.
+        Where strangers have no interaction there, their weights are those of the others. Weights that
+        ``evidence_weights`` gives are not fitted.
         """
         self.eval()
         self.about_to_rank(known)
         for row in (OTHERS, STRANGERS):
             speaking = [row == OTHERS or not piece.needs_history for piece in self.evidence.values()]
             pieces = torch.tensor(speaking, device=self.weights.device)
+            if self.given_weights is not None:
+                self.weights[:, row] = pieces * self.weights.new_tensor(
+                    [self.given_weights[name] for name in self.evidence]
+                )
+                continue
             user, item = self._chosen(valid, row)
             if not len(user):
                 self.weights[:, row] = pieces * (self.weights[:, OTHERS] if row == STRANGERS else 1.0)
@@ -283,6 +294,29 @@ class SymCEREPlus(SymCERE):
         users, items = super().ranking_vectors()
         self.statistics.take_graph(self.graph_encoder.folding(self.graph), items)
         return users, items
+
+
+def _check_weights(given: Any, evidence: Sequence[str]) -> None:
+    """Checks that weights are given for all pieces of evidence, or for none.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if given is None:
+        return
+    key = "evidence_weights"
+    if not isinstance(given, dict):
+        raise ConfigError(f"{key} is {given!r}, but must be such as {{trend: 0.5, graph: 1}}, or empty to fit them")
+    if unknown := sorted(given.keys() - set(evidence)):
+        raise ConfigError(f"{key} names {unknown[0]}, which is not in evidence{nearest(str(unknown[0]), evidence)}")
+    if absent := [name for name in evidence if name not in given]:
+        raise ConfigError(f"{key} has no weight for {absent[0]}: give one for each piece, or leave {key} empty")
+    if wrong := [
+        name for name, weight in given.items() if type(weight) not in (int, float) or not 0 <= weight < math.inf
+    ]:
+        raise ConfigError(f"{key} gives {wrong[0]} the weight {given[wrong[0]]!r}, but it must be a number from 0")
+    if not any(given.values()):
+        raise ConfigError(f"{key} gives every piece the weight 0, so that nothing would rank")
 
 
 def _drawn(ids: Tensor, n: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -385,6 +386,39 @@ def test_a_run_tells_the_weights(settings: dict[str, Any], caplog: pytest.LogCap
     for k, name in enumerate(EVERYTHING):
         weight, error = float(model.weights[0, OTHERS, k]), float(model.weight_errors[OTHERS, k])
         assert (f"{name} {weight:.2f} ± {error:.2f}" in told[0]) == (weight > 0)
+
+
+def test_weights_that_are_given_are_not_fitted(plus_config: MakeConfig) -> None:
+    given = {name: 0.25 * number for number, name in enumerate(EVERYTHING, start=1)}
+    model, valid, _ = parts(plus_config(evidence_weights=given, **TEMPORAL))
+    model.learn_from_validation(valid._dataset, valid.known)
+    no_history = [weight if name in ("trend", "newness") else 0 for name, weight in given.items()]
+    assert model.weights[:, OTHERS].tolist() == [list(given.values())] * (1 + FOLDS)
+    assert model.weights[:, STRANGERS].tolist() == [no_history] * (1 + FOLDS)
+    assert not model.weight_errors.any()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("trend", "is 'trend', but must be such as"),
+        ({"trend": 1, "graf": 1}, "names graf, which is not in evidence; did you mean 'graph'?"),
+        ({"trend": 1}, "has no weight for graph: give one for each piece, or leave evidence_weights empty"),
+        ({"trend": -1, "graph": 1}, "gives trend the weight -1, but it must be a number from 0"),
+        ({"trend": 1, "graph": True}, "gives graph the weight True"),
+        ({"trend": 0, "graph": 0.0}, "gives every piece the weight 0"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_told(plus_config: MakeConfig, given: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"evidence_weights {message}")):
+        SymCEREPlus.check_settings(plus_config(evidence=["trend", "graph"], evidence_weights=given))
+
+
+def test_without_word_statistics_the_target_is_the_encoders_vector(plus_config: MakeConfig) -> None:
+    (with_words, *_), (alone, *_) = (build(plus_config(word_directions=n)) for n in (5, 0))
+    assert with_words.features.shape[1] == alone.features.shape[1] + 5
+    width = alone.features.shape[1]
+    assert_close(F.normalize(with_words.features[:, :width], dim=1), F.normalize(alone.features, dim=1))
 
 
 def test_a_finished_run_that_is_given_again_has_the_same_result(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -16,11 +16,10 @@ from recbole_symcere.data.tokens import SPECIAL, TokenisedReviews
 from recbole_symcere.model.text.encoder import ReviewEncoder
 from recbole_symcere.model.text.views import dealt_out
 
-DIRECTIONS = 128
 LEAST, MOST = 2, 0.5  # a token is counted that occurs in so many reviews at least, and in such a share of them at most
 
 
-def word_directions(reviews: TokenisedReviews, n_directions: int = DIRECTIONS) -> np.ndarray:
+def word_directions(reviews: TokenisedReviews, n_directions: int) -> np.ndarray:
     """Returns reviews in the main directions of the TF-IDF of their tokens, float32 [n, at most n_directions].
 
     This is latent semantic analysis (Deerwester et al., 1990), of the tokens of any tokenizer, so of any language. The
@@ -44,13 +43,15 @@ def with_word_statistics(config: Config, dataset: ReviewDataset, vectors: Tensor
     """Returns the vectors of the training reviews beside their word statistics, each centred and of unit length.
 
     Args:
+        config: ``word_directions`` says how many directions there are at most.
         vectors: float32 [n, hidden], as :func:`training_vectors` returns them.
 
     Returns:
         float32 [n, hidden + directions]; the vectors alone where ``text_source`` is ``random``.
     """
     parts = [vectors]
-    if config["text_source"] != "random":
+    if config["word_directions"] and config["text_source"] != "random":
         reviews = dataset.tokenised_reviews(ReviewEncoder.frozen_from_config(config))
-        parts.append(dealt_out(config, dataset, torch.from_numpy(word_directions(reviews))))
+        words = torch.from_numpy(word_directions(reviews, config["word_directions"]))
+        parts.append(dealt_out(config, dataset, words))
     return torch.cat([F.normalize(part - part.mean(0), dim=1) for part in parts], 1)
