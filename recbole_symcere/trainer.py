@@ -31,6 +31,7 @@ from recbole_symcere.checkpoint import (
     storable_parameters,
 )
 from recbole_symcere.config import Config
+from recbole_symcere.data.batches import DeviceTrainDataLoader
 from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.errors import TrainingError
 from recbole_symcere.model.recommender import Recommender
@@ -38,19 +39,21 @@ from recbole_symcere.progress import training_bar
 from recbole_symcere.ranking import RankingTrainer, plain
 from recbole_symcere.transfer import upload
 
+SAVE_EVERY = 2.0  # seconds of training that an interrupted run may have to repeat
+
 
 class _Stopped(Exception):
     """Ends RecBole's loop over epochs when ``callback_fn`` asks for it."""
 
 
 class Trainer(RankingTrainer):
-    """RecBole's trainer, which can also resume a run after any epoch and train in several processes.
+    """RecBole's trainer, which can also resume a run and train in several processes.
 
     The hooks of :class:`Recommender` decide the learning rates and which fields of a batch stay on the host. If several
     processes train (see ``distributed``), only the main process writes files.
 
     The checkpoint ``saved_model_file`` holds the best epoch, as in RecBole. A second file beside it, at
-    ``resume_path``, holds the newest epoch with the state of the optimiser, the random generators and early stopping,
+    ``resume_path``, holds a recent epoch with the state of the optimiser, the random generators and early stopping,
     so that a resumed run goes on as if it had not been interrupted. Neither file holds code (see ``checkpoint``).
 
     Attributes:
@@ -76,7 +79,7 @@ class Trainer(RankingTrainer):
         self.seconds = 0.0
         self.curves: list[dict[str, float]] = []
         self._data = source_fingerprint(config)
-        self._saves_resume_state = False
+        self._saves_resume_state, self._saved_at = False, -math.inf
         self._resumed_random: dict[str, Any] | None = None
         self._bar: tqdm | None = None
         self._losses = distributed.losses_of(model)
@@ -122,13 +125,15 @@ class Trainer(RankingTrainer):
         show_progress: bool = False,
         callback_fn: Callable[[int, float], bool | None] | None = None,
     ) -> tuple[float, Mapping[str, float]]:
-        """Trains as RecBole does, and starts after the newest epoch if the run was resumed.
+        """Trains as RecBole does, and starts after the newest saved epoch if the run was resumed.
 
         Args:
             callback_fn: called after every validation with the number of the epoch, from 0, and its score. If it
                 returns true, training ends.
         """
         self._saves_resume_state = saved
+        if isinstance(train_data, DeviceTrainDataLoader):
+            train_data.get_model(self.model)
         if self.n_steps is not None and math.isfinite(self.n_steps):
             self.epochs = math.ceil(self.n_steps / len(train_data))
         if self._resumed_random:
@@ -174,7 +179,8 @@ class Trainer(RankingTrainer):
         Raises:
             TrainingError: there is no batch, or a loss is not finite.
         """
-        if epoch_idx > self.start_epoch or epoch_idx == 0:
+        is_time = distributed.world_size() > 1 or perf_counter() - self._saved_at >= SAVE_EVERY  # clocks may disagree
+        if epoch_idx == 0 or (is_time and epoch_idx > self.start_epoch):
             self._save_resume_state(epoch_idx - 1, train_data)
         self.model.train()
         loss_func = loss_func or self.model.calculate_loss
@@ -206,7 +212,7 @@ class Trainer(RankingTrainer):
         """Updates the weights with one batch; reads nothing back, so that the host need not wait for a GPU.
 
         Args:
-            interaction: a batch on the host; the fields that the model names as ``host_fields`` stay there.
+            interaction: a batch; the fields that the model names as ``host_fields`` are on the host and stay there.
 
         Returns:
             The loss, or a tuple of its terms, as ``loss_func`` returns it.
@@ -231,8 +237,8 @@ class Trainer(RankingTrainer):
     def _explain(self, epoch: int, terms: Tensor, train_data: AbstractDataLoader, loss_func: Callable) -> str:
         """Returns the error message for an epoch in which a loss is not finite.
 
-        Checking every step while training goes well would cost time. Instead, if the run saves its state, the epoch is
-        trained again up to the faulty step, and the state before this step is saved beside the checkpoint.
+        Checking every step while training goes well would cost time. Instead, if the run saves its state, training is
+        repeated from there up to the faulty step, and the state before this step is saved beside the checkpoint.
 
         Args:
             terms: [n_steps, n_terms], the terms of the loss of each step.
@@ -246,17 +252,23 @@ class Trainer(RankingTrainer):
             restore(self.model, state)
             self.optimizer.load_state_dict(state["optimizer"])
             set_random_state(state["random"], self.device, train_data)
-            told += self._replay(epoch, step, train_data, loss_func) + "; "
+            for earlier in range(state["epoch"] + 1, epoch):
+                self._train_again(earlier, len(train_data), train_data, loss_func)
+            self._train_again(epoch, step, train_data, loss_func)
+            told += self._kept(epoch) + "; "
         return told + f"lower learning_rate, now {self.learning_rate:g}, or set clip_grad_norm"
 
-    def _replay(self, epoch: int, step: int, train_data: AbstractDataLoader, loss_func: Callable) -> str:
-        """Trains an epoch again up to ``step``, saves the state before this step, and returns what it found as text."""
+    def _train_again(self, epoch: int, n_steps: int, train_data: AbstractDataLoader, loss_func: Callable) -> None:
+        """Takes the first steps of an epoch again."""
         self.model.train()
         self.optimizer.zero_grad()  # the gradients are still those of the last step of the epoch
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
-        for number, interaction in zip(range(step), train_data, strict=False):
+        for number, interaction in zip(range(n_steps), train_data, strict=False):
             self._set_learning_rates(epoch, epoch * len(train_data) + number)
             self._train_step(interaction, loss_func, scaler)
+
+    def _kept(self, epoch: int) -> str:
+        """Saves the state before the faulty step of an epoch, and returns what it found as text."""
         kept = Path(self.saved_model_file).with_suffix(".failed.pth")
         if distributed.is_main():
             save_checkpoint(self._state(epoch - 1), kept)
@@ -342,7 +354,8 @@ class Trainer(RankingTrainer):
     def _save_resume_state(self, epoch: int, train_data: AbstractDataLoader) -> None:
         if not self._saves_resume_state:
             return
-        self.seconds = perf_counter() - self._started
+        self._saved_at = perf_counter()
+        self.seconds = self._saved_at - self._started
         further = {
             "best_valid_result": self.best_valid_result and plain(self.best_valid_result),
             "random": random_state(self.device, train_data),

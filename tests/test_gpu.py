@@ -47,10 +47,14 @@ def test_a_step_never_waits_for_the_gpu(
     trainer = build_trainer(config, train_data)
     trainer.model.train()
     scaler = torch.amp.GradScaler("cuda", enabled=False)
+    train_data.get_model(trainer.model)
     batches = iter(train_data)
     for mode in ("default", "error"):  # the first step may set up what is kept
-        batch = next(batches)
         _refuses_to_wait(mode)
+        batch = next(batches)
+        assert {field for field in batch.interaction if batch[field].device.type == "cpu"} <= {
+            *trainer.model.host_fields
+        }
         trainer._train_step(batch, trainer.model.calculate_loss, scaler)
 
 

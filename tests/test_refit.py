@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_symcere import trainer as trainer_module
 from recbole_symcere.checkpoint import load_checkpoint, resume_path, validation_path
 from recbole_symcere.config import Config
 from recbole_symcere.data.loaders import refit_preparation
@@ -97,9 +98,11 @@ def test_a_loaded_checkpoint_ranks_as_the_run_did(refitted: Callable[..., dict[s
     assert all((user, item) not in met for user, best in ranked.items() for item, _ in best)
 
 
+@pytest.mark.parametrize("save_every", [0.0, 1e9])
 def test_an_interrupted_second_fit_goes_on_and_ends_the_same(
-    refitted: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refitted: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: float
 ) -> None:
+    monkeypatch.setattr(trainer_module, "SAVE_EVERY", save_every)
     given = refitted(learning_rate=0.05)
     whole = run_recbole_symcere(config_dict=given | {"checkpoint_file": str(tmp_path / "whole.pth")})
     train_epoch = Trainer._train_epoch
@@ -121,7 +124,7 @@ def test_an_interrupted_second_fit_goes_on_and_ends_the_same(
 
     monkeypatch.setattr(Trainer, "_train_epoch", note)
     np.testing.assert_equal(run_recbole_symcere(config_dict=given), whole)
-    assert epochs[0] >= 1, "the interrupted fit began anew"
+    assert epochs[0] == (0 if save_every else 1), "saved at the start, and then when the time has come"
 
 
 def test_a_checkpoint_of_another_run_is_told_before_any_training(

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
 
-from recbole.data.dataloader import AbstractDataLoader, FullSortEvalDataLoader
+from recbole.data.dataloader import AbstractDataLoader, FullSortEvalDataLoader, TrainDataLoader
 from recbole.data.utils import create_samplers, get_dataloader, load_split_dataloaders, save_split_dataloaders
 
 from recbole_symcere import distributed
 from recbole_symcere.config import Config
 from recbole_symcere.data.audit import audit
+from recbole_symcere.data.batches import DeviceTrainDataLoader, can_make
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.errors import ConfigError, DatasetError
@@ -130,14 +131,17 @@ def _loaders(
     loaders = []
     for phase, part, sampler in zip(("train", "valid", "test"), parts, samplers, strict=True):
         if phase == "train" or phase in known:
-            loader = _dataloader(config, phase)(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
+            of_phase = _dataloader(config, phase, part)
+            loader = of_phase(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
             loader.known = known.get(phase)
             loaders.append(loader)
     return loaders
 
 
-def _dataloader(config: Config, phase: str) -> type[AbstractDataLoader]:
+def _dataloader(config: Config, phase: str, part: ReviewDataset) -> type[AbstractDataLoader]:
     loader: type[AbstractDataLoader] = get_dataloader(config, phase)
+    if loader is TrainDataLoader and config["loader"] == "device" and can_make(config, part):
+        return DeviceTrainDataLoader
     return RankingDataLoader if loader is FullSortEvalDataLoader else loader
 
 
