@@ -212,9 +212,8 @@ def mean_by_group(vectors: Tensor, group: Tensor, n_groups: int) -> Tensor:
     Returns:
         [n_groups, hidden]
     """
-    sums, size = _sums(vectors, group, n_groups)
-    means = sums / size.clamp(min=1)
-    empty = size.flatten() == 0
+    means = mean_of_members(vectors, group, n_groups)
+    empty = torch.bincount(group, minlength=n_groups) == 0
     means[empty] = means[~empty].mean(0)
     return means
 
