@@ -241,10 +241,11 @@ class Breaks(SymCERE):
         return first * torch.nan, *others
 
 
-@pytest.mark.parametrize(("epoch", "step"), [(0, 3), (1, 0), (1, 2)])
+@pytest.mark.parametrize(("epoch", "step", "save_every"), [(0, 3, 0.0), (1, 0, 0.0), (1, 2, 0.0), (2, 1, 1e9)])
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_explains_it(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, step: int
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, step: int, save_every: float
 ) -> None:
+    monkeypatch.setattr("recbole_symcere.trainer.SAVE_EVERY", save_every)
     n_steps = len(data_preparation(config := Config(config_dict=settings), create_dataset(config))[0])
     monkeypatch.setattr(Breaks, "at_call", epoch * n_steps + step + 1)
     settings |= {"checkpoint_file": str(tmp_path / "run.pth"), "edge_dropout": 0.5}

@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from recbole.data.dataloader import TrainDataLoader
 
 from recbole_symcere.config import Config
-from recbole_symcere.data.batches import DeviceTrainDataLoader, UnmetItems
+from recbole_symcere.data.batches import DeviceTrainDataLoader, UnmetItems, can_make
+from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.quick_start import create_dataset, data_preparation
+from recbole_symcere.run import build_trainer
 
 MakeConfig = Callable[..., Config]
 
@@ -90,6 +93,14 @@ def test_the_seed_alone_decides_the_batches_and_each_epoch_has_its_own(make_conf
     assert epochs(seed=5)[0] != first
 
 
+def test_each_epoch_and_each_seed_draw_their_own_negatives(make_config: MakeConfig) -> None:
+    found = []
+    for seed in (1, 2):
+        loader = train_loader(make_config(model="LightGCN", shuffle=False, seed=seed))
+        found += [torch.cat([batch["neg_item_id"] for batch in loader]).tolist() for _ in range(2)]
+    assert all(one != other for place, one in enumerate(found) for other in found[:place])
+
+
 def test_without_negatives_or_a_shuffle_the_rows_stand_as_they_are(make_config: MakeConfig) -> None:
     loader = train_loader(make_config(model="EASE", shuffle=False))
     data = loader._dataset.inter_feat
@@ -108,3 +119,20 @@ def test_without_negatives_or_a_shuffle_the_rows_stand_as_they_are(make_config: 
 )
 def test_what_only_recboles_loader_does_is_left_to_it(make_config: MakeConfig, changes: dict[str, Any]) -> None:
     assert type(train_loader(make_config(model="LightGCN", **changes))) is TrainDataLoader
+
+
+@pytest.mark.parametrize("joined", ["user_feat", "item_feat"])
+def test_fields_of_users_or_items_are_joined_by_recboles_loader(make_config: MakeConfig, joined: str) -> None:
+    config = make_config(model="LightGCN")
+    nothing: dict[str, Any] = {"user_feat": None, "item_feat": None}
+    assert can_make(config, cast(ReviewDataset, SimpleNamespace(**nothing)))
+    assert not can_make(config, cast(ReviewDataset, SimpleNamespace(**nothing | {joined: "a table"})))
+
+
+def test_training_makes_batches_for_its_model(make_config: MakeConfig) -> None:
+    config = make_config(epochs=1)
+    loader = train_loader(config)
+    trainer = build_trainer(config, loader)
+    assert isinstance(loader, DeviceTrainDataLoader) and not loader.host_fields
+    trainer.fit(loader, saved=False)
+    assert loader.host_fields == trainer.model.host_fields == ("review_id",)
