@@ -157,7 +157,7 @@ def planted_rows(seed: int = 0) -> list[Row]:
     """Users who like two of six topics; each review names its item's, amid feelings drawn at random."""
     random = np.random.default_rng(seed)
     rows: list[Row] = []
-    for user in range(60):
+    for user in range(120):
         liked = np.isin(np.arange(36) % 6, random.choice(6, 2, replace=False))
         for item in random.choice(36, 11, replace=False, p=np.where(liked, 9.0, 0.5) / np.where(liked, 9, 0.5).sum()):
             feeling, other = random.choice(FEELINGS, 2)
