@@ -39,7 +39,7 @@ from recbole_symcere.progress import training_bar
 from recbole_symcere.ranking import RankingTrainer, plain
 from recbole_symcere.transfer import upload
 
-SAVE_EVERY = 2.0  # seconds of training that an interrupted run may have to repeat
+SAVE_EVERY = 2.0  # seconds between states to resume from, or an epoch where it takes longer
 
 
 class _Stopped(Exception):

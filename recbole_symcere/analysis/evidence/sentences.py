@@ -90,9 +90,12 @@ def _statistics(trained: TrainedModel) -> ItemStatistics:
 def _nearest_met(trained: TrainedModel, user: int, item: int) -> list[int]:
     """Returns the items of a user's history that ``nearby_texts`` counts for an item, the nearest first."""
     users, items = trained.pairs()
-    nearest = _statistics(trained).nearest.cpu().to_dense()[:, item]
-    met = [other for other in items[users == user].unique().tolist() if other != item and nearest[other] > 0]
-    return sorted(met, key=lambda other: -float(nearest[other]))
+    nearest = _statistics(trained).nearest.cpu().coalesce()
+    sources, ends = nearest.indices()
+    counted = ends == item
+    cosines = dict(zip(sources[counted].tolist(), nearest.values()[counted].tolist(), strict=True))
+    met = [other for other in items[users == user].unique().tolist() if other != item and cosines.get(other, 0.0) > 0]
+    return sorted(met, key=lambda other: -cosines[other])
 
 
 def _vectors(trained: TrainedModel, sentences: Sequence[str]) -> Tensor:
