@@ -1,4 +1,4 @@
-"""Training batches that are made on the model's device, with negatives that no user has met."""
+"""Training batches that are made on the model's device, with negative items that their user has not met."""
 
 from __future__ import annotations
 

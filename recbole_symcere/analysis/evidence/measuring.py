@@ -76,7 +76,7 @@ def _recommended(trained: TrainedModel, user: int, number: int, given: argparse.
     scores = torch.stack(list(added.values())).sum(0)
     unmet = trained.unmet(user).nonzero().flatten()
     items = unmet[scores[unmet].topk(min(given.k, len(unmet))).indices].tolist()
-    sentences = speaking_sentences(trained, user, items[0], SENTENCES) if given.show_text and items else []
+    sentences = speaking_sentences(trained, user, items[0], SENTENCES) if given.show_text else []
     return {
         "user": str(trained.user_tokens()[user]) if given.show_users else f"user {number}",
         "items": [
@@ -113,7 +113,7 @@ def _weight_cell(weight: float, error: float) -> Cell:
 
 def _items_grid(recommended: Mapping[str, Any]) -> Grid:
     items = recommended["items"]
-    names = list(items[0]["added"]) if items else []
+    names = list(items[0]["added"])
     rows = [Row(each["item"], [_signed(each["score"]), *map(_signed, each["added"].values())]) for each in items]
     return Grid(f"What the evidence adds for {recommended['user']}", ["item", "score", *names], rows)
 
@@ -140,12 +140,11 @@ def draw_evidence(recommended: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
         for axis, of_user in zip(axes, recommended, strict=True):
             items = of_user["items"]
             places = np.arange(len(items), 0, -1)
-            for number, name in enumerate(items[0]["added"] if items else ()):
-                parts = np.array(
-                    [[item["added"][other] for other in list(item["added"])[: number + 1]] for item in items]
-                )
-                own, before = parts[:, -1], parts[:, :-1]
-                start = np.where(own >= 0, before.clip(min=0).sum(1), before.clip(max=0).sum(1))
+            left, right = np.zeros((2, len(items)))  # where the bars end so far
+            for number, name in enumerate(items[0]["added"]):
+                own = np.array([item["added"][name] for item in items])
+                start = np.where(own >= 0, right, left)
+                left, right = left + own.clip(max=0), right + own.clip(min=0)
                 style = {
                     "color": COLOURS[number % len(COLOURS)],
                     "hatch": HATCHES[number // len(COLOURS) % len(HATCHES)],
