@@ -26,7 +26,7 @@ from recbole_symcere.model.item_statistics import ItemStatistics, ItemTexts
 from recbole_symcere.model.loss import CONTRASTS
 from recbole_symcere.model.recommender import Recommender
 from recbole_symcere.model.symcere import Nodes, SymCERE
-from recbole_symcere.model.text.views import projection, training_vectors
+from recbole_symcere.model.text.views import frozen_encoder, projection, training_vectors
 from recbole_symcere.model.text.words import with_word_statistics
 from recbole_symcere.properties import nearest
 
@@ -83,10 +83,11 @@ class SymCEREPlus(SymCERE):
         super().__init__(config, dataset)
         self.contrasted = config["contrasted"]
         if texts is None:
-            vectors = training_vectors(config, dataset)
+            encoder = frozen_encoder(config)
+            vectors = training_vectors(config, dataset, encoder)
             texts = ItemTexts.of_reviews(dataset, vectors)
             if self.settings.reads_reviews:
-                features = with_word_statistics(config, dataset, vectors)
+                features = with_word_statistics(config, dataset, vectors, encoder)
                 self.projection = projection(self.settings.projection, features.shape[1], self.graph_encoder.width)
                 self.register_buffer("features", features, persistent=False)
                 self.register_buffer("review_rows", dataset.review_rows(), persistent=False)

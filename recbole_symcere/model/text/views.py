@@ -184,14 +184,24 @@ def text_profiles(config: Config, dataset: ReviewDataset) -> tuple[Tensor, Tenso
     return profiles_by_group(vectors, users, dataset.user_num), profiles_by_group(vectors, items, dataset.item_num)
 
 
-def training_vectors(config: Config, dataset: ReviewDataset) -> Tensor:
+def frozen_encoder(config: Config) -> ReviewEncoder | None:
+    """Returns the encoder that :func:`training_vectors` encodes reviews with; None if ``text_source`` is ``random``."""
+    if config["text_source"] == "random":
+        return None
+    return ReviewEncoder.frozen_from_config(config, config["text_adapter"]).to(config["device"])
+
+
+def training_vectors(config: Config, dataset: ReviewDataset, encoder: ReviewEncoder | None = None) -> Tensor:
     """Returns the vectors of the training reviews in the order of the interactions, float32 [n, hidden].
 
     The setting ``text_source`` has the meaning that SymCERE.yaml gives.
+
+    Args:
+        encoder: what :func:`frozen_encoder` returns, if the caller has it already; None loads it here.
     """
-    if config["text_source"] == "random":
+    encoder = encoder or frozen_encoder(config)
+    if encoder is None:
         return _random_vectors(config, dataset)
-    encoder = ReviewEncoder.frozen_from_config(config, config["text_adapter"]).to(config["device"])
     (array,) = dataset.embedded_reviews(encoder, 0, 0.0)
     vectors = torch.from_numpy(array)
     return dealt_out(config, dataset, vectors)

@@ -39,19 +39,22 @@ def word_directions(reviews: TokenisedReviews, n_directions: int) -> np.ndarray:
     return found.astype(np.float32)
 
 
-def with_word_statistics(config: Config, dataset: ReviewDataset, vectors: Tensor) -> Tensor:
+def with_word_statistics(
+    config: Config, dataset: ReviewDataset, vectors: Tensor, encoder: ReviewEncoder | None
+) -> Tensor:
     """Returns the vectors of the training reviews beside their word statistics, each centred and of unit length.
 
     Args:
         config: ``word_directions`` says how many directions there are at most.
         vectors: float32 [n, hidden], as :func:`training_vectors` returns them.
+        encoder: its tokens are the words; None if the vectors are random, which leaves the words out.
 
     Returns:
-        float32 [n, hidden + directions]; the vectors alone where ``text_source`` is ``random``.
+        float32 [n, hidden + directions].
     """
     parts = [vectors]
-    if config["word_directions"] and config["text_source"] != "random":
-        reviews = dataset.tokenised_reviews(ReviewEncoder.frozen_from_config(config))
+    if config["word_directions"] and encoder is not None:
+        reviews = dataset.tokenised_reviews(encoder)
         words = torch.from_numpy(word_directions(reviews, config["word_directions"]))
         parts.append(dealt_out(config, dataset, words))
     return torch.cat([F.normalize(part - part.mean(0), dim=1) for part in parts], 1)
