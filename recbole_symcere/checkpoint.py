@@ -25,6 +25,7 @@ from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.errors import CheckpointError, ConfigError
 
 FORMAT = 4
+SERVING_FORMAT = 1  # of what ``Recommender.to_serve`` returns
 # What checkpoints of older formats that can still be loaded do not say, because there was no choice.
 OLDER_SETTINGS: dict[int, dict[str, Any]] = {
     3: {"tie_break": "file", "candidates": "all", "cold_users": "model", "refit": False}

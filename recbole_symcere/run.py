@@ -22,12 +22,14 @@ from recbole_symcere.checkpoint import (
     locked,
     restore,
     resume_path,
+    save_checkpoint,
     validation_path,
 )
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.data.loaders import DataLoaders, create_dataset, data_preparation, refit_preparation
 from recbole_symcere.errors import CheckpointError, ConfigError
+from recbole_symcere.known import Known
 from recbole_symcere.model.recommender import Recommender
 from recbole_symcere.outputs import make_output_folder
 from recbole_symcere.provenance import commit, versions
@@ -102,10 +104,24 @@ def fit(config: Config, saved: bool = True, callback_fn: Callable[[int, float], 
         best = trainer.fit(train_data, valid_data, saved=saved, show_progress=show, callback_fn=callback_fn)
         if trainer.model.learns_from_validation:
             best = _learn_from_validation(trainer, valid_data, saved)
-        if not config["refit"]:
-            return Fitted(trainer, trainer, valid_data, test_data, *best)
-        ranker, test_data = _refit(config, trainer, checkpoint, loaders, saved)
+        ranker = trainer
+        if config["refit"]:
+            ranker, test_data = _refit(config, trainer, checkpoint, loaders, saved)
+        if saved and distributed.is_main():
+            _store_what_serves(
+                ranker.model, train_data._dataset.joined_with(valid_data._dataset), test_data, checkpoint
+            )
     return Fitted(trainer, ranker, valid_data, test_data, *best)
+
+
+def _store_what_serves(model: Recommender, past: ReviewDataset, test_data: AbstractDataLoader, path: Path) -> None:
+    """Adds to a checkpoint what recommends without the dataset, if the model can do this."""
+    known: Known | None = getattr(test_data, "known", None)  # dataloaders in a pickle of RecBole's have none
+    if not model.serves or known is None:
+        return
+    checkpoint = load_checkpoint(path)
+    restore(model, checkpoint)  # the model may be that of a later epoch
+    save_checkpoint(checkpoint | {"serving": model.to_serve(past, known)}, path)
 
 
 def _learn_from_validation(

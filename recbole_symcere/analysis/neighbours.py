@@ -17,7 +17,7 @@ from dataset_prep.command import at_least
 from recbole_symcere.analysis.trained import TrainedModel
 from recbole_symcere.analysis.words import Occurrences, languages_of, lexicons
 from recbole_symcere.grid import as_markdown
-from recbole_symcere.model.text.views import profiles_by_group
+from recbole_symcere.model.text.groups import profiles_by_group
 from recbole_symcere.properties import parse_assignments
 
 HELP = "the items nearest to one, by the graph and by their reviews, with their telling words"

@@ -85,14 +85,9 @@ def tokenise(
         ValueError: there are no texts, or ``max_length`` leaves no room beside the special tokens.
         OSError: the tokens can't be read back after they were written.
     """
-    # This is a copy, so that the settings of the caller's tokenizer do not change.
-    tokenizer = Tokenizer.from_str(tokenizer.to_str())
     if not len(texts):
         raise ValueError("no texts to tokenise")
-    if max_length <= tokenizer.num_special_tokens_to_add(is_pair=False):
-        raise ValueError(f"max_length {max_length} leaves no room for words beside the tokenizer's special tokens")
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length)
+    tokenizer = cutting(tokenizer, max_length)
     key = key_of("tokens", tokenizer.to_str(), digest_texts(texts), *([prompt] if prompt else []))
     paths = {name: cache_dir / f"{key}.{name}.npy" for name in ("token_ids", "word_index", "offsets")}
     for _ in range(2):
@@ -101,6 +96,20 @@ def tokenise(
             return TokenisedReviews(**arrays)  # type: ignore[arg-type]
         _write_tokens(texts, tokenizer, paths, show_progress, prompt)
     raise OSError(f"{cache_dir}: files can't be read back after they were written; is the disk full?")
+
+
+def cutting(tokenizer: Tokenizer, max_length: int) -> Tokenizer:
+    """Returns a copy of a tokenizer that cuts texts after ``max_length`` tokens and does not pad.
+
+    Raises:
+        ValueError: ``max_length`` leaves no room beside the special tokens.
+    """
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    if max_length <= tokenizer.num_special_tokens_to_add(is_pair=False):
+        raise ValueError(f"max_length {max_length} leaves no room for words beside the tokenizer's special tokens")
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    return tokenizer
 
 
 def _write_tokens(

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from scipy.optimize import minimize
 from torch import Tensor
 
+STRANGERS, OTHERS = 0, 1  # rows of weights: of people of whom nothing is known, and of the others
 RIDGE = 0.02  # of the squared weights, beside the mean log-likelihood of a choice
 
 

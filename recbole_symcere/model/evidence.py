@@ -8,6 +8,7 @@ other pieces know items by all training interactions, as other models do.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar, Protocol
 
 import torch
@@ -34,6 +35,7 @@ class People:
         now: [B] float64, when each person is asked, in seconds.
         words: [B, hidden], the mean of the vectors of the reviews that each person wrote, minus the mean over all
             training reviews; zeros for a person without a review.
+        n_written: [B] long, the number of these reviews.
     """
 
     owner: Tensor
@@ -41,6 +43,7 @@ class People:
     moment: Tensor
     now: Tensor
     words: Tensor
+    n_written: Tensor
 
     def __len__(self) -> int:
         return len(self.now)
@@ -65,14 +68,22 @@ class People:
         return torch.sparse_coo_tensor(places, weight, (len(self), n_items), check_invariants=False)
 
 
+class Need(Enum):
+    """Without what a piece of evidence says nothing about a person."""
+
+    NOTHING = "nothing"
+    HISTORY = "interactions"
+    WORDS = "reviews"
+
+
 class Evidence(Protocol):
     """A piece of evidence.
 
     Attributes:
-        needs_history: whether it says nothing about people who have met nothing.
+        needs: without what it says nothing about a person.
     """
 
-    needs_history: ClassVar[bool]
+    needs: ClassVar[Need]
 
     def scores(self, people: People, items: ItemStatistics) -> Tensor:
         """Returns what speaks for each item, [B, n_items]; the scale has no meaning."""
@@ -87,7 +98,7 @@ EVIDENCE: Registry[type[Evidence]] = Registry("evidence")
 class Trend:
     """How often an item was met lately: an interaction counts half after a quarter of an item's usual age."""
 
-    needs_history = False
+    needs = Need.NOTHING
 
     def scores(self, people: People, items: ItemStatistics) -> Tensor:
         """Returns log(FEW + sum over the item's interactions of 2^(-age / half-life)), [B, n_items]."""
@@ -100,7 +111,7 @@ class Trend:
 class Newness:
     """The moment at which somebody first met an item; an item that nobody has met yet counts as the oldest."""
 
-    needs_history = False
+    needs = Need.NOTHING
 
     def scores(self, people: People, items: ItemStatistics) -> Tensor:
         """Returns the moments, [B, n_items]."""
@@ -112,7 +123,7 @@ class Newness:
 class Recent:
     """Where people went on from the items of the history, of which the latest count most."""
 
-    needs_history = True
+    needs = Need.HISTORY
 
     def scores(self, people: People, items: ItemStatistics) -> Tensor:
         """Returns the decayed history times the directed walks between items, [B, n_items]."""
@@ -123,7 +134,7 @@ class Recent:
 class Graph:
     """The graph model, which places a person by the history alone."""
 
-    needs_history = True
+    needs = Need.HISTORY
 
     def scores(self, people: People, items: ItemStatistics) -> Tensor:
         """Returns dot products of the people's and items' vectors, [B, n_items]."""
@@ -134,7 +145,7 @@ class Graph:
 class OwnWords:
     """How near the mean review of a person is to that of an item, in directions in which items differ."""
 
-    needs_history = True
+    needs = Need.WORDS
 
     def scores(self, people: People, items: ItemStatistics) -> Tensor:
         """Returns cosines, [B, n_items]."""
@@ -145,7 +156,7 @@ class OwnWords:
 class NearbyTexts:
     """The cosines of items with the items of the history whose reviews are nearest to theirs."""
 
-    needs_history = True
+    needs = Need.HISTORY
 
     def scores(self, people: People, items: ItemStatistics) -> Tensor:
         """Returns the history times the nearest items of each item, [B, n_items]."""
@@ -160,11 +171,12 @@ def standardised(evidence: Evidence, people: People, items: ItemStatistics) -> T
     """Returns the scores of a piece of evidence on a scale that pieces and people share, float32 [B, n_items].
 
     For each person the scores of the known items have mean 0 and standard deviation 1; what lies below ``LOWEST`` or
-    above ``HIGHEST`` is cut. Evidence from a history of n interactions is multiplied by n / (n + HALF_TRUSTED).
+    above ``HIGHEST`` is cut. Evidence from n interactions or n reviews is multiplied by n / (n + HALF_TRUSTED).
     """
     scores = evidence.scores(people, items).float()
     deviation, mean = torch.std_mean(scores[:, items.known], 1, correction=0, keepdim=True)
     scores = ((scores - mean) / deviation.clamp(min=1e-9)).clamp(LOWEST, HIGHEST)
-    if evidence.needs_history:
-        scores *= (people.n_met / (people.n_met + HALF_TRUSTED))[:, None]
+    if evidence.needs is not Need.NOTHING:
+        n = people.n_met if evidence.needs is Need.HISTORY else people.n_written
+        scores *= (n / (n + HALF_TRUSTED))[:, None]
     return scores

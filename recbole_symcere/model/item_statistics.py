@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,8 +12,11 @@ from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.known import DAY
 from recbole_symcere.model.baselines.history import moments
 from recbole_symcere.model.baselines.item_walks import directed_walks
-from recbole_symcere.model.text.views import mean_of_members, profiles_by_group
-from recbole_symcere.model.text.whitening import whiten, within_groups
+from recbole_symcere.model.text.groups import mean_of_members, profiles_by_group
+from recbole_symcere.model.text.whitening import whitening, within_groups
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 WALKS = (0.4, 0.4, 0.3)  # exponents of the user's degree and of the popularity of a walk's source and end
 NEAREST = 30  # how many items near to each item by text are kept
@@ -28,19 +33,34 @@ class ItemTexts(nn.Module):
         to_words: [hidden, hidden], takes reviews to a space in which directions count less where the reviews of one
             item differ from each other.
         of_users: [n_users, hidden], the mean review of each user, minus the mean of all.
+        mean: [hidden], the mean review; None in a model that reads no review, such as one that only ranks.
+        to_profiles: [hidden, hidden], takes reviews to the whitened space; None as ``mean``.
     """
 
     profiles: Tensor
     words: Tensor
     to_words: Tensor
     of_users: Tensor
+    mean: Tensor | None
+    to_profiles: Tensor | None
 
-    def __init__(self, *, profiles: Tensor, words: Tensor, to_words: Tensor, of_users: Tensor) -> None:
+    def __init__(
+        self,
+        *,
+        profiles: Tensor,
+        words: Tensor,
+        to_words: Tensor,
+        of_users: Tensor,
+        mean: Tensor | None = None,
+        to_profiles: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.register_buffer("profiles", profiles)
         self.register_buffer("words", words)
         self.register_buffer("to_words", to_words)
         self.register_buffer("of_users", of_users)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("to_profiles", to_profiles, persistent=False)
 
     @classmethod
     def of_reviews(cls, dataset: ReviewDataset, vectors: Tensor) -> ItemTexts:
@@ -52,36 +72,35 @@ class ItemTexts(nn.Module):
         """
         users, items = (dataset.inter_feat[field] for field in (dataset.uid_field, dataset.iid_field))
         n_users, n_items = (dataset.num(field) for field in (dataset.uid_field, dataset.iid_field))
-        centred = vectors - vectors.mean(0)
+        mean = vectors.mean(0)
+        centred = vectors - mean
         of_items = mean_of_members(centred, items, n_items)
-        to_words = within_groups(centred - of_items[items])
+        to_words, to_profiles = within_groups(centred - of_items[items]), whitening(centred)
         return cls(
-            profiles=profiles_by_group(whiten(vectors), items, n_items),
+            profiles=profiles_by_group(centred @ to_profiles, items, n_items),
             words=F.normalize(of_items @ to_words, dim=1),
             to_words=to_words,
             of_users=mean_of_members(centred, users, n_users),
+            mean=mean,
+            to_profiles=to_profiles,
         )
 
 
 class ItemStatistics(nn.Module):
     """What pieces of evidence read of the items.
 
-    Args:
-        dataset: the training interactions.
-        texts: what their reviews tell.
+    Args, which are attributes, too:
+        texts: what the reviews tell.
+        item, moment: [n], the interactions; moments are float64, in seconds.
+        usual_age: the median over the training interactions of the item's age at that time, in seconds.
+        walks: [n_items, n_items] sparse, where people went on from an item: see ``directed_walks``.
+        nearest: [n_items, n_items] sparse, the cosine of each item with the ``NEAREST`` items whose texts are nearest.
 
     Attributes:
         n_items: the number of items, with the padding.
-        item, moment: [n], the training interactions; moments are float64, in seconds.
-        known: [n_items] bool, whether an item has a training interaction.
+        known: [n_items] bool, whether an item has an interaction.
         first: [n_items] float64, the moment of the first one; infinity for an item without one.
-        usual_age: the median over the interactions of the item's age at that time, in seconds; at least a day.
-        walks: [n_items, n_items] sparse, where people went on from an item: see ``directed_walks``.
-        nearest: [n_items, n_items] sparse, the cosine of each item with the ``NEAREST`` items whose texts are nearest.
         folding, vectors: [n_items, d], what the graph model knows of the items; :meth:`take_graph` sets both.
-
-    Raises:
-        DatasetError: the interactions have no times.
     """
 
     item: Tensor
@@ -93,23 +112,34 @@ class ItemStatistics(nn.Module):
     folding: Tensor
     vectors: Tensor
 
-    def __init__(self, dataset: ReviewDataset, texts: ItemTexts) -> None:
+    def __init__(
+        self, texts: ItemTexts, *, item: Tensor, moment: Tensor, usual_age: float, walks: Tensor, nearest: Tensor
+    ) -> None:
         super().__init__()
-        self.n_items = dataset.num(dataset.iid_field)
+        self.n_items, self.usual_age = len(texts.words), usual_age
         self.texts = texts
-        item, moment = dataset.inter_feat[dataset.iid_field], moments(dataset)
-        first = moment.new_full((self.n_items,), torch.inf).scatter_reduce(0, item, moment, "amin")
-        self.usual_age = max(float((moment - first[item]).median()), DAY)
-        tables = {
-            "item": item,
-            "moment": moment,
-            "known": first.isfinite(),
-            "first": first,
-            "walks": directed_walks(dataset, *WALKS),
-            "nearest": nearest_items(texts.profiles, NEAREST),
-        }
-        for name, table in tables.items():
+        first = first_moments(item, moment, self.n_items)
+        tables = {"item": item, "moment": moment, "walks": walks, "nearest": nearest}
+        for name, table in (tables | {"known": first.isfinite(), "first": first}).items():
             self.register_buffer(name, table, persistent=False)
+
+    @classmethod
+    def of_training(cls, dataset: ReviewDataset, texts: ItemTexts) -> Self:
+        """Makes the statistics of the training interactions; a usual age below a day counts as a day.
+
+        Raises:
+            DatasetError: the interactions have no times.
+        """
+        item, moment = dataset.inter_feat[dataset.iid_field], moments(dataset)
+        age = moment - first_moments(item, moment, dataset.num(dataset.iid_field))[item]
+        return cls(
+            texts,
+            item=item,
+            moment=moment,
+            usual_age=max(float(age.median()), DAY),
+            walks=directed_walks(dataset, *WALKS),
+            nearest=nearest_items(texts.profiles, NEAREST),
+        )
 
     def take_graph(self, folding: Tensor, vectors: Tensor) -> None:
         """Takes over the item vectors of the graph model.
@@ -119,6 +149,11 @@ class ItemStatistics(nn.Module):
             vectors: [n_items, d], whose dot products with people's vectors are the scores.
         """
         self.folding, self.vectors = folding, vectors
+
+
+def first_moments(item: Tensor, moment: Tensor, n_items: int) -> Tensor:
+    """Returns the moment of each item's first interaction, [n_items]; infinity for an item without one."""
+    return moment.new_full((n_items,), torch.inf).scatter_reduce(0, item, moment, "amin")
 
 
 def nearest_items(profiles: Tensor, k: int) -> Tensor:

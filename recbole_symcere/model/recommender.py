@@ -43,6 +43,7 @@ class Recommender(GeneralRecommender):
         ranks_strangers: whether the scores of users without a training interaction are the model's own. Else, with
             ``cold_users: recent_popularity``, recent popularity ranks for them.
         learns_from_validation: whether the model has its own :meth:`learn_from_validation`.
+        serves: whether the model has its own :meth:`to_serve`.
         is_probe: whether the model only shows what a protocol lets through, and can't be deployed or compared with
             others. A comparison shows such models in a table of their own.
     """
@@ -54,6 +55,7 @@ class Recommender(GeneralRecommender):
     host_fields: tuple[str, ...] = ()
     ranks_strangers: bool = False
     learns_from_validation: ClassVar[bool] = False
+    serves: ClassVar[bool] = False
     is_probe: ClassVar[bool] = False
 
     @classmethod
@@ -97,6 +99,18 @@ class Recommender(GeneralRecommender):
 
     def learned(self) -> dict[str, Any]:
         """Returns what a run shows of the trained model and writes to its result file, as JSON can hold it."""
+        return {}
+
+    def to_serve(self, past: ReviewDataset, known: Known) -> dict[str, Any]:
+        """Returns all that recommends to anybody without the dataset; a run of a model that ``serves`` calls this.
+
+        The run does so once, at its end, with the weights that rank the test part. It keeps the result in the
+        checkpoint, so that the result may hold tensors and plain values only.
+
+        Args:
+            past: the interactions of training and validation.
+            known: what is known before the test part.
+        """
         return {}
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -14,18 +14,20 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+from recbole_symcere.checkpoint import SERVING_FORMAT
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.known import Known, asking_moments
 from recbole_symcere.model.baselines.history import moments
-from recbole_symcere.model.choice import Choices, fit_weights
-from recbole_symcere.model.evidence import EVIDENCE, People, standardised
+from recbole_symcere.model.choice import OTHERS, STRANGERS, Choices, fit_weights
+from recbole_symcere.model.evidence import EVIDENCE, Need, People, standardised
 from recbole_symcere.model.graph import NoisyLightGCN
 from recbole_symcere.model.item_statistics import ItemStatistics, ItemTexts
 from recbole_symcere.model.loss import CONTRASTS
 from recbole_symcere.model.recommender import Recommender
 from recbole_symcere.model.symcere import Nodes, SymCERE
+from recbole_symcere.model.text.encoder import FROZEN_SETTINGS
 from recbole_symcere.model.text.views import frozen_encoder, projection, training_vectors
 from recbole_symcere.model.text.words import with_word_statistics
 from recbole_symcere.properties import nearest
@@ -37,7 +39,6 @@ NOISE = 0.005  # alpha, for each item that a user has met in the mean
 FOLDS = 5  # of users: in validation each is ranked by weights that were fitted to the other folds
 PAIRS_TO_FIT = 2**20  # the most pairs of users and items to which the weights are fitted
 SCORES_AT_ONCE = 2**20  # of each piece of evidence, while the weights are fitted
-STRANGERS, OTHERS = 0, 1  # rows of the weights: of users without a training interaction, and of the others
 
 
 class SymCEREPlus(SymCERE):
@@ -64,6 +65,7 @@ class SymCEREPlus(SymCERE):
     """
 
     learns_from_validation = True
+    serves = True
     unread: ClassVar = (
         "edge_dropout", "graph_encoder", "lora_alpha", "lora_dropout", "lora_r", "message_dropout",
         "text_learning_rate", "text_memory", "text_views", "text_warmup_steps", "word_masking",
@@ -82,6 +84,11 @@ class SymCEREPlus(SymCERE):
             config = config.with_settings(alpha=NOISE * len(dataset) / n_users)
         super().__init__(config, dataset)
         self.contrasted = config["contrasted"]
+        self.encoder_settings = (
+            {key: config[key] for key in (*FROZEN_SETTINGS, "text_adapter")}
+            if config["text_source"] == "reviews"
+            else None
+        )
         if texts is None:
             encoder = frozen_encoder(config)
             vectors = training_vectors(config, dataset, encoder)
@@ -91,7 +98,7 @@ class SymCEREPlus(SymCERE):
                 self.projection = projection(self.settings.projection, features.shape[1], self.graph_encoder.width)
                 self.register_buffer("features", features, persistent=False)
                 self.register_buffer("review_rows", dataset.review_rows(), persistent=False)
-        self.statistics = ItemStatistics(dataset, texts)
+        self.statistics = ItemStatistics.of_training(dataset, texts)
         self.evidence = {name: EVIDENCE.find(name)() for name in config["evidence"]}
         self.given_weights: dict[str, float] | None = config["evidence_weights"]
         size = len(self.evidence)
@@ -164,7 +171,7 @@ class SymCEREPlus(SymCERE):
         self.eval()
         self.about_to_rank(known)
         for row in (OTHERS, STRANGERS):
-            speaking = [row == OTHERS or not piece.needs_history for piece in self.evidence.values()]
+            speaking = [row == OTHERS or piece.needs is Need.NOTHING for piece in self.evidence.values()]
             pieces = torch.tensor(speaking, device=self.weights.device)
             if self.given_weights is not None:
                 self.weights[:, row] = pieces * self.weights.new_tensor(
@@ -262,8 +269,14 @@ class SymCEREPlus(SymCERE):
     def people(self, users: Tensor) -> People:
         """Returns what the users [B] did in training."""
         owner, item, edge = self.graph.histories(users)
-        words = self.statistics.texts.of_users[users]
-        return People(owner=owner, item=item, moment=self.moments[edge], now=self.now[users], words=words)
+        return People(
+            owner=owner,
+            item=item,
+            moment=self.moments[edge],
+            now=self.now[users],
+            words=self.statistics.texts.of_users[users],
+            n_written=torch.bincount(owner, minlength=len(users)),
+        )
 
     def standardised(self, users: Tensor) -> dict[str, Tensor]:
         """Returns each piece of evidence for all items and the given users [B], [B, n_items], on one scale."""
@@ -295,6 +308,47 @@ class SymCEREPlus(SymCERE):
         users, items = super().ranking_vectors()
         self.statistics.take_graph(self.graph_encoder.folding(self.graph), items)
         return users, items
+
+    def to_serve(self, past: ReviewDataset, known: Known) -> dict[str, Any]:
+        """Returns what :class:`~recbole_symcere.serving.recommender.Recommender` reads.
+
+        The users' training interactions, ``item`` and ``moment``, are sorted by user; those of user u are from
+        ``start[u]`` to ``start[u + 1]``. ``past_item`` and ``past_start`` are the items that the users have met in
+        training or validation.
+        """
+        self.eval()
+        self.about_to_rank(known)
+        self._vectors()  # gives the graph's vectors to the statistics
+        statistics, texts = self.statistics, self.statistics.texts
+        met = torch.unique(past.inter_feat[self.USER_ID] * self.n_items + past.inter_feat[self.ITEM_ID])
+        users = torch.arange(self.n_users + 1)
+        tables = ("item", "moment", "walks", "nearest", "folding", "vectors")
+        record = {
+            "format": SERVING_FORMAT,
+            "users": [str(token) for token in past.field2id_token[self.USER_ID]],
+            "items": [str(token) for token in past.field2id_token[self.ITEM_ID]],
+            "evidence": list(self.evidence),
+            "weights": self.weights[0],
+            "start": torch.searchsorted(self.graph.user.cpu(), users),
+            "item": self.graph.item,
+            "moment": self.moments,
+            "n_written": torch.bincount(self.graph.user, minlength=self.n_users),
+            "past_start": torch.searchsorted(met // self.n_items, users),
+            "past_item": met % self.n_items,
+            "now": self.now,
+            "statistics": {name: getattr(statistics, name) for name in tables} | {"usual_age": statistics.usual_age},
+            "texts": dict(texts.named_buffers()),
+            "encoder": self.encoder_settings,
+        }
+        return _on_the_cpu(record)
+
+
+def _on_the_cpu(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns a copy whose tensors, also those in dictionaries, are on the CPU."""
+    return {
+        name: _on_the_cpu(value) if isinstance(value, dict) else value.cpu() if isinstance(value, Tensor) else value
+        for name, value in record.items()
+    }
 
 
 def _check_weights(given: Any, evidence: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Each piece of evidence, and the statistics that it reads, against slow loops written from its definition."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from recbole_symcere.model import item_statistics
-from recbole_symcere.model.evidence import EVIDENCE, FEW, HIGHEST, LOWEST, Evidence, People, standardised
+from recbole_symcere.model.evidence import EVIDENCE, FEW, HIGHEST, LOWEST, Evidence, Need, People, standardised
 from recbole_symcere.model.item_statistics import ItemStatistics, ItemTexts, nearest_items
 from tests.model.baselines.rows import DAY, N_ITEMS, N_USERS, Row, Rows, rows_of_three_users
 
@@ -27,12 +28,13 @@ def world(rows: list[Row], now: list[int], seed: int) -> tuple[People, ItemStati
     """People who did what the rows say, in any order; the statistics of their items; and the reviews' vectors."""
     generator = torch.Generator().manual_seed(seed)
     vectors = torch.randn(len(rows), WIDTH, generator=generator)
-    items = ItemStatistics(Rows(rows), ItemTexts.of_reviews(Rows(rows), vectors))  # type: ignore[arg-type]
+    items = ItemStatistics.of_training(Rows(rows), ItemTexts.of_reviews(Rows(rows), vectors))  # type: ignore[arg-type]
     items.take_graph(*(torch.randn(N_ITEMS, 2, generator=generator) for _ in range(2)))
     order = sorted(range(len(rows)), key=lambda n: rows[n][0])
     owner, item, day = (torch.tensor([rows[n][column] for n in order]) for column in range(3))
     asked = torch.tensor(now, dtype=torch.float64) * DAY
-    return People(owner, item, day.double() * DAY, asked, items.texts.of_users), items, vectors
+    n_written = torch.bincount(owner, minlength=N_USERS)
+    return People(owner, item, day.double() * DAY, asked, items.texts.of_users, n_written), items, vectors
 
 
 def usual_days(rows: list[Row]) -> float:
@@ -149,32 +151,33 @@ def test_graph_sums_over_the_history_and_own_words_and_nearby_texts_are_cosines(
 class Given(Evidence):
     """Evidence with scores of its own."""
 
-    def __init__(self, scores: Tensor, needs_history: bool) -> None:
-        self.given, self.needs_history = scores, needs_history  # type: ignore[misc]
+    def __init__(self, scores: Tensor, needs: Need) -> None:
+        self.given, self.needs = scores, needs  # type: ignore[misc]
 
     def scores(self, people: People, items: ItemStatistics) -> Tensor:
         return self.given.clone()
 
 
-@given(rows=rows_of_three_users(), seed=seeds, needs_history=st.booleans(), scale=st.sampled_from([0.0, 1.0, 1e6]))
+@given(rows=rows_of_three_users(), seed=seeds, needs=st.sampled_from(Need), scale=st.sampled_from([0.0, 1.0, 1e6]))
 @quick
 def test_scores_are_standardised_over_known_items_and_trusted_as_the_history_is_long(
-    rows: list[Row], seed: int, needs_history: bool, scale: float
+    rows: list[Row], seed: int, needs: Need, scale: float
 ) -> None:
     people, items, _ = world(rows, [20] * N_USERS, seed)
+    people = replace(people, n_written=10 * torch.arange(N_USERS))
     scores = scale * torch.randn(N_USERS, N_ITEMS, generator=torch.Generator().manual_seed(seed)).exp()
-    found = standardised(Given(scores, needs_history), people, items)
+    found = standardised(Given(scores, needs), people, items)
     known = sorted({item for _, item, _ in rows})
     for user in range(N_USERS):
         among = scores[user, known].double().numpy()
-        n_met = len(history(rows, user))
+        n = {Need.NOTHING: math.inf, Need.HISTORY: len(history(rows, user)), Need.WORDS: 10 * user}[needs]
         for item in range(N_ITEMS):
             z = (float(scores[user, item]) - among.mean()) / max(among.std(), 1e-9)
-            trust = n_met / (n_met + 3) if needs_history else 1.0
+            trust = 1 - 3 / (n + 3)
             if len(known) > 1 and scale:
                 assert float(found[user, item]) == pytest.approx(min(max(z, LOWEST), HIGHEST) * trust, abs=1e-3)
     assert found.isfinite().all()
-    if needs_history:
+    if needs is Need.HISTORY:
         assert (found[[4, 0]] == 0).all(), "who has no history has no such evidence"
 
 

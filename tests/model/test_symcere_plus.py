@@ -20,10 +20,10 @@ from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model import symcere_plus as module
-from recbole_symcere.model.choice import fit_weights
+from recbole_symcere.model.choice import OTHERS, STRANGERS, fit_weights
 from recbole_symcere.model.evidence import EVIDENCE, standardised
 from recbole_symcere.model.graph import NoisyLightGCN, propagate
-from recbole_symcere.model.symcere_plus import FOLDS, OTHERS, STRANGERS, SymCEREPlus
+from recbole_symcere.model.symcere_plus import FOLDS, SymCEREPlus
 from recbole_symcere.model.text.views import training_vectors
 from recbole_symcere.quick_start import (
     create_dataset,

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from recbole_symcere.analysis.trained import TrainedModel
-from recbole_symcere.data.tokens import tokenise
 from recbole_symcere.model.item_statistics import ItemStatistics
 from recbole_symcere.model.symcere_plus import SymCEREPlus
 
@@ -71,7 +65,7 @@ def speaking_sentences(trained: TrainedModel, user: int, item: int, k: int) -> l
     ]
     if not (sentences := [text for of_source in split for text in of_source]):
         return []
-    centred = _vectors(trained, sentences) - trained.encoder_vectors().mean(0)
+    centred = trained.encoder.encode(sentences).cpu() - trained.encoder_vectors().mean(0)
     vectors = F.normalize(centred.to(texts.to_words) @ texts.to_words, dim=1).split(list(map(len, split)))
     found = []
     for (source, _, direction), of_source, placed in zip(sources, split, vectors, strict=True):
@@ -96,11 +90,3 @@ def _nearest_met(trained: TrainedModel, user: int, item: int) -> list[int]:
     cosines = dict(zip(sources[counted].tolist(), nearest.values()[counted].tolist(), strict=True))
     met = [other for other in items[users == user].unique().tolist() if other != item and cosines.get(other, 0.0) > 0]
     return sorted(met, key=lambda other: -cosines[other])
-
-
-def _vectors(trained: TrainedModel, sentences: Sequence[str]) -> Tensor:
-    """Encodes sentences as the reviews were encoded: [n, hidden], on the CPU."""
-    encoder = trained.encoder
-    with TemporaryDirectory() as folder:
-        tokens = tokenise(sentences, encoder.fast_tokenizer, encoder.max_length, Path(folder), False, encoder.prompt)
-        return torch.from_numpy(encoder.embed(tokens, np.arange(len(sentences)), 0.0, 0))

@@ -21,7 +21,8 @@ from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.model.graph import BipartiteGraph, mean_of_layers
 from recbole_symcere.model.loss import sampled_softmax
 from recbole_symcere.model.recommender import VectorRecommender
-from recbole_symcere.model.text.views import item_text_features, mean_by_group
+from recbole_symcere.model.text.groups import mean_by_group
+from recbole_symcere.model.text.views import item_text_features
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -18,7 +18,8 @@ from torch import Tensor
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.model.baselines.item_based import ItemBased
-from recbole_symcere.model.text.views import profiles_by_group, training_vectors
+from recbole_symcere.model.text.groups import profiles_by_group
+from recbole_symcere.model.text.views import training_vectors
 from recbole_symcere.model.text.whitening import whiten
 
 if TYPE_CHECKING:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +24,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from recbole_symcere import distributed
-from recbole_symcere.data.tokens import TokenisedReviews, end_to_end
+from recbole_symcere.data.tokens import TokenisedReviews, cutting, end_to_end
 from recbole_symcere.errors import EncoderError
 from recbole_symcere.model.cpu.dropout import use_fast_dropout
 from recbole_symcere.model.cpu.linear import use_fast_linear
@@ -37,6 +39,10 @@ from recbole_symcere.transfer import upload
 # Padded tokens of a micro-batch: more only wear out the caches of a CPU, fewer leave a GPU idle.
 CPU_TOKENS_PER_BATCH, GPU_TOKENS_PER_BATCH = 1024, 16384
 CPU_MEMORY = 2.0  # GiB
+# What ``frozen_from_config`` reads, beside the consent to run foreign code, which nobody gives for another
+FROZEN_SETTINGS = (
+    "text_encoder", "text_max_length", "text_pooling", "text_precision", "text_prompt", "text_tokens_per_batch",
+)  # fmt: skip
 
 
 class ReviewEncoder(nn.Module):
@@ -206,6 +212,22 @@ class ReviewEncoder(nn.Module):
             return self._encode(upload(token_ids, self.device), lengths)
         finally:
             self.train(was_training)
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Returns vectors of texts, as :meth:`embed` does of reviews, but writes nothing to disk.
+
+        Args:
+            texts: at least one.
+
+        Returns:
+            float32 [n, hidden_size], on the module's device.
+        """
+        ids = [encoding.ids for encoding in self._cutting.encode_batch([self.prompt + text for text in texts])]
+        return self.vectors(torch.tensor(list(chain.from_iterable(ids))), np.array(list(map(len, ids)))).float()
+
+    @cached_property
+    def _cutting(self) -> Tokenizer:
+        return cutting(self.fast_tokenizer, self.max_length)
 
     def fingerprint(self) -> str:
         """Returns a SHA-256 of all that determines the vector of a text: weights, configuration, tokenizer, settings.

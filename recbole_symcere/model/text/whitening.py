@@ -21,8 +21,13 @@ def whiten(x: Tensor, ridge: float = RIDGE) -> Tensor:
         [n, hidden]
     """
     x = x - x.mean(0)
+    return x @ whitening(x, ridge)
+
+
+def whitening(x: Tensor, ridge: float = RIDGE) -> Tensor:
+    """Returns the map [hidden, hidden] that :func:`whiten` applies to centred rows [n, hidden]."""
     directions, singular = main_directions(x)
-    return x @ directions * (len(x) ** 0.5 / (singular + ridge * singular[0]).clamp(min=1e-6))
+    return directions * (len(x) ** 0.5 / (singular + ridge * singular[0]).clamp(min=1e-6))
 
 
 def within_groups(differences: Tensor, ridge: float = WITHIN_RIDGE) -> Tensor:

@@ -16,9 +16,10 @@ from torch.testing import assert_close
 
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
-from recbole_symcere.model.baselines.untrained import TextProfile
+from recbole_symcere.model.baselines.text_profile import TextProfile
 from recbole_symcere.model.text.encoder import ReviewEncoder
-from recbole_symcere.model.text.views import profiles_by_group, text_profiles
+from recbole_symcere.model.text.groups import profiles_by_group
+from recbole_symcere.model.text.views import text_profiles
 from recbole_symcere.quick_start import create_dataset, recommend, run_recbole_symcere
 from tests.conftest import FIRST_ROWS, for_model, ranked_by_recbole, tiny_rows, write_atomic_files
 

@@ -1,0 +1,166 @@
+"""Adds to what a recommender reads: interactions that came after training, and items that nobody has met.
+
+Nothing is trained. A record is never changed: each function returns another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recbole_symcere.model.item_statistics import NEAREST
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class NewInteraction:
+    """An interaction that came after training.
+
+    Attributes:
+        user, item: tokens, of the data or new.
+        time: seconds since 1970.
+        text: the review, if there is one.
+    """
+
+    user: str
+    item: str
+    time: float
+    text: str | None = None
+
+
+def with_items(record: Record, tokens: Sequence[str], vectors: Tensor, listed: Tensor) -> Record:
+    """Adds items, each of which gets its place by its text.
+
+    What the graph model and the walks between items know of an item without interactions is the mean of what they know
+    of the ``NEAREST`` items with the nearest texts, weighted by their cosines.
+
+    Args:
+        tokens: n new ones.
+        vectors: [n, hidden], the mean vector of each item's texts; NaN for an item without a text, of which nothing is
+            known but the moment.
+        listed: [n] float64, the moment at which each item came, in seconds.
+    """
+    texts, statistics = record["texts"], record["statistics"]
+    centred = (vectors - texts["mean"]).nan_to_num()
+    profiles = F.normalize(centred @ texts["to_profiles"], dim=1)
+    n_old, n_all = len(texts["profiles"]), len(texts["profiles"]) + len(tokens)
+    near = _nearest(profiles, texts["profiles"])
+    share = (near / near.sum(1, keepdim=True).clamp(min=1e-9)).to_sparse()
+    walks = torch.cat([statistics["walks"], torch.sparse.mm(share, statistics["walks"])])
+    walks = torch.cat([walks, torch.sparse.mm(walks, share.T)], 1)
+    return record | {
+        "items": [*record["items"], *tokens],
+        "listed": torch.cat([record.get("listed", torch.full((n_old,), torch.inf, dtype=torch.float64)), listed]),
+        "texts": texts
+        | {
+            "profiles": torch.cat([texts["profiles"], profiles]),
+            "words": torch.cat([texts["words"], F.normalize(centred @ texts["to_words"], dim=1)]),
+        },
+        "statistics": statistics
+        | {
+            "walks": walks.coalesce(),
+            "nearest": _with_new(statistics["nearest"], profiles @ texts["profiles"].T, near, n_all),
+            "folding": torch.cat([statistics["folding"], share @ statistics["folding"]]),
+            "vectors": torch.cat([statistics["vectors"], share @ statistics["vectors"]]),
+        },
+    }
+
+
+def _nearest(profiles: Tensor, others: Tensor) -> Tensor:
+    """Returns the cosines of new items with their nearest other items, [n, n_others]; 0 for all that are farther."""
+    cosines = (profiles @ others.T).clamp(min=0)
+    values, items = cosines.topk(min(NEAREST, len(others)))
+    return torch.zeros_like(cosines).scatter_(1, items, values)
+
+
+def _with_new(nearest: Tensor, cosines: Tensor, near: Tensor, n_all: int) -> Tensor:
+    """Adds new items to the table of nearest items: their own, and they to items that have no nearer ones.
+
+    Args:
+        nearest: [n_old, n_old] sparse.
+        cosines: [n, n_old], of the new items with the old ones.
+        near: [n, n_old], the same, but 0 where an old item is none of the nearest.
+    """
+    old = nearest.coalesce()
+    (source, end), values = old.indices(), old.values()
+    n_old = len(nearest)
+    farthest = values.new_full((n_old,), torch.inf).scatter_reduce(0, source, values, "amin")
+    new, other = near.nonzero(as_tuple=True)
+    to_new, of_old = ((cosines > 0) & (cosines >= farthest)).nonzero(as_tuple=True)
+    places = torch.stack([torch.cat([source, n_old + new, of_old]), torch.cat([end, other, n_old + to_new])])
+    found = torch.cat([values, near[new, other], cosines[to_new, of_old]])
+    return torch.sparse_coo_tensor(places, found, (n_all, n_all), check_invariants=False).coalesce()
+
+
+def with_interactions(record: Record, rows: Sequence[NewInteraction], vectors: Mapping[int, Tensor]) -> Record:
+    """Adds interactions with items of the record, and with them the users who are new.
+
+    Histories, trends, the moments of items and the words of users go on; what the graph model and the reviews tell of
+    an item stays as it was. Everybody is asked at the latest moment that is known then.
+
+    Args:
+        rows: at least one.
+        vectors: the vector of the text [hidden] of each row that has one, by the number of the row.
+    """
+    old = set(record["users"])
+    users = [*record["users"], *dict.fromkeys(row.user for row in rows if row.user not in old)]
+    user_ids = {token: number for number, token in enumerate(users)}
+    item_ids = {token: number for number, token in enumerate(record["items"])}
+    user = torch.tensor([user_ids[row.user] for row in rows])
+    item = torch.tensor([item_ids[row.item] for row in rows])
+    moment = torch.tensor([row.time for row in rows], dtype=torch.float64)
+    n_users, n_new = len(users), len(users) - len(record["users"])
+
+    start, (all_items, all_moments) = _appended(
+        record["start"], user, n_users, (record["item"], item), (record["moment"], moment)
+    )
+    past_start, (past_item,) = _appended(record["past_start"], user, n_users, (record["past_item"], item))
+    written = F.pad(record["n_written"], (0, n_new))
+    words = F.pad(record["texts"]["of_users"], (0, 0, 0, n_new)) * written[:, None]
+    for number, vector in vectors.items():
+        written[user[number]] += 1
+        words[user[number]] += vector - record["texts"]["mean"]
+    statistics = record["statistics"]
+    now = torch.cat([record["now"], moment]).max()
+    return record | {
+        "users": users,
+        "start": start,
+        "item": all_items,
+        "moment": all_moments,
+        "past_start": past_start,
+        "past_item": past_item,
+        "n_written": written,
+        "now": now.expand(n_users).clone(),
+        "texts": record["texts"] | {"of_users": words / written.clamp(min=1)[:, None]},
+        "statistics": statistics
+        | {
+            "item": torch.cat([statistics["item"], item]),
+            "moment": torch.cat([statistics["moment"], moment]),
+        },
+    }
+
+
+def _appended(
+    start: Tensor, user: Tensor, n_users: int, *columns: tuple[Tensor, Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """Appends values to the end of each user's own, in columns that are sorted by user.
+
+    Args:
+        start: [users + 1], where each user's values begin.
+        user: [n], whose the new values are.
+        n_users: the number of users with the new ones.
+        columns: the old and the new values of each column.
+
+    Returns:
+        The new starts [n_users + 1], and the new columns.
+    """
+    old = torch.repeat_interleave(torch.arange(len(start) - 1), start.diff())
+    owner = torch.cat([old, user])
+    order = owner.argsort(stable=True)
+    return torch.searchsorted(owner[order], torch.arange(n_users + 1)), [torch.cat(pair)[order] for pair in columns]
