@@ -14,13 +14,15 @@ COMMANDS = {
     "prep": ("dataset_prep.cli", "convert raw review dumps to datasets"),
     "compare": ("recbole_symcere.comparison.command", "tune, train and test models, and write their tables"),
     "analyse": ("recbole_symcere.analysis.cli", "look into trained models, and write a report"),
-    "recommend": ("recbole_symcere.commands.recommend", "print the best items for users"),
+    "recommend": ("recbole_symcere.commands.recommend", "print the best items for users, or for anybody"),
+    "search": ("recbole_symcere.commands.search", "print the items that a text describes"),
 }
 HELP = "Review-enhanced recommendation with SymCERE and its baselines, on RecBole."
 EXAMPLES = """examples:
   %(prog)s prep amazon --input Musical_Instruments.jsonl.gz --output dataset/instruments
   %(prog)s train --model=SymCERE --dataset=instruments --checkpoint_file=saved/instruments.pth
   %(prog)s recommend --checkpoint saved/instruments.pth --users A1B2C3
+  %(prog)s search --checkpoint saved/instruments.pth --text "warm tone for a beginner"
   %(prog)s compare --models LightGCN SymCERE --datasets instruments
   %(prog)s analyse geometry --checkpoint saved/instruments.pth
 

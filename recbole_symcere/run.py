@@ -107,21 +107,25 @@ def fit(config: Config, saved: bool = True, callback_fn: Callable[[int, float], 
         ranker = trainer
         if config["refit"]:
             ranker, test_data = _refit(config, trainer, checkpoint, loaders, saved)
-        if saved and distributed.is_main():
-            _store_what_serves(
-                ranker.model, train_data._dataset.joined_with(valid_data._dataset), test_data, checkpoint
-            )
+        if saved:
+            _store_what_serves(ranker, loaders, test_data, checkpoint)
     return Fitted(trainer, ranker, valid_data, test_data, *best)
 
 
-def _store_what_serves(model: Recommender, past: ReviewDataset, test_data: AbstractDataLoader, path: Path) -> None:
+def _store_what_serves(ranker: Trainer, loaders: DataLoaders, test_data: AbstractDataLoader, path: Path) -> None:
     """Adds to a checkpoint what recommends without the dataset, if the model can do this."""
+    model: Recommender = ranker.model
     known: Known | None = getattr(test_data, "known", None)  # dataloaders in a pickle of RecBole's have none
     if not model.serves or known is None:
         return
+    train, valid = (loader._dataset for loader in loaders[:2])
+    past = train.joined_with(valid)
     checkpoint = load_checkpoint(path)
     restore(model, checkpoint)  # the model may be that of a later epoch
-    save_checkpoint(checkpoint | {"serving": model.to_serve(past, known)}, path)
+    record = model.to_serve(past if ranker.is_refit else train, past, known)
+    if distributed.is_main():
+        save_checkpoint(checkpoint | {"serving": record}, path)
+    distributed.wait_for_all()
 
 
 def _learn_from_validation(

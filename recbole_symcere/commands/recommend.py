@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from recbole_symcere.commands.lists import Lists, add_data_arguments, add_list_arguments, load_recommender, row, write
 from recbole_symcere.errors import UserError
 from recbole_symcere.properties import parse_assignments
 
 if TYPE_CHECKING:
-    from recbole_symcere.serving import Recommendation, Recommender, Request
+    from recbole_symcere.serving import Recommender, Request
 
 HELP = "Print the best items for people, from a checkpoint; no review of the dataset is read."
 EXAMPLES = """examples:
@@ -28,7 +27,6 @@ Of SymCEREPlus, also for people who are not in the data, without the dataset:
 
 Settings of the run are changed by --key=value.
 """
-FORMATS = ("table", "json", "csv")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,18 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--checkpoint", required=True, metavar="PATH", help="a checkpoint that a run has left")
     add("--users", nargs="+", metavar="USER", help="tokens of users as in the .inter file (default: all users)")
-    add("--k", type=int, default=10, help="how many items for each person (%(default)s)")
-    add("--format", choices=FORMATS, default=FORMATS[0], help="what to print (%(default)s)")
-    add("--output", type=Path, metavar="FILE", help="write to a file instead")
+    add_list_arguments(parser)
     anybody = parser.add_argument_group("for anybody (checkpoints of SymCEREPlus)")
     add = anybody.add_argument
     add("--items", nargs="+", default=[], metavar="ITEM", help="items that the person has met, the last one last")
     add("--text", nargs="+", default=[], metavar="TEXT", help="what the person wrote, such as reviews")
-    add("--at", type=_moment, metavar="TIME", help="recommend for this moment: a date, or seconds since 1970")
     add("--requests", type=Path, metavar="FILE", help="JSON lines with the keys user, items, reviews and at")
-    add("--since", type=Path, metavar="FILE", help="interactions after training: .inter, .csv, .tsv, .jsonl, .parquet")
-    add("--new-items", type=Path, metavar="FILE", help="a table of items nobody has met: item, text")
-    add("--why", action="store_true", help="say what each piece of evidence adds to a score")
+    add_data_arguments(add)
 
 
 def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -57,44 +50,24 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
         UserError: options do not go together, or something that they name can't be used.
     """
     settings = parse_assignments(rest)
-    if not _for_anybody(given):
+    lists: Lists
+    if _for_anybody(given):
+        recommender = load_recommender(given, settings)
+        people = _people(given, recommender)
+        found = recommender.recommend_many(list(people.values()), given.k, given.why)
+        lists = {name: [row(best) for best in items] for name, items in zip(people, found, strict=True)}
+    else:
         from recbole_symcere.recommend import recommend  # after parsing: a typo does not wait for the models
 
-        found = recommend(given.checkpoint, given.users, given.k, {"show_progress": False, "state": "ERROR"} | settings)
-        rows = {user: [{"item": item, "score": score} for item, score in items] for user, items in found.items()}
-    else:
-        rows = _recommended(given, settings)
-    shown = _shown(rows, given.format)
-    if given.output is None:
-        print(shown)
-        return
-    try:
-        given.output.write_text(shown + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--output {given.output}: can't be written ({error})") from error
+        quiet = {"show_progress": False, "state": "ERROR"}
+        of_users = recommend(given.checkpoint, given.users, given.k, quiet | settings)
+        lists = {user: [{"item": item, "score": score} for item, score in items] for user, items in of_users.items()}
+    write(lists, "user", given)
 
 
 def _for_anybody(given: argparse.Namespace) -> bool:
     options = (given.items, given.text, given.requests, given.since, given.new_items, given.why)
     return any(options) or given.at is not None
-
-
-def _recommended(given: argparse.Namespace, settings: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Returns rows of the table for each person."""
-    from recbole_symcere.serving import Recommender
-    from recbole_symcere.serving.files import read_interactions, read_items
-
-    allowed = {"imports", "trust_remote_code"}
-    if unread := sorted(settings.keys() - allowed):
-        raise UserError(f"{unread[0]} changes nothing here, because the dataset is not read; leave it out")
-    recommender = Recommender.load(given.checkpoint, **settings)
-    if given.new_items:
-        recommender = recommender.with_items(read_items(given.new_items), given.at)
-    if given.since:
-        recommender = recommender.with_interactions(read_interactions(given.since))
-    people = _people(given, recommender)
-    lists = recommender.recommend_many(list(people.values()), given.k, given.why)
-    return {name: [_row(best) for best in items] for name, items in zip(people, lists, strict=True)}
 
 
 def _people(given: argparse.Namespace, recommender: Recommender) -> dict[str, Request]:
@@ -113,34 +86,3 @@ def _people(given: argparse.Namespace, recommender: Recommender) -> dict[str, Re
         raise UserError("--items and --text belong to one person; give one of --users at most, or use --requests")
     user = given.users[0] if given.users else None
     return {user or "you": Request(user, given.items, given.text, given.at)}
-
-
-def _row(best: Recommendation) -> dict[str, Any]:
-    new = {"new": True} if best.is_new else {}
-    return {"item": best.item, "score": best.score} | new | ({"why": dict(best.why)} if best.why else {})
-
-
-def _moment(text: str) -> float:
-    """Returns a date, a date and time, or a number of seconds as seconds since 1970; without a zone it is UTC."""
-    try:
-        return float(text)
-    except ValueError:
-        moment = datetime.fromisoformat(text)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
-
-
-def _shown(found: Mapping[str, Sequence[Mapping[str, Any]]], form: str) -> str:
-    if form == "json":
-        return json.dumps(found, indent=2, ensure_ascii=False)
-    import pandas as pd
-
-    rows = [
-        {"user": user, "rank": place} | {key: value for key, value in row.items() if key != "why"} | row.get("why", {})
-        for user, items in found.items()
-        for place, row in enumerate(items, start=1)
-    ]
-    columns = list(dict.fromkeys(key for row in rows for key in row)) or ["user", "rank", "item", "score"]
-    table = pd.DataFrame(rows, columns=columns)
-    if "new" in table:
-        table["new"] = table["new"].eq(True)
-    return str(table.to_csv(index=False)).rstrip("\n") if form == "csv" else table.to_string(index=False)

@@ -23,7 +23,7 @@ from recbole_symcere.data.embeddings import Embedder, cached_embeddings
 from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.data.reviews import read_reviews
 from recbole_symcere.data.ties import hashed_order, token_hashes
-from recbole_symcere.data.tokens import TokenisedReviews, tokenise
+from recbole_symcere.data.tokens import TokenisedReviews, WholeTexts, tokenise
 from recbole_symcere.errors import ConfigError, DatasetError, UserError
 from recbole_symcere.properties import nearest
 from recbole_symcere.recbole_settings import read_intervals
@@ -338,7 +338,7 @@ class ReviewDataset(Dataset):
         whole.pieces = (self, other)
         return whole
 
-    def tokenised_reviews(self, encoder: Embedder) -> TokenisedReviews:
+    def tokenised_reviews(self, encoder: Embedder | WholeTexts) -> TokenisedReviews:
         """Returns the token ids of :meth:`review_texts`, which are cached on disk."""
         texts = self.review_texts()
         with distributed.first_of_machine_first():

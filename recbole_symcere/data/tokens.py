@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer, normalizers
 from tqdm import tqdm
 
 from recbole_symcere.data.cache import digest_texts, key_of, load_array, new_array
 
 TEXTS_PER_CHUNK = 4096  # how many texts are tokenised at a time
 SPECIAL = -1  # the word index of a special token
+HASH = 0x9E3779B97F4A7C15  # an odd number without a pattern
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,60 @@ class TokenisedReviews:
         lengths = self.offsets[rows + 1] - starts
         index = end_to_end(starts, lengths)
         return self.token_ids[index], self.word_index[index], lengths
+
+
+@dataclass(frozen=True)
+class WholeTexts:
+    """How texts are tokenised whole and in lower case, so that their words can be compared.
+
+    Args:
+        tokenizer: that of an encoder; it stays as it is.
+    """
+
+    tokenizer: Tokenizer
+    max_length: int = 2**20
+    prompt: str = ""
+
+    @cached_property
+    def fast_tokenizer(self) -> Tokenizer:
+        """The tokenizer, with lower case before its own normalisation."""
+        tokenizer = cutting(self.tokenizer, self.max_length)
+        own = [tokenizer.normalizer] if tokenizer.normalizer else []
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+        return tokenizer
+
+    def reviews(self, texts: Sequence[str]) -> TokenisedReviews:
+        """Returns the tokens of texts, which may be none, without a file."""
+        encodings = self.fast_tokenizer.encode_batch(list(texts))
+        lengths = [len(encoding) for encoding in encodings]
+        words = [_words(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
+        return TokenisedReviews(
+            np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int32),
+            np.concatenate([np.zeros(0, np.int32), *words]),
+            np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+        )
+
+
+def words_of(reviews: TokenisedReviews) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the words of reviews, each by a hash of its tokens.
+
+    Returns:
+        The number of the review of each word, int64 [n], and the hash, int64 [n].
+    """
+    owner = np.repeat(np.arange(len(reviews)), reviews.lengths)
+    kept = np.asarray(reviews.word_index) != SPECIAL
+    owner, word, token = owner[kept], np.asarray(reviews.word_index)[kept], np.asarray(reviews.token_ids)[kept]
+    begins = np.ones(len(word), bool)
+    begins[1:] = (word[1:] != word[:-1]) | (owner[1:] != owner[:-1])
+    starts = begins.nonzero()[0]
+    place = np.arange(len(word)) - np.repeat(starts, np.diff(np.append(starts, len(word))))
+    powers = np.cumprod(np.full(place.max(initial=0) + 1, HASH, np.uint64), dtype=np.uint64)  # modulo 2^64
+    hashes = (
+        np.add.reduceat((token.astype(np.uint64) + 1) * powers[place], starts)
+        if len(starts)
+        else np.zeros(0, np.uint64)
+    )
+    return owner[starts], hashes.view(np.int64)
 
 
 def end_to_end(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

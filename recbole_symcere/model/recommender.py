@@ -101,14 +101,15 @@ class Recommender(GeneralRecommender):
         """Returns what a run shows of the trained model and writes to its result file, as JSON can hold it."""
         return {}
 
-    def to_serve(self, past: ReviewDataset, known: Known) -> dict[str, Any]:
+    def to_serve(self, trained: ReviewDataset, past: ReviewDataset, known: Known) -> dict[str, Any]:
         """Returns all that recommends to anybody without the dataset; a run of a model that ``serves`` calls this.
 
         The run does so once, at its end, with the weights that rank the test part. It keeps the result in the
         checkpoint, so that the result may hold tensors and plain values only.
 
         Args:
-            past: the interactions of training and validation.
+            trained: the interactions that trained the model.
+            past: those of training and validation.
             known: what is known before the test part.
         """
         return {}

@@ -17,6 +17,7 @@ from torch import Tensor
 from recbole_symcere.checkpoint import SERVING_FORMAT
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.data.tokens import WholeTexts
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.known import Known, asking_moments
 from recbole_symcere.model.baselines.history import moments
@@ -29,7 +30,7 @@ from recbole_symcere.model.recommender import Recommender
 from recbole_symcere.model.symcere import Nodes, SymCERE
 from recbole_symcere.model.text.encoder import FROZEN_SETTINGS
 from recbole_symcere.model.text.views import frozen_encoder, projection, training_vectors
-from recbole_symcere.model.text.words import with_word_statistics
+from recbole_symcere.model.text.words import count_words, with_word_statistics
 from recbole_symcere.properties import nearest
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class SymCEREPlus(SymCERE):
             config = config.with_settings(alpha=NOISE * len(dataset) / n_users)
         super().__init__(config, dataset)
         self.contrasted = config["contrasted"]
+        self.whole_texts: WholeTexts | None = None
         self.encoder_settings = (
             {key: config[key] for key in (*FROZEN_SETTINGS, "text_adapter")}
             if config["text_source"] == "reviews"
@@ -93,6 +95,8 @@ class SymCEREPlus(SymCERE):
             encoder = frozen_encoder(config)
             vectors = training_vectors(config, dataset, encoder)
             texts = ItemTexts.of_reviews(dataset, vectors)
+            if encoder and self.encoder_settings:
+                self.whole_texts = WholeTexts(encoder.fast_tokenizer)
             if self.settings.reads_reviews:
                 features = with_word_statistics(config, dataset, vectors, encoder)
                 self.projection = projection(self.settings.projection, features.shape[1], self.graph_encoder.width)
@@ -309,7 +313,7 @@ class SymCEREPlus(SymCERE):
         self.statistics.take_graph(self.graph_encoder.folding(self.graph), items)
         return users, items
 
-    def to_serve(self, past: ReviewDataset, known: Known) -> dict[str, Any]:
+    def to_serve(self, trained: ReviewDataset, past: ReviewDataset, known: Known) -> dict[str, Any]:
         """Returns what :class:`~recbole_symcere.serving.recommender.Recommender` reads.
 
         The users' training interactions, ``item`` and ``moment``, are sorted by user; those of user u are from
@@ -339,6 +343,7 @@ class SymCEREPlus(SymCERE):
             "statistics": {name: getattr(statistics, name) for name in tables} | {"usual_age": statistics.usual_age},
             "texts": dict(texts.named_buffers()),
             "encoder": self.encoder_settings,
+            "words": count_words(trained, self.whole_texts) if self.whole_texts else None,
         }
         return _on_the_cpu(record)
 

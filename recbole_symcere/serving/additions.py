@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_symcere.model.item_statistics import NEAREST
+from recbole_symcere.serving.terms import appended
 
 Record = dict[str, Any]
 
@@ -34,29 +36,33 @@ class NewInteraction:
     text: str | None = None
 
 
-def with_items(record: Record, tokens: Sequence[str], vectors: Tensor, listed: Tensor) -> Record:
+def with_items(
+    record: Record, names: Sequence[str], vectors: Tensor, words: tuple[np.ndarray, np.ndarray], listed: Tensor
+) -> Record:
     """Adds items, each of which gets its place by its text.
 
     What the graph model and the walks between items know of an item without interactions is the mean of what they know
     of the ``NEAREST`` items with the nearest texts, weighted by their cosines.
 
     Args:
-        tokens: n new ones.
+        names: n new ones.
         vectors: [n, hidden], the mean vector of each item's texts; NaN for an item without a text, of which nothing is
             known but the moment.
+        words: the number of the new item, from 0, and the hash of each word of the texts.
         listed: [n] float64, the moment at which each item came, in seconds.
     """
     texts, statistics = record["texts"], record["statistics"]
     centred = (vectors - texts["mean"]).nan_to_num()
     profiles = F.normalize(centred @ texts["to_profiles"], dim=1)
-    n_old, n_all = len(texts["profiles"]), len(texts["profiles"]) + len(tokens)
+    n_old, n_all = len(texts["profiles"]), len(texts["profiles"]) + len(names)
     near = _nearest(profiles, texts["profiles"])
     share = (near / near.sum(1, keepdim=True).clamp(min=1e-9)).to_sparse()
     walks = torch.cat([statistics["walks"], torch.sparse.mm(share, statistics["walks"])])
     walks = torch.cat([walks, torch.sparse.mm(walks, share.T)], 1)
     return record | {
-        "items": [*record["items"], *tokens],
+        "items": [*record["items"], *names],
         "listed": torch.cat([record.get("listed", torch.full((n_old,), torch.inf, dtype=torch.float64)), listed]),
+        "words": record["words"] and appended(record["words"], *words, len(names)),
         "texts": texts
         | {
             "profiles": torch.cat([texts["profiles"], profiles]),

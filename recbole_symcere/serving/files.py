@@ -14,7 +14,7 @@ from recbole_symcere.data.reviews import read_reviews
 from recbole_symcere.errors import UserError
 from recbole_symcere.properties import nearest
 from recbole_symcere.serving.additions import NewInteraction
-from recbole_symcere.serving.recommender import Request
+from recbole_symcere.serving.people import Request
 
 ATOMIC = {"user_id:token": "user", "item_id:token": "item", "timestamp:float": "time", "review_id:token": "review_id"}
 REQUEST = ("user", "items", "reviews", "at")

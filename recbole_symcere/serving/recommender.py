@@ -6,12 +6,15 @@ Everything here reads what it was given and changes nothing, so that any number 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_symcere.checkpoint import SERVING_FORMAT, load_checkpoint
@@ -20,35 +23,16 @@ from recbole_symcere.model.choice import OTHERS, STRANGERS
 from recbole_symcere.model.evidence import EVIDENCE, People, standardised
 from recbole_symcere.model.item_statistics import ItemStatistics, ItemTexts
 from recbole_symcere.model.registry import import_modules
-from recbole_symcere.properties import nearest
 from recbole_symcere.ranking import top_items
 from recbole_symcere.serving.additions import NewInteraction, Record, with_interactions, with_items
+from recbole_symcere.serving.people import Directory, Met, Person, Request
+from recbole_symcere.serving.terms import Terms
 from recbole_symcere.serving.texts import Texts
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 SCORES_AT_ONCE = 2**22  # of each piece of evidence
-Met = str | tuple[str, float]
-
-
-@dataclass(frozen=True)
-class Request:
-    """A person for whom items are wanted.
-
-    Attributes:
-        user: the token of a user of the data, whose own interactions and reviews count, too; None for anybody else.
-        history: items that the person has met beside those, each a token, or a token and the moment in seconds since
-            1970. An item without a moment was met last.
-        reviews: texts that the person wrote; of what does not matter.
-        at: the moment for which items are wanted: ``trend`` and ``newness`` read nothing later, but all that the person
-            did counts. None: the last moment that is known, of the data and of the history.
-    """
-
-    user: str | None = None
-    history: Sequence[Met] = ()
-    reviews: Sequence[str] = ()
-    at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +43,7 @@ class Recommendation:
         item: the token.
         score: comparable among the items of one list only.
         is_new: whether nobody has met the item, so that its text and its moment alone speak for it.
-        why: what each piece of evidence adds to the score, if that was asked for.
+        why: what each part adds to the score, if that was asked for.
     """
 
     item: str
@@ -82,13 +66,10 @@ class Recommender:
 
     def __init__(self, record: Record, texts: Texts) -> None:
         self._record, self._texts = record, texts
+        self._directory = Directory(record)
         self.users, self.items = tuple(record["users"][1:]), tuple(record["items"][1:])
-        self._user_ids = {token: number for number, token in enumerate(record["users"]) if number}
-        self._item_ids = {token: number for number, token in enumerate(record["items"]) if number}
         self._pieces = {name: EVIDENCE.find(name)() for name in record["evidence"]}
         self.evidence = tuple(self._pieces)
-        self._weights: Tensor = record["weights"]
-        self._latest = float(record["statistics"]["moment"].max())
         tables = dict(record["statistics"])
         folding, vectors = tables.pop("folding"), tables.pop("vectors")
         self._statistics = ItemStatistics(ItemTexts(**record["texts"]), **tables)
@@ -96,6 +77,7 @@ class Recommender:
         if "listed" in record:
             self._statistics.first = torch.minimum(self._statistics.first, record["listed"])
         self._offered = self._statistics.first.isfinite()
+        self._terms = Terms(record["words"]) if record["words"] else None
 
     @classmethod
     def load(cls, path: str | Path, imports: Sequence[str] = (), trust_remote_code: bool = False) -> Self:
@@ -146,18 +128,73 @@ class Recommender:
         """
         return self.recommend_many([Request(user, history, reviews, at)], k, why)[0]
 
+    @torch.no_grad()
     def recommend_many(self, requests: Sequence[Request], k: int = 10, why: bool = False) -> list[list[Recommendation]]:
         """Returns what :meth:`recommend` returns for several people at once, which is faster than one by one."""
-        if k < 1:
-            raise UserError(f"k is {k}, but must be at least 1")
-        known = [self._known(request) for request in requests]
-        vectors = self._texts.encode([text for request in requests for text in request.reviews])
-        written = vectors.split([len(request.reviews) for request in requests])
-        size = max(1, SCORES_AT_ONCE // self._statistics.n_items)
-        found = []
-        for start in range(0, len(requests), size):
-            some = slice(start, start + size)
-            found += self._ranked(known[some], written[some], k, why)
+        _check_k(k)
+        found: list[list[Recommendation]] = []
+        persons = [self._directory.person(request) for request in requests]
+        written = self._written(requests)
+        for some in self._batches(len(requests)):
+            added = self._contributions(self._directory.people(persons[some], written[some]))
+            met = torch.zeros(len(persons[some]), self._statistics.n_items, dtype=torch.bool)
+            for row, person in enumerate(persons[some]):
+                met[row, person.met] = True
+            found += self._best(added, persons[some], ~met, k, why)
+        return found
+
+    def search(
+        self,
+        text: str,
+        user: str | None = None,
+        *,
+        history: Sequence[Met] = (),
+        reviews: Sequence[str] = (),
+        at: float | None = None,
+        k: int = 10,
+        why: bool = False,
+    ) -> list[Recommendation]:
+        """Returns the items whose reviews are nearest to a text, best first; a person may have met them.
+
+        The score of an item is the sum of two scores over the items, each of mean 0 and standard deviation 1: BM25 of
+        the text among the item's reviews (``terms``), and the cosine of the text and the item's mean review, in
+        directions in which items differ (``meaning``). If anything is told of a person, what :meth:`recommend` ranks
+        by is the third, on the same scale (``person``).
+
+        Args:
+            text: what is looked for.
+            user, history, reviews, at: who looks for it; see :class:`Request`.
+            k: how many items at most, at least 1.
+            why: whether each item says what each score adds.
+
+        Raises:
+            UserError: the text is empty, the model was trained with other texts, or as for :meth:`recommend`.
+            EncoderError: the encoder can't be had.
+        """
+        return self.search_many([text], [Request(user, history, reviews, at)], k, why)[0]
+
+    @torch.no_grad()
+    def search_many(
+        self, texts: Sequence[str], requests: Sequence[Request] | None = None, k: int = 10, why: bool = False
+    ) -> list[list[Recommendation]]:
+        """Returns what :meth:`search` returns for several texts at once.
+
+        Args:
+            requests: who looks for each text; None for nobody in particular.
+        """
+        _check_k(k)
+        requests = [Request()] * len(texts) if requests is None else requests
+        persons = [self._directory.person(request) for request in requests]
+        written = self._written(requests)
+        vectors = self._texts.encode(texts)
+        found: list[list[Recommendation]] = []
+        for some in self._batches(len(texts)):
+            added = self._found_by_text(vectors[some], texts[some])
+            people = self._directory.people(persons[some], written[some])
+            if _told(people).any():
+                own = self._standardised(sum(self._contributions(people).values(), torch.zeros(())))
+                added["person"] = own * _told(people)[:, None]
+            found += self._best(added, persons[some], torch.ones_like(added["terms"], dtype=torch.bool), k, why)
         return found
 
     def with_items(self, items: Mapping[str, Sequence[str]], listed: float | None = None) -> Self:
@@ -171,16 +208,15 @@ class Recommender:
             UserError: a token is not new, or has no text.
             EncoderError: the encoder can't be had.
         """
-        if old := [token for token in items if token in self._item_ids]:
+        if old := [token for token in items if token in self._directory.items]:
             raise UserError(f"item {old[0]!r} is not new: the data has it")
         if silent := [token for token, texts in items.items() if not texts]:
             raise UserError(f"item {silent[0]!r} has no text, by which a new item gets its place")
         if listed is not None and not math.isfinite(listed):
             raise UserError("listed is not a number; moments are seconds since 1970")
-        found = self._texts.encode([text for texts in items.values() for text in texts])
-        vectors = [part.mean(0) for part in found.split([len(texts) for texts in items.values()])]
-        moments = torch.full((len(items),), self._latest if listed is None else listed, dtype=torch.float64)
-        return type(self)(with_items(self._record, list(items), torch.stack(vectors), moments), self._texts)
+        moment = self._directory.latest if listed is None else listed
+        texts = [(token, moment, text) for token, of_item in items.items() for text in of_item]
+        return type(self)(self._with_new(texts, self._texts.encode([text for *_, text in texts])), self._texts)
 
     def with_interactions(self, rows: Sequence[NewInteraction]) -> Self:
         """Returns a recommender that also knows interactions that came after training, and their users and items.
@@ -195,46 +231,80 @@ class Recommender:
             UserError: a row can't be used.
             EncoderError: there are reviews, and their encoder can't be had.
         """
-        rows = [row for row in rows if not self._has(row)]
+        rows = [row for row in rows if not self._directory.has(row.user, row.item, row.time)]
         if not rows:
             return self
         if wrong := [row for row in rows if not math.isfinite(row.time)]:
             raise UserError(f"user {wrong[0].user!r} met {wrong[0].item!r} at no time: times are seconds since 1970")
-        numbers = [number for number, row in enumerate(rows) if row.text]
-        vectors = dict(zip(numbers, self._texts.encode([rows[number].text or "" for number in numbers]), strict=True))
-        record, new = self._record, [row.item for row in rows if row.item not in self._item_ids]
-        if new:
-            unknown = torch.full((len(record["texts"]["mean"]),), torch.nan)
-            of_items = {token: [number for number, row in enumerate(rows) if row.item == token] for token in new}
-            means = [
-                torch.stack(told).mean(0) if (told := [vectors[n] for n in of_item if n in vectors]) else unknown
-                for of_item in of_items.values()
-            ]
-            first = torch.tensor([min(rows[n].time for n in of_item) for of_item in of_items.values()]).double()
-            record = with_items(record, list(of_items), torch.stack(means), first)
-        return type(self)(with_interactions(record, rows, vectors), self._texts)
+        told = [number for number, row in enumerate(rows) if row.text]
+        vectors = torch.full((len(rows), len(self._record["texts"]["mean"])), torch.nan)
+        vectors[told] = self._texts.encode([rows[number].text or "" for number in told])
+        new = [number for number, row in enumerate(rows) if row.item not in self._directory.items]
+        record = self._with_new([(rows[n].item, rows[n].time, rows[n].text) for n in new], vectors[new])
+        return type(self)(with_interactions(record, rows, dict(zip(told, vectors[told], strict=True))), self._texts)
 
-    def _has(self, row: NewInteraction) -> bool:
-        own = _span(self._record["start"], self._user_ids.get(row.user))
-        same = self._record["item"][own] == self._item_ids.get(row.item, -1)
-        return bool((same & (self._record["moment"][own] == row.time)).any())
+    def _with_new(self, texts: Sequence[tuple[str, float, str | None]], vectors: Tensor) -> Record:
+        """Returns the record with new items.
 
-    @torch.no_grad()
-    def _ranked(
-        self, known: Sequence[_Person], written: Sequence[Tensor], k: int, why: bool
-    ) -> list[list[Recommendation]]:
-        people = self._people(known, written)
-        told = (people.n_met + people.n_written) > 0
-        weights = self._weights[torch.where(told, OTHERS, STRANGERS)]
-        added = {
+        Args:
+            texts: of each text its item, the moment at which the item came, and the text or None.
+            vectors: [n, hidden], those of the texts; NaN where there is none.
+        """
+        numbers = defaultdict(list)
+        for number, (token, *_) in enumerate(texts):
+            numbers[token].append(number)
+        if not numbers:
+            return self._record
+        written = [(place, text) for place, own in enumerate(numbers.values()) for n in own if (text := texts[n][2])]
+        return with_items(
+            self._record,
+            list(numbers),
+            torch.stack([vectors[own].nanmean(0) for own in numbers.values()]),
+            self._words(written),
+            torch.tensor([min(texts[n][1] for n in own) for own in numbers.values()], dtype=torch.float64),
+        )
+
+    def _words(self, texts: Sequence[tuple[int, str]]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the number that stands beside its text, and the hash, of each word of some texts."""
+        if not texts:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        owner, word = self._texts.words([text for _, text in texts])
+        return np.array([number for number, _ in texts])[owner], word
+
+    def _written(self, requests: Sequence[Request]) -> tuple[Tensor, ...]:
+        vectors = self._texts.encode([text for request in requests for text in request.reviews])
+        return vectors.split([len(request.reviews) for request in requests])
+
+    def _batches(self, n: int) -> list[slice]:
+        size = max(1, SCORES_AT_ONCE // self._statistics.n_items)
+        return [slice(start, start + size) for start in range(0, n, size)]
+
+    def _contributions(self, people: People) -> dict[str, Tensor]:
+        """Returns what each piece of evidence adds to the scores of all items, [B, n_items] each."""
+        weights = self._record["weights"][torch.where(_told(people), OTHERS, STRANGERS)]
+        return {
             name: weights[:, place, None] * standardised(piece, people, self._statistics)
             for place, (name, piece) in enumerate(self._pieces.items())
         }
-        scores = sum(added.values(), torch.zeros(()))
-        scores[:, ~self._offered] = -torch.inf
-        for row, person in enumerate(known):
-            scores[row, person.met] = -torch.inf
-        ids = torch.tensor([person.user or 0 for person in known])
+
+    def _found_by_text(self, vectors: Tensor, written: Sequence[str]) -> dict[str, Tensor]:
+        """Returns what the words and the meaning of each text add to the scores of all items, [B, n_items] each."""
+        texts = self._statistics.texts
+        assert self._terms is not None and texts.mean is not None  # else the encoder had refused the text
+        meaning = F.normalize((vectors - texts.mean) @ texts.to_words, dim=1) @ texts.words.T
+        terms = self._terms.scores(*self._words(list(enumerate(written))), len(written))
+        return {"terms": self._standardised(terms), "meaning": self._standardised(meaning)}
+
+    def _standardised(self, scores: Tensor) -> Tensor:
+        deviation, mean = torch.std_mean(scores[:, self._statistics.known], 1, correction=0, keepdim=True)
+        return (scores - mean) / deviation.clamp(min=1e-9)
+
+    def _best(
+        self, added: Mapping[str, Tensor], persons: Sequence[Person], allowed: Tensor, k: int, why: bool
+    ) -> list[list[Recommendation]]:
+        """Returns the best of the allowed items [B, n_items] by the sum of what is added, for each person."""
+        scores = sum(added.values(), torch.zeros(())).masked_fill(~(allowed & self._offered), -torch.inf)
+        ids = torch.tensor([person.user or 0 for person in persons])
         best, items = top_items(scores, ids, min(k, scores.shape[1]))
         return [
             [
@@ -247,76 +317,15 @@ class Recommender:
                 for score, item in zip(best[row].tolist(), items[row].tolist(), strict=True)
                 if score > -torch.inf
             ]
-            for row in range(len(known))
+            for row in range(len(persons))
         ]
 
-    def _known(self, request: Request) -> _Person:
-        """Looks up what the data tells of a person, and the ids of the items that the request names."""
-        user = None if request.user is None else _look_up("user", request.user, self._user_ids)
-        tokens, times = [], []
-        for met in request.history:
-            token, time = (met, None) if isinstance(met, str) else met
-            tokens.append(_look_up("item", token, self._item_ids))
-            times.append(time)
-        given = [time for time in times if time is not None]
-        if not all(map(math.isfinite, given)):
-            raise UserError("a moment of the history is not a number; moments are seconds since 1970")
-        if request.at is not None and not math.isfinite(request.at):
-            raise UserError("at is not a number; moments are seconds since 1970")
-        own, past = (_span(self._record[start], user) for start in ("start", "past_start"))
-        if request.at is not None:
-            now = float(request.at)
-        else:
-            now = max([float(self._record["now"][user]) if user is not None else self._latest, *given])
-        moments = torch.tensor([now if time is None else time for time in times], dtype=torch.float64)
-        items = torch.tensor(tokens, dtype=torch.long)
-        return _Person(
-            user=user,
-            item=torch.cat([self._record["item"][own], items]),
-            moment=torch.cat([self._record["moment"][own], moments]),
-            met=torch.cat([self._record["past_item"][past], items]),
-            now=now,
-        )
 
-    def _people(self, known: Sequence[_Person], written: Sequence[Tensor]) -> People:
-        texts = self._statistics.texts
-        assert texts.mean is not None
-        n_own = [0 if person.user is None else int(self._record["n_written"][person.user]) for person in known]
-        n_written = torch.tensor([own + len(new) for own, new in zip(n_own, written, strict=True)])
-        sums = torch.stack(
-            [
-                (own * texts.of_users[person.user or 0]) + (new - texts.mean).sum(0)
-                for own, person, new in zip(n_own, known, written, strict=True)
-            ]
-        )
-        sizes = torch.tensor([len(person.item) for person in known])
-        return People(
-            owner=torch.repeat_interleave(torch.arange(len(known)), sizes),
-            item=torch.cat([person.item for person in known]),
-            moment=torch.cat([person.moment for person in known]),
-            now=torch.tensor([person.now for person in known], dtype=torch.float64),
-            words=sums / n_written.clamp(min=1)[:, None],
-            n_written=n_written,
-        )
+def _told(people: People) -> Tensor:
+    """Returns whether anything is known of each person, [B] bool."""
+    return (people.n_met + people.n_written) > 0
 
 
-@dataclass(frozen=True)
-class _Person:
-    """What is known of a person: the id of a user or None, the history, all items met, and the moment that is asked."""
-
-    user: int | None
-    item: Tensor
-    moment: Tensor
-    met: Tensor
-    now: float
-
-
-def _span(start: Tensor, user: int | None) -> slice:
-    """Returns where the values of a user stand; nowhere for nobody."""
-    return slice(0, 0) if user is None else slice(int(start[user]), int(start[user + 1]))
-
-
-def _look_up(kind: str, token: str, ids: Mapping[str, int]) -> int:
-    if token not in ids:
-        raise UserError(f"there is no {kind} {token!r}{nearest(token, ids)}")
-    return ids[token]
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise UserError(f"k is {k}, but must be at least 1")

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_symcere.data.tokens import WholeTexts, words_of
 from recbole_symcere.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ class Texts:
         self._settings = settings and {**settings, "trust_remote_code": trust_remote_code}
         self._width = width
         self._encoder: ReviewEncoder | None = None
+        self._whole: WholeTexts | None = None
         self._loading = Lock()
 
     def encode(self, texts: Sequence[str]) -> Tensor:
@@ -44,6 +47,12 @@ class Texts:
             raise UserError("a text is empty: leave it out, or write something")
         return self._loaded().encode(texts).cpu()
 
+    def words(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the words of texts as :func:`words_of` does; the errors are those of :meth:`encode`."""
+        self._loaded()
+        assert self._whole is not None
+        return words_of(self._whole.reviews(texts))
+
     def _loaded(self) -> ReviewEncoder:
         with self._loading:
             if self._encoder is None:
@@ -57,5 +66,5 @@ class Texts:
                         f"text_encoder {encoder.name!r} makes vectors of {encoder.hidden_size} numbers here, but made "
                         f"{self._width} in training: it is another encoder now"
                     )
-                self._encoder = encoder
+                self._encoder, self._whole = encoder, WholeTexts(encoder.fast_tokenizer)
             return self._encoder

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
-from recbole_symcere.data.tokens import SPECIAL, TokenisedReviews
+from recbole_symcere.data.tokens import SPECIAL, TokenisedReviews, WholeTexts, words_of
 from recbole_symcere.model.text.encoder import ReviewEncoder
 from recbole_symcere.model.text.views import dealt_out
 
+MOST_COUNTED = 2**15 - 1  # how often a word is counted in the reviews of an item
 LEAST, MOST = 2, 0.5  # a token is counted that occurs in so many reviews at least, and in such a share of them at most
 
 
@@ -37,6 +38,26 @@ def word_directions(reviews: TokenisedReviews, n_directions: int) -> np.ndarray:
     weights = TfidfTransformer(sublinear_tf=True).fit_transform(counts)
     found: np.ndarray = TruncatedSVD(n_directions, random_state=0).fit_transform(weights)
     return found.astype(np.float32)
+
+
+def count_words(dataset: ReviewDataset, whole: WholeTexts) -> dict[str, Tensor]:
+    """Returns how often each word occurs in the reviews of each item of a part, by rows of a sparse matrix.
+
+    Returns:
+        ``word``: the hash of each word, ascending, int64 [n_words]. ``start`` int64 [n_items + 1], ``column`` int32 [n]
+        and ``count`` int16 [n]: those of item i are from ``start[i]`` to ``start[i + 1]``.
+    """
+    review, word = words_of(dataset.tokenised_reviews(whole))
+    item = dataset.inter_feat[dataset.iid_field].numpy()[review]
+    known, column = np.unique(word, return_inverse=True)
+    shape = dataset.num(dataset.iid_field), len(known)
+    counts = csr_matrix((np.ones(len(word), np.int32), (item, column)), shape)  # sums what occurs again
+    return {
+        "word": torch.from_numpy(known),
+        "start": torch.from_numpy(counts.indptr.astype(np.int64)),
+        "column": torch.from_numpy(counts.indices.astype(np.int32)),
+        "count": torch.from_numpy(counts.data.clip(max=MOST_COUNTED).astype(np.int16)),
+    }
 
 
 def with_word_statistics(
