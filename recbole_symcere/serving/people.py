@@ -59,12 +59,17 @@ class Directory:
 
     Args:
         record: see ``SymCEREPlus.to_serve``.
+        offered: [n_items] bool, which items of the record there are; the dataset has names of later ones, too.
+
+    Attributes:
+        users, items: the number of each token.
+        latest: the last moment of the record.
     """
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, offered: Tensor) -> None:
         self._record = record
         self.users = {token: number for number, token in enumerate(record["users"]) if number}
-        self.items = {token: number for number, token in enumerate(record["items"]) if number}
+        self.items = {record["items"][number]: number for number in offered.nonzero().flatten().tolist()}
         self.latest = float(record["statistics"]["moment"].max())
 
     def person(self, request: Request) -> Person:

@@ -66,8 +66,6 @@ class Recommender:
 
     def __init__(self, record: Record, texts: Texts) -> None:
         self._record, self._texts = record, texts
-        self._directory = Directory(record)
-        self.users, self.items = tuple(record["users"][1:]), tuple(record["items"][1:])
         self._pieces = {name: EVIDENCE.find(name)() for name in record["evidence"]}
         self.evidence = tuple(self._pieces)
         tables = dict(record["statistics"])
@@ -77,6 +75,8 @@ class Recommender:
         if "listed" in record:
             self._statistics.first = torch.minimum(self._statistics.first, record["listed"])
         self._offered = self._statistics.first.isfinite()
+        self._directory = Directory(record, self._offered)
+        self.users, self.items = tuple(self._directory.users), tuple(self._directory.items)
         self._terms = Terms(record["words"]) if record["words"] else None
 
     @classmethod
@@ -184,18 +184,43 @@ class Recommender:
         """
         _check_k(k)
         requests = [Request()] * len(texts) if requests is None else requests
-        persons = [self._directory.person(request) for request in requests]
-        written = self._written(requests)
-        vectors = self._texts.encode(texts)
         found: list[list[Recommendation]] = []
         for some in self._batches(len(texts)):
-            added = self._found_by_text(vectors[some], texts[some])
-            people = self._directory.people(persons[some], written[some])
-            if _told(people).any():
-                own = self._standardised(sum(self._contributions(people).values(), torch.zeros(())))
-                added["person"] = own * _told(people)[:, None]
-            found += self._best(added, persons[some], torch.ones_like(added["terms"], dtype=torch.bool), k, why)
+            added, offered = self.search_parts(texts[some], requests[some])
+            persons = [self._directory.person(request) for request in requests[some]]
+            found += self._best(added, persons, offered.expand(len(persons), -1), k, why)
         return found
+
+    @torch.no_grad()
+    def search_parts(
+        self, texts: Sequence[str], requests: Sequence[Request], vectors: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Returns what :meth:`search` sums for each item, and which items can be found.
+
+        Args:
+            texts, requests: B each.
+            vectors: what :meth:`encode` returns for the texts, if the caller has it already.
+
+        Returns:
+            ``terms``, ``meaning`` and, if anything is told of anybody, ``person``, [B, n] each, with the columns that
+            :attr:`columns` names; and bool [n].
+        """
+        added = self._found_by_text(self.encode(texts) if vectors is None else vectors, texts)
+        persons = [self._directory.person(request) for request in requests]
+        people = self._directory.people(persons, self._written(requests))
+        if _told(people).any():
+            own = self._standardised(sum(self._contributions(people).values(), torch.zeros(())))
+            added["person"] = own * _told(people)[:, None]
+        return added, self._offered
+
+    @property
+    def columns(self) -> Mapping[str, int]:
+        """The column of each item in the tables of :meth:`search_parts`."""
+        return self._directory.items
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Returns vectors of texts as the text encoder makes them, float32 [n, hidden]."""
+        return self._texts.encode(texts)
 
     def with_items(self, items: Mapping[str, Sequence[str]], listed: float | None = None) -> Self:
         """Returns a recommender that also knows items that nobody has met, each by its texts.
@@ -309,7 +334,7 @@ class Recommender:
         return [
             [
                 Recommendation(
-                    item=self.items[item - 1],
+                    item=self._record["items"][item],
                     score=score,
                     is_new=not self._statistics.known[item],
                     why={name: float(of_all[row, item]) for name, of_all in added.items()} if why else {},

@@ -61,7 +61,7 @@ def test_scores_are_bm25_beside_the_cosine_of_the_text(checkpoint: Path, recomme
     texts = recommender._statistics.texts
     assert texts.mean is not None
     vector = F.normalize((recommender._texts.encode([text])[0] - texts.mean) @ texts.to_words, dim=0)
-    cosine = {item: float(texts.words[1 + recommender.items.index(item)] @ vector) for item in documents}
+    cosine = {item: float(texts.words[recommender.columns[item]] @ vector) for item in documents}
     expected = {"meaning": standardised(cosine)}
     if any(word in words for words in documents.values() for word in words_in(text)):
         expected["terms"] = standardised(slow_bm25(words_in(text), documents))
