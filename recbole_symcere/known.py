@@ -144,6 +144,20 @@ def last_moments(users: Tensor, times: Tensor, n_users: int) -> Tensor:
     return torch.where(last.isinf(), times.max(), last)
 
 
+def faded(owner: Tensor, moment: Tensor, n_owners: int, half_life: float) -> Tensor:
+    """Returns how much each interaction of a history counts, float32 [n]: the owner's last one 1, and older ones less.
+
+    From a later moment all weights of an owner would be smaller by the same factor, which changes no ranking.
+
+    Args:
+        owner: [n] long.
+        moment: [n] float64, in seconds.
+        half_life: the days after which an interaction counts half.
+    """
+    last = moment.new_full((n_owners,), -torch.inf).scatter_reduce(0, owner, moment, "amax")
+    return torch.exp2((moment - last[owner]) / (half_life * DAY)).float()
+
+
 def _occurring(part: ReviewDataset, field: str, n: int) -> Tensor:
     found = torch.zeros(n, dtype=torch.bool)
     found[part.inter_feat[field]] = True

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_symcere.known import DAY, decayed_counts
+from recbole_symcere.known import DAY, decayed_counts, faded
 from recbole_symcere.model.item_statistics import ItemStatistics
 from recbole_symcere.model.registry import Registry
 
@@ -57,13 +57,11 @@ class People:
         """Returns what each person met, float32 [B, n_items] sparse.
 
         Args:
-            half_life: the seconds after which an interaction counts half; its age is counted from the person's own last
-                one. None: every interaction counts 1.
+            half_life: the days after which an interaction counts half; see ``faded``. None: every interaction counts 1.
         """
         weight = torch.ones(len(self.item), device=self.item.device)
         if half_life is not None:
-            last = self.moment.new_full((len(self),), -torch.inf).scatter_reduce(0, self.owner, self.moment, "amax")
-            weight = torch.exp2((self.moment - last[self.owner]) / half_life).float()
+            weight = faded(self.owner, self.moment, len(self), half_life)
         places = torch.stack([self.owner, self.item])
         return torch.sparse_coo_tensor(places, weight, (len(self), n_items), check_invariants=False)
 
@@ -127,7 +125,7 @@ class Recent:
 
     def scores(self, people: People, items: ItemStatistics) -> Tensor:
         """Returns the decayed history times the directed walks between items, [B, n_items]."""
-        return _dense(people.histories(items.n_items, items.usual_age / 2) @ items.walks)
+        return _dense(people.histories(items.n_items, items.usual_age / 2 / DAY) @ items.walks)
 
 
 @EVIDENCE.register("graph")

@@ -13,7 +13,7 @@ from torch import Tensor
 from recbole_symcere import known
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import DatasetError
-from recbole_symcere.known import DAY
+from recbole_symcere.known import faded
 
 
 def moments(dataset: ReviewDataset) -> Tensor:
@@ -47,9 +47,7 @@ def history_matrix(dataset: ReviewDataset, half_life: float | None) -> Tensor:
 
     Args:
         dataset: the training interactions.
-        half_life: the days after which an interaction counts half. Its age is counted from the user's own last training
-            interaction: from a later moment all weights of the user would be smaller by the same factor, which changes
-            no ranking. None: every interaction counts 1.
+        half_life: the days after which an interaction counts half; see ``faded``. None: every interaction counts 1.
 
     Raises:
         DatasetError: ``half_life`` is given and the interactions have no times.
@@ -57,8 +55,7 @@ def history_matrix(dataset: ReviewDataset, half_life: float | None) -> Tensor:
     users, items = dataset.inter_feat[dataset.uid_field], dataset.inter_feat[dataset.iid_field]
     weights = torch.ones(len(users))
     if half_life is not None:
-        age = last_moments(dataset)[users] - moments(dataset)
-        weights = torch.exp2(-age / (half_life * DAY)).float()
+        weights = faded(users, moments(dataset), dataset.num(dataset.uid_field), half_life)
     size = (dataset.num(dataset.uid_field), dataset.num(dataset.iid_field))
     return torch.sparse_coo_tensor(torch.stack([users, items]), weights, size, check_invariants=False).coalesce()
 
