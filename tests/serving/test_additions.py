@@ -97,8 +97,12 @@ def test_a_row_is_counted_once_and_the_old_recommender_stays_as_it_was(recommend
 
 def test_a_trend_goes_on(recommender: Recommender) -> None:
     crowd = recommender.with_interactions([NewInteraction(f"new{n}", "i3", NEW + n) for n in range(20)])
-    trend = {best.item: best.why["trend"] for best in crowd.recommend(k=100, why=True)}
-    assert trend["i3"] == max(trend.values())
+    unmet = next(
+        user for user in recommender.users if "i3" in {best.item for best in recommender.recommend(user, k=100)}
+    )
+    for user in (None, unmet):
+        trend = {best.item: best.why["trend"] for best in crowd.recommend(user, k=100, why=True)}
+        assert trend["i3"] == max(trend.values())
     earlier = {best.item: best.why["trend"] for best in crowd.recommend(at=NEW - 1, k=100, why=True)}
     assert earlier["i3"] < trend["i3"], "nothing is read that happened after the moment"
 

@@ -91,6 +91,15 @@ def test_what_was_met_is_left_out_and_an_answer_depends_on_each_part_of_the_requ
     assert {item: parts["trend"] for item, parts in later.items()} != {i: parts["trend"] for i, parts in items.items()}
 
 
+def test_without_a_moment_the_last_one_that_is_known_is_asked_for(recommender: Recommender) -> None:
+    def trend(history: list[Any], at: float | None) -> dict[str, float]:
+        return {best.item: best.why["trend"] for best in recommender.recommend(history=history, at=at, k=100, why=True)}
+
+    last, later = max(recommender._statistics.moment.tolist()), START + 1e7
+    assert trend(["i3"], None) == trend(["i3"], last) != trend(["i3"], later)
+    assert trend([("i3", later)], None) == trend(["i3"], later)
+
+
 @given(
     history=st.lists(st.sampled_from([f"i{n}" for n in range(20)]), max_size=4),
     order=st.randoms(use_true_random=False),
