@@ -17,16 +17,14 @@ COMMANDS = {
     "recommend": ("recbole_symcere.commands.recommend", "print the best items for users, or for anybody"),
     "search": ("recbole_symcere.commands.search", "print the items that a text describes"),
 }
-HELP = "Review-enhanced recommendation with SymCERE and its baselines, on RecBole."
+HELP = "Review-enhanced recommendation with SymCERE and its baselines, on RecBole. `%(prog)s COMMAND --help` says more."
 EXAMPLES = """examples:
   %(prog)s prep amazon --input Musical_Instruments.jsonl.gz --output dataset/instruments
   %(prog)s train --model=SymCERE --dataset=instruments --checkpoint_file=saved/instruments.pth
+  %(prog)s compare --models LightGCN SymCERE --datasets instruments
   %(prog)s recommend --checkpoint saved/instruments.pth --users A1B2C3
   %(prog)s search --checkpoint saved/instruments.pth --text "warm tone for a beginner"
-  %(prog)s compare --models LightGCN SymCERE --datasets instruments
   %(prog)s analyse geometry --checkpoint saved/instruments.pth
-
-`%(prog)s COMMAND --help` says more. All commands end with the status 0, or 2 after an error that you can mend.
 """
 
 
