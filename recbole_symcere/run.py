@@ -17,6 +17,7 @@ from recbole.utils import ModelType, calculate_valid_score, init_logger, init_se
 
 from recbole_symcere import distributed
 from recbole_symcere.checkpoint import (
+    SERVING_FORMAT,
     check_same_settings,
     load_checkpoint,
     locked,
@@ -124,7 +125,7 @@ def _store_what_serves(ranker: Trainer, loaders: DataLoaders, test_data: Abstrac
     restore(model, checkpoint)  # the model may be that of a later epoch
     record = model.to_serve(past if ranker.is_refit else train, past, known)
     if distributed.is_main():
-        save_checkpoint(checkpoint | {"serving": record}, path)
+        save_checkpoint(checkpoint | {"serving": record | {"format": SERVING_FORMAT}}, path)
     distributed.wait_for_all()
 
 

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_list_arguments(parser)
     anybody = parser.add_argument_group("for anybody (checkpoints of SymCEREPlus)")
     add = anybody.add_argument
-    add("--items", nargs="+", default=[], metavar="ITEM", help="items that the person has met, the last one last")
+    add("--items", nargs="+", default=[], metavar="ITEM", help="items that the person has met, all of them just now")
     add("--text", nargs="+", default=[], metavar="TEXT", help="what the person wrote, such as reviews")
     add("--requests", type=Path, metavar="FILE", help="JSON lines with the keys user, items, reviews and at")
     add_data_arguments(add)

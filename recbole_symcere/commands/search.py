@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--checkpoint", required=True, metavar="PATH", help="a checkpoint of SymCEREPlus")
     add("--text", nargs="+", required=True, metavar="TEXT", help="what is looked for; a list for each")
     add("--user", metavar="USER", help="who looks for it, as in the .inter file")
-    add("--items", nargs="+", default=[], metavar="ITEM", help="items that this person has met, the last one last")
+    add("--items", nargs="+", default=[], metavar="ITEM", help="items that this person has met, all of them just now")
     add_list_arguments(parser)
     add_data_arguments(add)
 

@@ -171,10 +171,14 @@ def standardised(evidence: Evidence, people: People, items: ItemStatistics) -> T
     For each person the scores of the known items have mean 0 and standard deviation 1; what lies below ``LOWEST`` or
     above ``HIGHEST`` is cut. Evidence from n interactions or n reviews is multiplied by n / (n + HALF_TRUSTED).
     """
-    scores = evidence.scores(people, items).float()
-    deviation, mean = torch.std_mean(scores[:, items.known], 1, correction=0, keepdim=True)
-    scores = ((scores - mean) / deviation.clamp(min=1e-9)).clamp(LOWEST, HIGHEST)
+    scores = over_items(evidence.scores(people, items).float(), items.known).clamp(LOWEST, HIGHEST)
     if evidence.needs is not Need.NOTHING:
         n = people.n_met if evidence.needs is Need.HISTORY else people.n_written
         scores *= (n / (n + HALF_TRUSTED))[:, None]
     return scores
+
+
+def over_items(scores: Tensor, known: Tensor) -> Tensor:
+    """Returns scores [B, n_items] that have mean 0 and standard deviation 1 over the known items [n_items] bool."""
+    deviation, mean = torch.std_mean(scores[:, known], 1, correction=0, keepdim=True)
+    return (scores - mean) / deviation.clamp(min=1e-9)

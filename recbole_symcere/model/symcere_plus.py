@@ -14,7 +14,6 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_symcere.checkpoint import SERVING_FORMAT
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.data.tokens import WholeTexts
@@ -328,7 +327,6 @@ class SymCEREPlus(SymCERE):
         users = torch.arange(self.n_users + 1)
         tables = ("item", "moment", "walks", "nearest", "folding", "vectors")
         record = {
-            "format": SERVING_FORMAT,
             "users": [str(token) for token in past.field2id_token[self.USER_ID]],
             "items": [str(token) for token in past.field2id_token[self.ITEM_ID]],
             "evidence": list(self.evidence),

@@ -20,12 +20,12 @@ from torch import Tensor
 from recbole_symcere.checkpoint import SERVING_FORMAT, load_checkpoint
 from recbole_symcere.errors import CheckpointError, UserError
 from recbole_symcere.model.choice import OTHERS, STRANGERS
-from recbole_symcere.model.evidence import EVIDENCE, People, standardised
+from recbole_symcere.model.evidence import EVIDENCE, People, over_items, standardised
 from recbole_symcere.model.item_statistics import ItemStatistics, ItemTexts
 from recbole_symcere.model.registry import import_modules
 from recbole_symcere.ranking import top_items
 from recbole_symcere.serving.additions import NewInteraction, Record, with_interactions, with_items
-from recbole_symcere.serving.people import Directory, Met, Person, Request
+from recbole_symcere.serving.people import Directory, Met, Request
 from recbole_symcere.serving.terms import Terms
 from recbole_symcere.serving.texts import Texts
 
@@ -140,7 +140,7 @@ class Recommender:
             met = torch.zeros(len(persons[some]), self._statistics.n_items, dtype=torch.bool)
             for row, person in enumerate(persons[some]):
                 met[row, person.met] = True
-            found += self._best(added, persons[some], ~met, k, why)
+            found += self._best(added, requests[some], ~met, k, why)
         return found
 
     def search(
@@ -187,8 +187,7 @@ class Recommender:
         found: list[list[Recommendation]] = []
         for some in self._batches(len(texts)):
             added, offered = self.search_parts(texts[some], requests[some])
-            persons = [self._directory.person(request) for request in requests[some]]
-            found += self._best(added, persons, offered.expand(len(persons), -1), k, why)
+            found += self._best(added, requests[some], offered.expand_as(added["terms"]), k, why)
         return found
 
     @torch.no_grad()
@@ -209,8 +208,8 @@ class Recommender:
         persons = [self._directory.person(request) for request in requests]
         people = self._directory.people(persons, self._written(requests))
         if _told(people).any():
-            own = self._standardised(sum(self._contributions(people).values(), torch.zeros(())))
-            added["person"] = own * _told(people)[:, None]
+            own = sum(self._contributions(people).values(), torch.zeros(()))
+            added["person"] = over_items(own, self._statistics.known) * _told(people)[:, None]
         return added, self._offered
 
     @property
@@ -290,7 +289,7 @@ class Recommender:
         )
 
     def _words(self, texts: Sequence[tuple[int, str]]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the number that stands beside its text, and the hash, of each word of some texts."""
+        """Returns the number of its text, and the hash, for each word of texts that have numbers."""
         if not texts:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         owner, word = self._texts.words([text for _, text in texts])
@@ -318,18 +317,15 @@ class Recommender:
         assert self._terms is not None and texts.mean is not None  # else the encoder had refused the text
         meaning = F.normalize((vectors - texts.mean) @ texts.to_words, dim=1) @ texts.words.T
         terms = self._terms.scores(*self._words(list(enumerate(written))), len(written))
-        return {"terms": self._standardised(terms), "meaning": self._standardised(meaning)}
-
-    def _standardised(self, scores: Tensor) -> Tensor:
-        deviation, mean = torch.std_mean(scores[:, self._statistics.known], 1, correction=0, keepdim=True)
-        return (scores - mean) / deviation.clamp(min=1e-9)
+        known = self._statistics.known
+        return {"terms": over_items(terms, known), "meaning": over_items(meaning, known)}
 
     def _best(
-        self, added: Mapping[str, Tensor], persons: Sequence[Person], allowed: Tensor, k: int, why: bool
+        self, added: Mapping[str, Tensor], requests: Sequence[Request], allowed: Tensor, k: int, why: bool
     ) -> list[list[Recommendation]]:
-        """Returns the best of the allowed items [B, n_items] by the sum of what is added, for each person."""
+        """Returns the best of the allowed items [B, n_items] by the sum of what is added, for each request."""
         scores = sum(added.values(), torch.zeros(())).masked_fill(~(allowed & self._offered), -torch.inf)
-        ids = torch.tensor([person.user or 0 for person in persons])
+        ids = torch.tensor([self._directory.users.get(request.user or "", 0) for request in requests])
         best, items = top_items(scores, ids, min(k, scores.shape[1]))
         return [
             [
@@ -342,7 +338,7 @@ class Recommender:
                 for score, item in zip(best[row].tolist(), items[row].tolist(), strict=True)
                 if score > -torch.inf
             ]
-            for row in range(len(persons))
+            for row in range(len(requests))
         ]
 
 

@@ -39,7 +39,7 @@ from recbole_symcere.transfer import upload
 # Padded tokens of a micro-batch: more only wear out the caches of a CPU, fewer leave a GPU idle.
 CPU_TOKENS_PER_BATCH, GPU_TOKENS_PER_BATCH = 1024, 16384
 CPU_MEMORY = 2.0  # GiB
-# What ``frozen_from_config`` reads, beside the consent to run foreign code, which nobody gives for another
+# What ``frozen_from_config`` reads, but for trust_remote_code: a checkpoint can't consent to running code
 FROZEN_SETTINGS = (
     "text_encoder", "text_max_length", "text_pooling", "text_precision", "text_prompt", "text_tokens_per_batch",
 )  # fmt: skip
