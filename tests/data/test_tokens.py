@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from recbole_symcere.data import tokens as tokens_module
-from recbole_symcere.data.tokens import SPECIAL, TokenisedReviews, tokenise
+from recbole_symcere.data.tokens import SPECIAL, TokenisedReviews, WholeTexts, tokenise, words_of
 from tests.data.texts import ANY_TEXT, TEXTS
 from tests.tiny_encoders import TOKENIZERS, sentence_piece, wordpiece
 
@@ -179,3 +180,14 @@ def test_nothing_to_tokenise_or_no_room_is_an_error(cache: Path) -> None:
 
 
 # Damage, for every file that the cache holds
+
+
+@every_kind
+@given(spaced=st.lists(st.sampled_from(["the", "beg", "got", "théo", "я"]), max_size=6), seed=st.randoms())
+@settings(deadline=None, max_examples=30)
+def test_whole_texts_have_the_same_words_in_any_case(kind: str, spaced: list[str], seed: Any) -> None:
+    whole = WholeTexts(TOKENIZERS[kind]())
+    as_they_are = " ".join(spaced)
+    mixed = "".join(seed.choice([letter.lower(), letter.upper()]) for letter in as_they_are)
+    (owner, words), (_, same) = (words_of(whole.reviews([text])) for text in (as_they_are, mixed))
+    assert words.tolist() == same.tolist() and not owner.any()

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,10 @@ def test_users_of_the_data_get_what_the_test_part_was_ranked_by(
             config_dict=plus_settings | {"protocol": protocol, "checkpoint_file": str(checkpoint), "epochs": 10}
         )
     expected = recommend(checkpoint, k=8)
-    found = Recommender.load(checkpoint).recommend_many([Request(user) for user in expected], k=8)
+    recommender = Recommender.load(checkpoint)
+    n_words = sum(len(re.findall(r"\w+", text)) for *_, text in training_rows(checkpoint))
+    assert int(recommender._record["words"]["count"].sum()) == n_words, "words of reviews that train, and no others"
+    found = recommender.recommend_many([Request(user) for user in expected], k=8)
     assert [tokens(of_user) for of_user in found] == [[item for item, _ in items] for items in expected.values()]
     for of_user, items in zip(found, expected.values(), strict=True):
         assert [best.score for best in of_user] == pytest.approx([score for _, score in items], abs=1e-4)

@@ -144,6 +144,7 @@ def test_many_texts_at_once_find_what_each_finds_alone(
     for text, person, found in zip(texts, people, together, strict=True):
         alone = recommender.search(text, person.user, history=person.history, k=5)
         assert tokens(alone) == tokens(found)
+        assert [best.score for best in alone] == pytest.approx([best.score for best in found], abs=1e-4)
 
 
 def test_a_new_item_is_found_by_its_text(recommender: Recommender) -> None:
