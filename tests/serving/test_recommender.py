@@ -123,7 +123,7 @@ def test_many_at_once_get_what_each_gets_alone_in_any_thread(
 ) -> None:
     requests = [Request(user) for user in recommender.users[:6]]
     requests += [Request(history=["i3", ("i7", START)]), Request(reviews=["i9 love"], at=START), Request()]
-    monkeypatch.setattr("recbole_symcere.serving.recommender.SCORES_AT_ONCE", 60)  # two people at a time
+    monkeypatch.setattr("recbole_symcere.serving.recommender.SCORES_AT_ONCE", 70)  # two people at a time
     together = recommender.recommend_many(requests, k=4)
     with ThreadPoolExecutor(8) as pool:
         alone = list(pool.map(lambda n: recommender.recommend_many([requests[n % len(requests)]], k=4)[0], range(90)))

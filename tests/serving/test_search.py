@@ -138,7 +138,7 @@ def test_a_person_draws_the_list_to_what_the_person_likes(recommender: Recommend
 def test_many_texts_at_once_find_what_each_finds_alone(
     recommender: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recbole_symcere.serving.recommender.SCORES_AT_ONCE", 60)  # two texts at a time
+    monkeypatch.setattr("recbole_symcere.serving.recommender.SCORES_AT_ONCE", 70)  # two texts at a time
     texts, people = ["great", "i3 gasket", "love"], [Request(), Request("u0"), Request(history=["i7"])]
     together = recommender.search_many(texts, people, k=5)
     for text, person, found in zip(texts, people, together, strict=True):
