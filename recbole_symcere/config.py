@@ -48,6 +48,7 @@ from recbole_symcere.properties import (
     tuned_file,
     tuned_settings,
 )
+from recbole_symcere.questions import check_questions
 from recbole_symcere.recbole_settings import (
     EVAL_ARGS_KEYS,
     INTERVALS,
@@ -273,6 +274,7 @@ class Config(RecBoleConfig):
             raise ConfigError(f"valid_metric is {self['valid_metric']!r}, but metrics are {self['metrics']}")
         if k not in map(str, self["topk"]):
             raise ConfigError(f"valid_metric is {self['valid_metric']!r}, but topk is {self['topk']}")
+        check_questions(self)
         self.model_class.check_settings(self)
 
     def _check_early(self, settings: Mapping[str, Any]) -> None:

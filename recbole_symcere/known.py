@@ -14,21 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
+from recbole.data.interaction import Interaction
 from torch import Tensor
+
+from recbole_symcere.questions import DAY, QUESTION, Questions, questions_of
 
 if TYPE_CHECKING:
     from recbole_symcere.config import Config
     from recbole_symcere.data.dataset import ReviewDataset
+    from recbole_symcere.model.recommender import Recommender
 
-DAY = 86_400.0  # seconds
 HALF_LIVES = (math.inf, 730.0, 365.0, 180.0, 90.0, 30.0, 7.0)  # days
 STRANGER, VALIDATION_ONLY, TRAINED = range(3)  # the history of a user before the part
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known before a part is ranked.
+    """What is known before a part is ranked. Where there are questions, each of them stands in the place of a user.
 
     Attributes:
         history: STRANGER, VALIDATION_ONLY or TRAINED for each user, [n_users] long.
@@ -41,6 +43,8 @@ class Known:
         recent: the place of each item by recent popularity, from the least popular, [n_items] float.
         half_life: that of the recent popularity, in days.
         validates: whether the part is validation, of whose interactions a model may have learned.
+        questions: for whom and for when the part is ranked, if not for each user once.
+        listed: [n_items] float64, the moment from which on each item is a candidate, if the list of items goes on.
     """
 
     history: Tensor
@@ -52,42 +56,67 @@ class Known:
     recent: Tensor
     half_life: float
     validates: bool
+    questions: Questions | None = None
+    listed: Tensor | None = None
 
     def to(self, device: torch.device) -> Known:
         """Returns a copy whose tensors are on a device."""
         moved: dict[str, Any] = {
-            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor | Questions)
         }
         return replace(self, **moved)
 
-    def ranked(self, scores: Tensor, users: Tensor, ranks_strangers: bool) -> Tensor:
+    def asked(self, interaction: Interaction, user_field: str) -> Tensor:
+        """Returns the users of a batch by their numbers here: those of questions, or else of users, [B] long."""
+        return interaction[QUESTION if self.questions else user_field].to(self.cold.device)
+
+    def ranked(self, scores: Tensor, users: Tensor, model: Recommender) -> Tensor:
         """Returns the scores by which a part is ranked, and overwrites ``scores`` with them.
 
         Args:
-            scores: [n_users, n_items], the scores of a model; -inf for what is not ranked.
-            users: [n_users] long.
-            ranks_strangers: whether the scores of users without a training interaction are kept.
+            scores: [B, n_items], the scores of the model; -inf for what is not ranked.
+            users: [B] long, their numbers here.
+            model: whose scores of users and items without a training interaction are kept if it says so.
         """
-        scores[:, self.last] = scores[:, self.last].where(scores[:, self.last] == -torch.inf, _lowest(scores))
-        if not ranks_strangers:
+        if not (self.listed is not None and model.ranks_new_items):
+            scores[:, self.last] = scores[:, self.last].where(scores[:, self.last] == -torch.inf, _lowest(scores))
+        if not model.ranks_strangers:
             cold = self.cold[users].nonzero().flatten()
-            recent = self.recent.to(scores.dtype)
+            recent = self._recent_for(users[cold]).to(scores.dtype)
             scores[cold] = scores[cold].where(scores[cold] == -torch.inf, recent)
         scores[:, self.unranked] = -torch.inf
+        if self.listed is not None and self.moments is not None:
+            scores[self.listed > self.moments[users, None]] = -torch.inf
         return scores
+
+    def _recent_for(self, users: Tensor) -> Tensor:
+        """Returns the place of each item by recent popularity for some users, [B, n_items] or [n_items]."""
+        if self.questions is None or not self.questions.goes_on or not len(users):
+            return self.recent
+        asked = self.questions
+        now, place = asked.now[users].unique(return_inverse=True)
+        popularity = decayed_counts(asked.item, asked.moment, self.half_life, len(self.seen), now)
+        return torch.stack([_places(of_items) for of_items in popularity])[place]
 
 
 def _lowest(scores: Tensor) -> Tensor:
     return scores.new_tensor(torch.finfo(scores.dtype).min)
 
 
-def known_before(config: Config, train: ReviewDataset, valid: ReviewDataset | None, refit: bool) -> Known:
+def known_before(
+    config: Config,
+    train: ReviewDataset,
+    valid: ReviewDataset | None,
+    refit: bool,
+    part: ReviewDataset | None = None,
+) -> Known:
     """Returns what is known before validation, or before the test part.
 
     Args:
         train: the training part.
         valid: the validation part, if the test part is ranked.
         refit: whether the model that ranks was trained on both.
+        part: the part that is ranked, if its interactions may make questions; None ranks each user once.
     """
     earlier = train if valid is None else train.joined_with(valid)
     trained_on = earlier if refit else train
@@ -102,9 +131,8 @@ def known_before(config: Config, train: ReviewDataset, valid: ReviewDataset | No
         last, cold = torch.zeros_like(last), torch.zeros_like(cold)
     # Under a split per user, nobody but the padding is cold.
     nobody = torch.zeros(train.item_num), math.inf
-    recent, half_life = recent_popularity(earlier) if cold[1:].any() else nobody
-    places = {name: mask.nonzero().flatten() for name, mask in (("unranked", unranked), ("last", last))}
-    return Known(
+    recent, half_life = recent_popularity(earlier) if cold[1:].any() or config["questions"] == "days" else nobody
+    known = Known(
         history=history,
         seen=seen,
         cold=cold,
@@ -112,7 +140,30 @@ def known_before(config: Config, train: ReviewDataset, valid: ReviewDataset | No
         recent=recent,
         half_life=half_life,
         validates=valid is None,
-        **places,
+        unranked=unranked.nonzero().flatten(),
+        last=last.nonzero().flatten(),
+    )
+    questions = None if part is None else questions_of(config, earlier, part)
+    return known if questions is None else _of_questions(config, known, questions)
+
+
+def _of_questions(config: Config, known: Known, asked: Questions) -> Known:
+    """Returns what is known before a part whose users are questions."""
+    has_history = asked.n_met > 0
+    history = known.history[asked.user]
+    history[(history == STRANGER) & has_history] = VALIDATION_ONLY
+    cold = known.cold[asked.user]
+    if config.model_class.folds_in and config["cold_users"] != "model":
+        cold = ~has_history
+    lists = asked.goes_on and config["candidates"] == "seen"
+    return replace(
+        known,
+        questions=asked,
+        history=history,
+        cold=cold,
+        moments=asked.now,
+        unranked=known.unranked[:0] if lists else known.unranked,
+        listed=asked.first if lists else None,
     )
 
 
@@ -192,8 +243,12 @@ def recent_popularity(part: ReviewDataset) -> tuple[Tensor, float]:
         return float((1 / np.log2(of_rows[of_rows < 10] + 2)).sum())
 
     half_life = max(HALF_LIVES, key=gain)  # the longest of several that are equally good
-    popularity = popularity_of(order, half_life)
-    return torch.from_numpy(rankdata(popularity, method="dense")).float(), half_life
+    return _places(torch.from_numpy(popularity_of(order, half_life))), half_life
+
+
+def _places(popularity: Tensor) -> Tensor:
+    """Returns the place of each item, from the least popular and the same for equally popular ones, float [n]."""
+    return popularity.unique(return_inverse=True)[1].float()
 
 
 def decayed_counts(items: Tensor, times: Tensor, half_life: float, n_items: int, now: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def run_recbole_symcere(
     trainer, logger = fitted.trainer, getLogger()
     started = perf_counter()
     show = bool(config["show_progress"])
-    test_result = fitted.ranker.evaluate(fitted.test_data, load_best_model=saved, show_progress=show)
+    test_result = fitted.rank_test(load_best_model=saved, show_progress=show)
     result = {
         "best_valid_score": fitted.best_valid_score,
         "valid_score_bigger": config["valid_metric_bigger"],

@@ -1,11 +1,15 @@
 """Full ranking of all users with the same results as RecBole, but without the work that RecBole repeats each time."""
 
-from collections.abc import Iterator, Mapping
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import signature
+from math import nan
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 import recbole.evaluator.metrics as recbole_metrics
 import torch
 from recbole.config import Config
@@ -20,6 +24,10 @@ from torch import Tensor
 from recbole_symcere import distributed
 from recbole_symcere.known import Known
 from recbole_symcere.metrics import metric_of
+from recbole_symcere.questions import QUESTION, Questions
+
+if TYPE_CHECKING:
+    from recbole_symcere.data.dataset import ReviewDataset
 
 ROWS_PER_PREDICTION = 2**18
 NOT_AT_K = ("rec.meanrank", "rec.score", "data.label")  # resources of metrics that need more than the best k items
@@ -92,7 +100,12 @@ class RankingDataLoader(FullSortEvalDataLoader):
 
     A batch holds the histories and the held-out items of its users. If several processes rank, each of them gets a
     share of the users.
+
+    Attributes:
+        known: what is known before the part.
     """
+
+    known: Known
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._batches: dict[tuple[int, int], Any] = {}
@@ -113,8 +126,30 @@ class RankingDataLoader(FullSortEvalDataLoader):
     def collate_fn(self, index: list[int]) -> Any:
         key = (index[0], len(index))
         if key not in self._batches:
-            self._batches[key] = super().collate_fn(index)
+            self._batches[key] = self._assembled(index)
         return self._batches[key]
+
+    def _assembled(self, index: list[int]) -> Any:
+        return super().collate_fn(index)
+
+
+class QuestionDataLoader(RankingDataLoader):
+    """A dataloader of questions, each with the number of its user; see ``recbole_symcere.questions``."""
+
+    def __init__(self, config: Config, dataset: ReviewDataset, sampler: Any, questions: Questions) -> None:
+        self._batches = {}
+        self._questions = questions
+        self.is_sequential = False
+        self.uid_field, self.iid_field = dataset.uid_field, dataset.iid_field
+        self.uid_list = questions.user
+        self.user_df = Interaction({self.uid_field: questions.user, QUESTION: torch.arange(len(questions))})
+        self.sample_size = len(questions)
+        super(FullSortEvalDataLoader, self).__init__(config, dataset, sampler, shuffle=False)
+
+    def _assembled(self, index: list[int]) -> Any:
+        numbers, items = torch.tensor(index), self._questions.item
+        (met_by, met), (held_out_of, held_out) = self._questions.met(numbers), self._questions.held_out(numbers)
+        return self.user_df[numbers], (met_by, items[met]), held_out_of, items[held_out]
 
 
 class RankingCollector(Collector):
@@ -145,8 +180,12 @@ class RankingCollector(Collector):
         if self.register.need("rec.positives"):
             self.data_struct.update_tensor("rec.positives", positive_i)
         users = interaction[self.config["USER_ID_FIELD"]].to(scores_tensor.device)
+        self.data_struct.update_tensor("rec.user", users)
+        asked = self.known.asked(interaction, self.config["USER_ID_FIELD"]) if self.known else users
+        if self.known and self.known.questions:
+            self.data_struct.update_tensor("rec.now", self.known.questions.now[asked])
         if self.known and self.register.need("rec.history"):
-            self.data_struct.update_tensor("rec.history", self.known.history[users])
+            self.data_struct.update_tensor("rec.history", self.known.history[asked])
         if self.known and self.register.need("data.seen"):
             self.data_struct.set("data.seen", self.known.seen)
         if any(map(self.register.need, NOT_AT_K)):
@@ -190,24 +229,53 @@ class RankingEvaluator(Evaluator):
                 self.metric_class[name] = function(config)
 
     def evaluate(self, dataobject: DataStruct) -> Mapping[str, float]:
-        """Returns the value of each metric, and keeps ``dataobject`` for :meth:`of_each_user`."""
-        self._ranked = dataobject
-        return super().evaluate(dataobject)
+        """Returns the value of each metric, and keeps ``dataobject``, what was ranked, as ``ranked``.
+
+        A user with several questions counts once, by the mean over the questions.
+        """
+        self.ranked = dataobject
+        found = super().evaluate(dataobject)
+        if len(self.users) < len(dataobject.get("rec.user")):
+            for name, values in self.of_each_user().items():
+                counted = values[~np.isnan(values)]
+                found[name] = round(float(counted.mean()), self.config["metric_decimal_place"]) if len(counted) else nan
+        return found
+
+    @property
+    def users(self) -> np.ndarray:
+        """The users of the last evaluation, ascending."""
+        return np.unique(self.ranked.get("rec.user").numpy())
 
     def of_each_user(self) -> dict[str, np.ndarray]:
         """Returns the last evaluation's value of each user, for metrics that are means over users.
 
         Returns:
-            ``{"ndcg@10": [n_users], ...}``, with users in the order of the dataloader. A user who does not count in
-            the mean has the value NaN.
+            ``{"ndcg@10": [n_users], ...}``, in the order of ``users``. A user who does not count in the mean has the
+            value NaN.
         """
+        values, users = self.of_each_row(), self.ranked.get("rec.user").numpy()
+        frame = pl.DataFrame({"user": users} | values).fill_nan(None)
+        means = frame.group_by("user").mean().sort("user").fill_null(nan)
+        return {name: means[name].to_numpy() for name in values}
+
+    def of_each_row(self) -> dict[str, np.ndarray]:
+        """Returns what :meth:`of_each_user` does, but for each question where there are questions."""
         values: dict[str, np.ndarray] = {}
         for name, metric in self.metric_class.items():
             if isinstance(metric, recbole_metrics.TopkMetric):
-                hits_and_relevant = metric.used_info(self._ranked)
+                hits_and_relevant = metric.used_info(self.ranked)
                 of_users = metric.metric_info(*hits_and_relevant[: len(signature(metric.metric_info).parameters)])
                 values |= {f"{name}@{k}": of_users[:, k - 1] for k in metric.topk}
         return values
+
+
+def joined(ranked: Sequence[DataStruct]) -> DataStruct:
+    """Returns what was ranked in several evaluations as if it were one; what is not of users is that of the first."""
+    whole = DataStruct()
+    for key, value in ranked[0]._data_dict.items():
+        of_users = key.startswith("rec.")
+        whole.set(key, torch.cat([one.get(key) for one in ranked]) if of_users else value)
+    return whole
 
 
 class RankingTrainer(Trainer):
@@ -231,7 +299,12 @@ class RankingTrainer(Trainer):
         return super().evaluate(eval_data, *args, **kwargs)
 
     def _full_sort_batch_eval(self, batched_data: Any) -> tuple[Interaction, Tensor, Tensor, Tensor]:
-        return self._ranked(*super()._full_sort_batch_eval(batched_data))
+        interaction, *others = batched_data
+        users = interaction
+        if (known := self.eval_collector.known) and known.questions and self.model.folds_in:
+            users = Interaction({self.config["USER_ID_FIELD"]: interaction[QUESTION]})
+        _, *scored = super()._full_sort_batch_eval((users, *others))
+        return self._ranked(interaction, *scored)
 
     def _neg_sample_batch_eval(self, batched_data: Any) -> tuple[Interaction, Tensor, Tensor, Tensor]:
         interaction, *others = super()._neg_sample_batch_eval(batched_data)
@@ -243,6 +316,5 @@ class RankingTrainer(Trainer):
         self, interaction: Interaction, scores: Tensor, positive_u: Tensor, positive_i: Tensor
     ) -> tuple[Interaction, Tensor, Tensor, Tensor]:
         if known := self.eval_collector.known:
-            users = interaction[self.config["USER_ID_FIELD"]].to(scores.device)
-            scores = known.ranked(scores, users, self.model.ranks_strangers)
+            scores = known.ranked(scores, known.asked(interaction, self.config["USER_ID_FIELD"]), self.model)
         return interaction, scores, positive_u, positive_i

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from recbole.utils import InputType
+from recbole.utils.argument_list import dataset_arguments
 
-from recbole_symcere.errors import ConfigError
+from recbole_symcere.errors import ConfigError, DatasetError, UserError
 from recbole_symcere.properties import nearest
 
 EVAL_ARGS_KEYS = ("split", "group_by", "order", "mode")
@@ -283,3 +285,20 @@ def _check_negatives(given: Any, model: type) -> None:
     if given["alpha"] != 1 and distribution != "popularity":
         raise ConfigError(f"alpha in {name} changes nothing, so leave it out: it is the power of distribution: "
                           "popularity")  # fmt: skip
+
+
+@contextmanager
+def recboles_own_errors(config: Any) -> Iterator[None]:
+    """Makes one line of an error inside RecBole, with the data's settings that differ from the defaults."""
+    try:
+        yield
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        usual = config.internal_config_dict
+        keys = (*dataset_arguments, "eval_args", "encoding")
+        given = [f"{key}={config[key]}" for key in keys if config[key] != usual.get(key)]
+        raise DatasetError(
+            f"{config['dataset']}: RecBole can't use the data with these settings ({type(error).__name__}: {error}); "
+            f"{'mend one of ' + ', '.join(given) if given else 'convert the raw dump again'}"
+        ) from error

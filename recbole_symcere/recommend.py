@@ -147,7 +147,7 @@ def _best_items(model: Recommender, user_id: int, k: int, past: ReviewDataset, k
     scores[0] = -torch.inf  # padding
     scores[past.inter_feat[past.iid_field][past.inter_feat[past.uid_field] == user_id]] = -torch.inf
     user = torch.tensor([user_id])
-    scores = known.ranked(scores[None], user, model.ranks_strangers)
+    scores = known.ranked(scores[None], user, model)
     best, items = top_items(scores, user, min(k, int(scores.isfinite().sum())))
     tokens = past.id2token(past.iid_field, items[0].numpy())
     return list(zip(map(str, tokens), best[0].tolist(), strict=True))

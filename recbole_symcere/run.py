@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -28,13 +30,19 @@ from recbole_symcere.checkpoint import (
 )
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
-from recbole_symcere.data.loaders import DataLoaders, create_dataset, data_preparation, refit_preparation
+from recbole_symcere.data.loaders import (
+    DataLoaders,
+    create_dataset,
+    data_preparation,
+    later_preparations,
+    refit_preparation,
+)
 from recbole_symcere.errors import CheckpointError, ConfigError
-from recbole_symcere.known import Known
+from recbole_symcere.known import known_before
 from recbole_symcere.model.recommender import Recommender
 from recbole_symcere.outputs import make_output_folder
 from recbole_symcere.provenance import commit, versions
-from recbole_symcere.ranking import plain
+from recbole_symcere.ranking import joined, plain
 from recbole_symcere.trainer import Trainer, get_trainer
 
 DETAIL = {"detail": True}  # marks what goes to the log file and not to the screen
@@ -48,6 +56,7 @@ class Fitted:
         trainer: that of the model that validation stopped.
         ranker: that of the model that ranks the test part: the same, or with ``refit`` one that was trained on training
             and validation together.
+        later: trains the models that ``refit_every`` asks for, each of which ranks the next period of the test part.
         best_valid_result: the metrics of the best epoch on validation.
     """
 
@@ -57,6 +66,17 @@ class Fitted:
     test_data: AbstractDataLoader
     best_valid_score: float
     best_valid_result: Mapping[str, float]
+    later: Callable[[], Iterator[tuple[Trainer, AbstractDataLoader]]]
+
+    def rank_test(self, load_best_model: bool = True, show_progress: bool = False) -> Mapping[str, float]:
+        """Ranks the test part once and returns its metrics; the evaluator of ``ranker`` has those of each user."""
+        evaluator = self.ranker.evaluator
+        found = self.ranker.evaluate(self.test_data, load_best_model=load_best_model, show_progress=show_progress)
+        ranked = [evaluator.ranked]
+        for trainer, period in self.later():
+            trainer.evaluate(period, load_best_model=False)
+            ranked.append(trainer.evaluator.ranked)
+        return evaluator.evaluate(joined(ranked)) if len(ranked) > 1 else found
 
     @property
     def seconds(self) -> float:
@@ -109,17 +129,24 @@ def fit(config: Config, saved: bool = True, callback_fn: Callable[[int, float], 
         if config["refit"]:
             ranker, test_data = _refit(config, trainer, checkpoint, loaders, saved)
         if saved:
-            _store_what_serves(ranker, loaders, test_data, checkpoint)
-    return Fitted(trainer, ranker, valid_data, test_data, *best)
+            _store_what_serves(ranker, loaders, checkpoint)
+    return Fitted(trainer, ranker, valid_data, test_data, *best, later=partial(_later_fits, config, trainer, loaders))
 
 
-def _store_what_serves(ranker: Trainer, loaders: DataLoaders, test_data: AbstractDataLoader, path: Path) -> None:
+def _later_fits(config: Config, trainer: Trainer, loaders: DataLoaders) -> Iterator[tuple[Trainer, AbstractDataLoader]]:
+    for train_data, period in later_preparations(config, loaders) if config["refit_every"] else ():
+        ranker = build_trainer(config, train_data)
+        _fit_again(config, trainer, ranker, train_data, len(loaders[0]), saved=False)
+        yield ranker, period
+
+
+def _store_what_serves(ranker: Trainer, loaders: DataLoaders, path: Path) -> None:
     """Adds to a checkpoint what recommends without the dataset, if the model can do this."""
     model: Recommender = ranker.model
-    known: Known | None = getattr(test_data, "known", None)  # dataloaders in a pickle of RecBole's have none
-    if not model.serves or known is None:
+    if not model.serves:
         return
     train, valid = (loader._dataset for loader in loaders[:2])
+    known = known_before(ranker.config, train, valid, ranker.is_refit)
     past = train.joined_with(valid)
     checkpoint = load_checkpoint(path)
     restore(model, checkpoint)  # the model may be that of a later epoch
@@ -158,15 +185,28 @@ def _refit(
     train_data, test_data = refit_preparation(config, loaders)
     ranker = build_trainer(config, train_data)
     ranker.saved_model_file = str(checkpoint)
-    # A model without training passes over all interactions once, and does not learn in steps.
-    passes_once = config["MODEL_TYPE"] == ModelType.TRADITIONAL
-    ranker.n_steps = math.inf if passes_once else (trainer.best_epoch + 1) * len(loaders[0])
-    getLogger().info(f"refit: {len(train_data._dataset):,} interactions of training and validation together")
     if saved and config["checkpoint_file"]:
         _resume_if_begun(ranker)
+    _fit_again(config, trainer, ranker, train_data, len(loaders[0]), saved)
+    return ranker, test_data
+
+
+def _fit_again(
+    config: Config, trainer: Trainer, ranker: Trainer, train_data: AbstractDataLoader, n_batches: int, saved: bool
+) -> None:
+    """Trains ``ranker`` for as many steps as ``trainer``, of ``n_batches`` an epoch, took up to its best epoch."""
+    # A model without training passes over all interactions once, and does not learn in steps.
+    passes_once = config["MODEL_TYPE"] == ModelType.TRADITIONAL
+    ranker.n_steps = math.inf if passes_once else (trainer.best_epoch + 1) * n_batches
+    latest = train_data._dataset.inter_feat[config["TIME_FIELD"]].max()
+    getLogger().info(f"refit: {len(train_data._dataset):,} interactions up to {_date(float(latest))}")
     ranker.model.take_over(trainer.model)
     ranker.fit(train_data, saved=saved, show_progress=bool(config["show_progress"]))
-    return ranker, test_data
+
+
+def _date(seconds: float) -> str:
+    """The date of a moment, in UTC, as in 2018-05-03."""
+    return datetime.fromtimestamp(seconds, timezone.utc).date().isoformat()
 
 
 def _check_refit(checkpoint: Path, config: Config) -> None:

@@ -27,13 +27,26 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     | {"candidates": "seen", "refit": True}
     | {"metrics": [*METRICS, *BY_HISTORY, "ReachableNDCG", "CeilingNDCG", "UnseenRows"]},
     "paper": {"rm_dup_inter": None, "eval_args": SPLIT | {"group_by": "user"}, "audit": "warn"} | RANKING,
+    "strangers": {
+        "rm_dup_inter": "first",
+        "audit": "error",
+        "questions": "strangers",
+        "given": 1,
+        "given_reviews": True,
+    }
+    | {"eval_args": SPLIT | {"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "user"}}
+    | RANKING
+    | {"candidates": "seen", "refit": True},
+    "rolling": {"rm_dup_inter": "first", "eval_args": SPLIT | {"group_by": "none"}, "audit": "error"}
+    | RANKING
+    | {"questions": "days", "candidates": "seen", "refit": True, "metrics": [*METRICS, *BY_HISTORY]},
 }
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_each_protocol_is_what_it_is_called(name: str) -> None:
     assert load_yaml(properties_folder() / "protocol" / f"{name}.yaml") == PROTOCOLS[name]
-    config = Config("LightGCN", "tiny", config_dict={"protocol": name})
+    config = Config("ItemKNN", "tiny", config_dict={"protocol": name})
     assert {key: config.settings[key] for key in PROTOCOLS[name]} == PROTOCOLS[name]
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from hypothesis import strategies as st
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.known import (
-    DAY,
     STRANGER,
     TRAINED,
     VALIDATION_ONLY,
@@ -24,10 +24,13 @@ from recbole_symcere.known import (
     known_before,
     recent_popularity,
 )
+from recbole_symcere.questions import DAY
 from recbole_symcere.quick_start import create_dataset, data_preparation, run_recbole_symcere
 from tests.conftest import START, Row, write_atomic_files
 
 MakeConfig = Callable[..., Config]
+KNOWS_NOBODY: Any = SimpleNamespace(ranks_strangers=False, ranks_new_items=False)
+RANKS_STRANGERS: Any = SimpleNamespace(ranks_strangers=True, ranks_new_items=False)
 Drawn = Sequence[tuple[int, int, int]]  # user, item, day
 
 
@@ -92,8 +95,8 @@ def test_scores_become_what_a_slow_loop_makes_of_them(
     scores = torch.randn(train.user_num, train.item_num, generator=torch.Generator().manual_seed(seed))
     masked = torch.rand(scores.shape, generator=torch.Generator().manual_seed(seed + 1)) < 0.2
     scores[masked] = -torch.inf
-    found = known.ranked(scores.clone(), torch.arange(train.user_num), False)
-    kept = known.ranked(scores.clone(), torch.arange(train.user_num), True)
+    found = known.ranked(scores.clone(), torch.arange(train.user_num), KNOWS_NOBODY)
+    kept = known.ranked(scores.clone(), torch.arange(train.user_num), RANKS_STRANGERS)
     expected_of_strangers = scores.clone()
     expected_of_strangers[:, known.last] = scores[:, known.last].clamp(max=torch.finfo(scores.dtype).min)
     expected_of_strangers[masked] = -torch.inf
@@ -168,7 +171,7 @@ def test_unseen_items_at_random_win_only_among_all_candidates(make_config: MakeC
         for interaction, history, row, item in test_data:
             scores = unseen.repeat(len(interaction), 1)
             scores[:, 0] = scores[history] = -torch.inf
-            best = test_data.known.ranked(scores, interaction["user_id"], False).topk(10)
+            best = test_data.known.ranked(scores, interaction["user_id"], KNOWS_NOBODY).topk(10)
             listed = [set(items[values > -torch.inf].tolist()) for values, items in zip(*best, strict=True)]
             hits += [int(held) in listed[user] for user, held in zip(row.tolist(), item.tolist(), strict=True)]
         results[candidates] = np.mean(hits)

@@ -63,7 +63,7 @@ def test_what_the_metrics_read_is_recboles(
     scores[1, 1 : 1 + min(masked, 3)] = -torch.inf
     pairs = sorted(positives | {(user, 8) for user in range(5)})
     ours, theirs = (collected(kind, scores, pairs, need) for kind in (RankingCollector, Collector))
-    assert ours.keys() == theirs.keys()
+    assert ours.keys() == theirs.keys() | {"rec.user"}
     for name, tensor in theirs.items():
         if name == "rec.items":  # items of score -inf tie
             best = scores.nan_to_num(nan=-torch.inf).gather(1, tensor)
@@ -240,7 +240,12 @@ def test_metrics_by_history_and_over_seen_items_are_what_they_say(
     names += ["reachablendcg", "ceilingndcg", "unseenrows"]
     evaluator = RankingEvaluator({"metrics": names, "topk": [2, 5], "metric_decimal_place": 6})
     need = set().union(*(metric.metric_need for metric in evaluator.metric_class.values()))
-    known = types.SimpleNamespace(history=torch.tensor(history), seen=torch.tensor([item in seen for item in range(9)]))
+    known = types.SimpleNamespace(
+        history=torch.tensor(history),
+        seen=torch.tensor([item in seen for item in range(9)]),
+        questions=None,
+        asked=lambda interaction, field: interaction[field],
+    )
     struct = DataStruct()
     for name, value in collected(RankingCollector, scores, sorted(positives), need, known).items():
         struct.set(name, value)

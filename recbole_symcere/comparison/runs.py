@@ -27,6 +27,7 @@ from recbole_symcere.trainer import Trainer
 
 NOT_COMPARED = FREE_SETTINGS - {"epochs", "stopping_step"}  # settings that can't change the result of a finished run
 VALID_USERS = "valid-users.parquet"
+QUESTIONS = "questions.parquet"
 QUIET = {"show_progress": False, "state": "ERROR"}
 
 
@@ -57,7 +58,7 @@ def run_on_test(settings: Mapping[str, Any], folder: Path) -> None:
     fitted = _fit(settings, folder / "model.pth")
     trainer = fitted.trainer
     started = perf_counter()
-    metrics = fitted.ranker.evaluate(fitted.test_data)
+    metrics = fitted.rank_test()
     record = {
         "metrics": finite(metrics),
         "best_valid_score": float(fitted.best_valid_score),
@@ -70,6 +71,8 @@ def run_on_test(settings: Mapping[str, Any], folder: Path) -> None:
         "commit": commit(),
     }
     _users(fitted.ranker, fitted.test_data).write_parquet(folder / "users.parquet")
+    if fitted.trainer.config["questions"] == "days":
+        _questions(fitted.ranker, fitted.test_data).write_parquet(folder / QUESTIONS)
     trainer.evaluate(fitted.valid_data)  # after the test part, which a sample of items to rank would else change
     _users(trainer, fitted.valid_data)["user_id", PRIMARY].write_parquet(folder / VALID_USERS)
     _write_last(folder / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
@@ -144,10 +147,21 @@ def _fit(
 
 
 def _users(trainer: Trainer, loader: Any) -> pl.DataFrame:
-    """Returns the metrics of each user in the trainer's last evaluation, which was of this dataloader."""
+    """Returns the metrics of each user in the trainer's last evaluation, which was of this dataloader's dataset."""
+    evaluator = trainer.evaluator
+    return pl.DataFrame({"user_id": _tokens(loader, evaluator.users)} | evaluator.of_each_user())
+
+
+def _questions(trainer: Trainer, loader: Any) -> pl.DataFrame:
+    """Returns the primary metric of each question in that evaluation, with its user and its moment."""
+    ranked, values = trainer.evaluator.ranked, trainer.evaluator.of_each_row()[PRIMARY]
+    users = _tokens(loader, ranked.get("rec.user").numpy())
+    return pl.DataFrame({"user_id": users, "now": ranked.get("rec.now").numpy(), PRIMARY: values})
+
+
+def _tokens(loader: Any, users: np.ndarray) -> np.ndarray:
     dataset = loader._dataset
-    tokens = dataset.id2token(dataset.uid_field, np.asarray(loader.uid_list))
-    return pl.DataFrame({"user_id": tokens.astype(str)} | trainer.evaluator.of_each_user())
+    return dataset.id2token(dataset.uid_field, users).astype(str)
 
 
 def _write_last(path: Path, text: str) -> None:

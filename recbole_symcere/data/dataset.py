@@ -13,7 +13,6 @@ import torch
 from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction, cat_interactions
 from recbole.utils import FeatureSource, FeatureType
-from recbole.utils.argument_list import dataset_arguments
 from torch import Tensor
 
 from recbole_symcere import distributed
@@ -22,11 +21,11 @@ from recbole_symcere.data.atomic import broken_line, check_columns, check_file, 
 from recbole_symcere.data.embeddings import Embedder, cached_embeddings
 from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.data.reviews import read_reviews
-from recbole_symcere.data.ties import hashed_order, token_hashes
+from recbole_symcere.data.ties import drawn_parts, hashed_order, token_hashes
 from recbole_symcere.data.tokens import TokenisedReviews, WholeTexts, tokenise
 from recbole_symcere.errors import ConfigError, DatasetError, UserError
 from recbole_symcere.properties import nearest
-from recbole_symcere.recbole_settings import read_intervals
+from recbole_symcere.recbole_settings import read_intervals, recboles_own_errors
 
 MASKING_SEED = 2020
 
@@ -80,7 +79,7 @@ class ReviewDataset(Dataset):
         )
 
     def _from_scratch(self) -> None:
-        with _recboles_own_errors(self.config):
+        with recboles_own_errors(self.config):
             super()._from_scratch()
 
     def build(self) -> list["ReviewDataset"]:
@@ -92,9 +91,17 @@ class ReviewDataset(Dataset):
         if self.benchmark_filename_list is None and self.config["tie_break"] == "hash":
             hashes = [token_hashes(self.field2id_token[field])[self.inter_feat[field]] for field in self._tie_fields]
             self._reorder(hashed_order(hashes, self.config["tie_seed"]))
-        with _recboles_own_errors(self.config):
+        with recboles_own_errors(self.config):
             parts: list[ReviewDataset] = super().build()
         return parts
+
+    def split_by_ratio(self, ratios: Sequence[float], group_by: str | None = None) -> list["ReviewDataset"]:
+        """Splits as RecBole does; with ``questions: strangers`` the shares are of users, whom a hash draws."""
+        if self.config["questions"] != "strangers":
+            return super().split_by_ratio(ratios, group_by)
+        self._drop_unused_col()
+        parts = drawn_parts(token_hashes(self.field2id_token[self.uid_field]), ratios, self.config["tie_seed"])
+        return [self.copy(self.inter_feat[parts[self.inter_feat[self.uid_field]] == n]) for n in range(len(ratios))]
 
     @property
     def _tie_fields(self) -> list[str]:
@@ -377,20 +384,3 @@ class ReviewDataset(Dataset):
         """Saves RecBole's pickle of the filtered dataset, with the fingerprint of its files and settings."""
         self.source = source_fingerprint(self.config)
         super().save()
-
-
-@contextmanager
-def _recboles_own_errors(config: Config) -> Iterator[None]:
-    """Makes one line of an error inside RecBole, with the data's settings that differ from the defaults."""
-    try:
-        yield
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        usual = config.internal_config_dict
-        keys = (*dataset_arguments, "eval_args", "encoding")
-        given = [f"{key}={config[key]}" for key in keys if config[key] != usual.get(key)]
-        raise DatasetError(
-            f"{config['dataset']}: RecBole can't use the data with these settings ({type(error).__name__}: {error}); "
-            f"{'mend one of ' + ', '.join(given) if given else 'convert the raw dump again'}"
-        ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.errors import ConfigError, DatasetError
 from recbole_symcere.known import Known, known_before
-from recbole_symcere.ranking import RankingDataLoader
+from recbole_symcere.questions import periods
+from recbole_symcere.ranking import QuestionDataLoader, RankingDataLoader
 from recbole_symcere.recbole_settings import modes, sampled_negatives
 
 DataLoaders = tuple[AbstractDataLoader, AbstractDataLoader, AbstractDataLoader]
@@ -74,8 +75,11 @@ def data_preparation(config: Config, dataset: ReviewDataset) -> DataLoaders:
         return loaders
     parts = dataset.build()
     _check_parts(config, parts)
-    train, valid, _ = parts
-    known = {"valid": known_before(config, train, None, False), "test": known_before(config, train, valid, False)}
+    train, valid, test = parts
+    known = {
+        "valid": known_before(config, train, None, False, valid),
+        "test": known_before(config, train, valid, False, test),
+    }
     train_data, valid_data, test_data = loaders = tuple(_loaders(config, parts, known))
     for loader in (valid_data, test_data):
         if isinstance(loader, RankingDataLoader) and loader.sample_size < distributed.world_size():
@@ -98,16 +102,40 @@ def refit_preparation(config: Config, loaders: DataLoaders) -> tuple[AbstractDat
         loaders: what :func:`data_preparation` returned.
 
     Returns:
-        The dataloaders of training and test.
+        The dataloaders of training and test. With ``refit_every``, those of test are of the first period.
 
     Raises:
         DatasetError: no negative item can be drawn.
         LeakError: the audit finds a leak, and ``audit`` is ``error``.
     """
     train, valid, test = (loader._dataset for loader in loaders)
-    nothing = valid.copy(valid.inter_feat[[]])
-    known = {"test": known_before(config, train, valid, True)}
-    train_data, test_data = _loaders(config, (train.joined_with(valid), nothing, test), known)
+    part = periods(config, test)[0]
+    known = known_before(config, train, valid, True, part)
+    return _of_fit(config, train.joined_with(valid), part, known)
+
+
+def later_preparations(config: Config, loaders: DataLoaders) -> Iterator[tuple[AbstractDataLoader, AbstractDataLoader]]:
+    """Makes the dataloaders of each later fit that ``refit_every`` asks for, on all interactions before its period.
+
+    Args and errors are those of :func:`refit_preparation`.
+
+    Yields:
+        The dataloaders of training and of the period.
+    """
+    train, valid, test = (loader._dataset for loader in loaders)
+    earlier, nothing = train.joined_with(valid), valid.copy(valid.inter_feat[[]])
+    first, *later = periods(config, test)
+    for part in later:
+        earlier = earlier.joined_with(first)
+        yield _of_fit(config, earlier, part, known_before(config, earlier, nothing, True, part))
+        first = part
+
+
+def _of_fit(
+    config: Config, earlier: ReviewDataset, part: ReviewDataset, known: Known
+) -> tuple[AbstractDataLoader, AbstractDataLoader]:
+    nothing = part.copy(part.inter_feat[[]])
+    train_data, test_data = _loaders(config, (earlier, nothing, part), {"test": known})
     return train_data, test_data
 
 
@@ -131,9 +159,13 @@ def _loaders(
     loaders = []
     for phase, part, sampler in zip(("train", "valid", "test"), parts, samplers, strict=True):
         if phase == "train" or phase in known:
-            of_phase = _dataloader(config, phase, part)
-            loader = of_phase(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
-            loader.known = known.get(phase)
+            before = known.get(phase)
+            if before and before.questions:
+                loader: AbstractDataLoader = QuestionDataLoader(config, part, sampler, before.questions)
+            else:
+                of_phase = _dataloader(config, phase, part)
+                loader = of_phase(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
+            loader.known = before
             loaders.append(loader)
     return loaders
 

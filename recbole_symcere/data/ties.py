@@ -28,3 +28,20 @@ def hashed_order(columns: Sequence[np.ndarray], seed: int) -> np.ndarray:
     seeds = np.full_like(columns[0], seed)
     hashes = pd.util.hash_pandas_object(pd.DataFrame(dict(enumerate([seeds, *columns]))), index=False)
     return hashes.to_numpy().argsort(kind="stable")
+
+
+def drawn_parts(hashes: np.ndarray, shares: Sequence[float], seed: int) -> np.ndarray:
+    """Draws the part of each user; neither the order of users nor that of rows matters.
+
+    Args:
+        hashes: of the users' tokens, [n] uint64; the first is padding.
+        shares: of the parts; their sum need not be 1.
+        seed: another seed draws other users.
+
+    Returns:
+        The number of each user's part, [n] long; that of padding is -1.
+    """
+    ends = np.round(np.cumsum(shares) / np.sum(shares) * (len(hashes) - 1)).astype(np.int64)
+    parts = np.full(len(hashes), -1)
+    parts[1 + hashed_order([hashes[1:]], seed)] = np.searchsorted(ends, np.arange(len(hashes) - 1), side="right")
+    return parts

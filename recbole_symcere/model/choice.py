@@ -5,13 +5,19 @@ Source: McFadden, "Conditional Logit Analysis of Qualitative Choice Behavior" (1
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
 from torch import Tensor
+
+from recbole_symcere.errors import ConfigError
+from recbole_symcere.properties import nearest
 
 STRANGERS, OTHERS = 0, 1  # rows of weights: of people of whom nothing is known, and of the others
 RIDGE = 0.02  # of the squared weights, beside the mean log-likelihood of a choice
@@ -98,3 +104,26 @@ def fit_weights(choices: Choices, ridge: float = RIDGE) -> Weights:
     above = values > 0
     errors[above] = (torch.linalg.inv(curvature[above][:, above].double()).diagonal() / n).sqrt().to(errors)
     return Weights(values, errors)
+
+
+def check_weights(given: Any, evidence: Sequence[str]) -> None:
+    """Checks that weights are given for all pieces of evidence, or for none.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if given is None:
+        return
+    key = "evidence_weights"
+    if not isinstance(given, dict):
+        raise ConfigError(f"{key} is {given!r}, but must be such as {{trend: 0.5, graph: 1}}, or empty to fit them")
+    if unknown := sorted(given.keys() - set(evidence)):
+        raise ConfigError(f"{key} names {unknown[0]}, which is not in evidence{nearest(str(unknown[0]), evidence)}")
+    if absent := [name for name in evidence if name not in given]:
+        raise ConfigError(f"{key} has no weight for {absent[0]}: give one for each piece, or leave {key} empty")
+    if wrong := [
+        name for name, weight in given.items() if type(weight) not in (int, float) or not 0 <= weight < math.inf
+    ]:
+        raise ConfigError(f"{key} gives {wrong[0]} the weight {given[wrong[0]]!r}, but it must be a number from 0")
+    if not any(given.values()):
+        raise ConfigError(f"{key} gives every piece the weight 0, so that nothing would rank")

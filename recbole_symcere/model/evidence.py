@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_symcere.known import DAY, decayed_counts, faded
+from recbole_symcere.known import decayed_counts, faded
 from recbole_symcere.model.item_statistics import ItemStatistics
 from recbole_symcere.model.registry import Registry
+from recbole_symcere.questions import DAY
 
 LOWEST, HIGHEST = -3.0, 12.0  # of a standardised score
 HALF_TRUSTED = 3  # the length of a history whose evidence counts half as much as that of a very long one
@@ -171,7 +172,7 @@ def standardised(evidence: Evidence, people: People, items: ItemStatistics) -> T
     For each person the scores of the known items have mean 0 and standard deviation 1; what lies below ``LOWEST`` or
     above ``HIGHEST`` is cut. Evidence from n interactions or n reviews is multiplied by n / (n + HALF_TRUSTED).
     """
-    scores = over_items(evidence.scores(people, items).float(), items.known).clamp(LOWEST, HIGHEST)
+    scores = over_items(evidence.scores(people, items).float(), items.known_to(people.now)).clamp(LOWEST, HIGHEST)
     if evidence.needs is not Need.NOTHING:
         n = people.n_met if evidence.needs is Need.HISTORY else people.n_written
         scores *= (n / (n + HALF_TRUSTED))[:, None]
@@ -179,6 +180,15 @@ def standardised(evidence: Evidence, people: People, items: ItemStatistics) -> T
 
 
 def over_items(scores: Tensor, known: Tensor) -> Tensor:
-    """Returns scores [B, n_items] that have mean 0 and standard deviation 1 over the known items [n_items] bool."""
-    deviation, mean = torch.std_mean(scores[:, known], 1, correction=0, keepdim=True)
+    """Returns scores [B, n_items] that have mean 0 and standard deviation 1 over the known items.
+
+    Args:
+        known: [n_items] bool, or [B, n_items] if each person knows others.
+    """
+    if known.dim() == 1:
+        deviation, mean = torch.std_mean(scores[:, known], 1, correction=0, keepdim=True)
+    else:
+        n = known.sum(1, keepdim=True).clamp(min=1)
+        mean = scores.where(known, 0).sum(1, keepdim=True) / n
+        deviation = ((scores - mean).where(known, 0).square().sum(1, keepdim=True) / n).sqrt()
     return (scores - mean) / deviation.clamp(min=1e-9)

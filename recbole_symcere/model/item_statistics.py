@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_symcere.data.dataset import ReviewDataset
-from recbole_symcere.known import DAY
 from recbole_symcere.model.baselines.history import moments
 from recbole_symcere.model.baselines.item_walks import directed_walks
 from recbole_symcere.model.text.groups import mean_of_members, profiles_by_group
 from recbole_symcere.model.text.whitening import whitening, within_groups
+from recbole_symcere.questions import DAY
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -101,7 +101,11 @@ class ItemStatistics(nn.Module):
         known: [n_items] bool, whether an item has an interaction.
         first: [n_items] float64, the moment of the first one; infinity for an item without one.
         folding, vectors: [n_items, d], what the graph model knows of the items; :meth:`take_graph` sets both.
+        goes_on: whether there are interactions later than the moments at which people are asked, so that an item is
+            known to a person only if its first one is not.
     """
+
+    goes_on = False
 
     item: Tensor
     moment: Tensor
@@ -140,6 +144,10 @@ class ItemStatistics(nn.Module):
             walks=directed_walks(dataset, *WALKS),
             nearest=nearest_items(texts.profiles, NEAREST),
         )
+
+    def known_to(self, now: Tensor) -> Tensor:
+        """Returns which items are known at some moments [B], [n_items] or, if that differs, [B, n_items] bool."""
+        return self.first <= now[:, None] if self.goes_on else self.known
 
     def take_graph(self, folding: Tensor, vectors: Tensor) -> None:
         """Takes over the item vectors of the graph model.

@@ -42,6 +42,10 @@ class Recommender(GeneralRecommender):
         host_fields: fields of a batch that the trainer leaves on the host, because the model looks them up there.
         ranks_strangers: whether the scores of users without a training interaction are the model's own. Else, with
             ``cold_users: recent_popularity``, recent popularity ranks for them.
+        ranks_new_items: whether the scores of items without a training interaction are the model's own, where the list
+            of items goes on (see ``recbole_symcere.questions``). Else they come last.
+        folds_in: whether the model ranks for anybody by a history. If there are questions, :meth:`about_to_rank` gives
+            their histories, and the model is asked for their numbers in place of those of users.
         learns_from_validation: whether the model has its own :meth:`learn_from_validation`.
         serves: whether the model has its own :meth:`to_serve`.
         is_probe: whether the model only shows what a protocol lets through, and can't be deployed or compared with
@@ -54,6 +58,8 @@ class Recommender(GeneralRecommender):
     loss_names: tuple[str, ...] = ()
     host_fields: tuple[str, ...] = ()
     ranks_strangers: bool = False
+    ranks_new_items: bool = False
+    folds_in: ClassVar[bool] = False
     learns_from_validation: ClassVar[bool] = False
     serves: ClassVar[bool] = False
     is_probe: ClassVar[bool] = False

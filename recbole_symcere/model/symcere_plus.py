@@ -5,8 +5,8 @@ No setting must be searched; ``properties/model/SymCEREPlus.yaml`` has those tha
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from logging import getLogger
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,11 +17,11 @@ from torch import Tensor
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.data.tokens import WholeTexts
-from recbole_symcere.errors import ConfigError
 from recbole_symcere.known import Known, asking_moments
+from recbole_symcere.model.asked import Asked
 from recbole_symcere.model.baselines.history import moments
-from recbole_symcere.model.choice import OTHERS, STRANGERS, Choices, fit_weights
-from recbole_symcere.model.evidence import EVIDENCE, Need, People, standardised
+from recbole_symcere.model.choice import OTHERS, STRANGERS, Choices, check_weights, fit_weights
+from recbole_symcere.model.evidence import EVIDENCE, Graph, Need, People, standardised
 from recbole_symcere.model.graph import NoisyLightGCN
 from recbole_symcere.model.item_statistics import ItemStatistics, ItemTexts
 from recbole_symcere.model.loss import CONTRASTS
@@ -30,7 +30,7 @@ from recbole_symcere.model.symcere import Nodes, SymCERE
 from recbole_symcere.model.text.encoder import FROZEN_SETTINGS
 from recbole_symcere.model.text.views import frozen_encoder, projection, training_vectors
 from recbole_symcere.model.text.words import count_words, with_word_statistics
-from recbole_symcere.properties import nearest
+from recbole_symcere.questions import Questions
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -66,6 +66,8 @@ class SymCEREPlus(SymCERE):
 
     learns_from_validation = True
     serves = True
+    folds_in = True
+    ranks_new_items = True
     unread: ClassVar = (
         "edge_dropout", "graph_encoder", "lora_alpha", "lora_dropout", "lora_r", "message_dropout",
         "text_learning_rate", "text_memory", "text_views", "text_warmup_steps", "word_masking",
@@ -90,9 +92,12 @@ class SymCEREPlus(SymCERE):
             if config["text_source"] == "reviews"
             else None
         )
+        self.asked: Asked | None = None
+        self._questions: Questions | None = None
         if texts is None:
             encoder = frozen_encoder(config)
-            vectors = training_vectors(config, dataset, encoder)
+            self._read = partial(training_vectors, config, encoder=encoder)
+            vectors = self._read(dataset)
             texts = ItemTexts.of_reviews(dataset, vectors)
             if encoder and self.encoder_settings:
                 self.whole_texts = WholeTexts(encoder.fast_tokenizer)
@@ -125,7 +130,7 @@ class SymCEREPlus(SymCERE):
         NoisyLightGCN.check_settings(config)
         for name in config["evidence"]:
             EVIDENCE.find(name)
-        _check_weights(config["evidence_weights"], config["evidence"])
+        check_weights(config["evidence_weights"], config["evidence"])
 
     def build_graph_encoder(self, config: Config) -> None:
         """Makes XSimGCL's encoder."""
@@ -186,12 +191,13 @@ class SymCEREPlus(SymCERE):
                 self.weights[:, row] = pieces * (self.weights[:, OTHERS] if row == STRANGERS else 1.0)
                 continue
             users, choices = self._choices(user, item)
+            fold_of = self._fold_of(users)
             choices = choices.of_evidence(pieces)
             fitted = fit_weights(choices)
             self.weights[:, row] = 0
             self.weights[0, row, pieces], self.weight_errors[row, pieces] = fitted.values, fitted.errors
             for fold in range(FOLDS):
-                rest = choices.of_users(users % FOLDS != fold)
+                rest = choices.of_users(fold_of != fold)
                 self.weights[1 + fold, row, pieces] = (fit_weights(rest) if len(rest.owner) else fitted).values
         self.cross_fitted = False
         getLogger().info(self._told())
@@ -231,8 +237,13 @@ class SymCEREPlus(SymCERE):
 
     def _chosen(self, valid: ReviewDataset, row: int) -> tuple[Tensor, Tensor]:
         """Returns the interactions of validation of strangers, or of the others, with known items: users and items."""
-        user, item = (valid.inter_feat[field].to(self.now.device) for field in (self.USER_ID, self.ITEM_ID))
-        taken = self.statistics.known[item] & (self.graph.has_edge[user] == (row == OTHERS))
+        known = self.statistics.known
+        if self.asked is None:
+            user, item = (valid.inter_feat[field].to(self.now.device) for field in (self.USER_ID, self.ITEM_ID))
+            taken = known[item]
+        else:
+            user, item, taken = self.asked.chosen()
+        taken &= self._has_history(user) == (row == OTHERS)
         return user[taken], item[taken]
 
     def _choices(self, user: Tensor, item: Tensor) -> tuple[Tensor, Choices]:
@@ -241,7 +252,7 @@ class SymCEREPlus(SymCERE):
         Where users and items are many, some are drawn at random, which changes the weights by chance alone (McFadden,
         "Modelling the Choice of Residential Location", 1978).
         """
-        users, offered = user.unique(), self.statistics.known.nonzero().flatten()
+        users, offered = user.unique(), self._items.known.nonzero().flatten()
         if len(users) * len(offered) > PAIRS_TO_FIT:
             side = int(PAIRS_TO_FIT**0.5)
             users = _drawn(users, max(side, PAIRS_TO_FIT // len(offered)))
@@ -251,7 +262,7 @@ class SymCEREPlus(SymCERE):
         owner, order = torch.searchsorted(users, user).sort(stable=True)
         item = item[order]
         is_offered = torch.isin(item, offered)
-        opened = ~self.graph.known_pairs(users, offered)
+        opened = self.asked.alternatives(users, offered) if self.asked else ~self.graph.known_pairs(users, offered)
         opened[owner[is_offered], torch.searchsorted(offered, item[is_offered])] = False
         chosen, tables = [], []
         for rows in torch.arange(len(users), device=users.device).split(max(1, SCORES_AT_ONCE // self.n_items)):
@@ -264,13 +275,35 @@ class SymCEREPlus(SymCERE):
     # Ranking
 
     def about_to_rank(self, known: Known) -> None:
-        """Sets the moment at which each user is asked; in validation, nobody is ranked by weights of the own fold."""
-        if known.moments is not None:
+        """Sets the moment at which each user is asked, or the questions.
+
+        In validation, nobody is ranked by weights of the own fold.
+        """
+        if known.questions is not self._questions:
+            self._questions, self.asked = known.questions, None
+            if known.questions is not None:
+                questions = known.questions.to(self.now.device)
+                self.asked = Asked(questions, self.statistics, self._read(questions.past))
+            self._kept_vectors = None  # to give them to the statistics of the questions
+        if known.moments is not None and self.asked is None:
             self.now = known.moments.to(self.now)
         self.cross_fitted = known.validates
 
+    @property
+    def _items(self) -> ItemStatistics:
+        return self.asked.statistics if self.asked else self.statistics
+
+    def _has_history(self, users: Tensor) -> Tensor:
+        """Returns whether a history is known of each user, or of each question, [B] bool."""
+        return self.asked.questions.n_met[users] > 0 if self.asked else self.graph.has_edge[users]
+
+    def _fold_of(self, users: Tensor) -> Tensor:
+        return (self.asked.questions.user[users] if self.asked else users) % FOLDS
+
     def people(self, users: Tensor) -> People:
-        """Returns what the users [B] did in training."""
+        """Returns what the users [B] did in training, or those who ask the questions with these numbers."""
+        if self.asked:
+            return self.asked.people(users)
         owner, item, edge = self.graph.histories(users)
         return People(
             owner=owner,
@@ -285,20 +318,24 @@ class SymCEREPlus(SymCERE):
         """Returns each piece of evidence for all items and the given users [B], [B, n_items], on one scale."""
         self._vectors()  # gives the graph's vectors to the statistics
         people = self.people(users)
-        return {name: standardised(piece, people, self.statistics) for name, piece in self.evidence.items()}
+        return {name: standardised(piece, people, self._items) for name, piece in self.evidence.items()}
 
     def contributions(self, users: Tensor) -> dict[str, Tensor]:
         """Returns what each piece of evidence adds to the scores of all items, [B, n_items] each."""
-        fold = 1 + users % FOLDS if self.cross_fitted else torch.zeros_like(users)
-        weights = self.weights[fold, self.graph.has_edge[users].long()]
+        fold = 1 + self._fold_of(users) if self.cross_fitted else torch.zeros_like(users)
+        weights = self.weights[fold, self._has_history(users).long()]
         found = self.standardised(users)
         return {name: weights[:, k, None] * scores for k, (name, scores) in enumerate(found.items())}
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Returns the scores of all items for the given users, [B * n_items]."""
+        users = interaction[self.USER_ID]
         if not self.ranks_strangers:
-            return super().full_sort_predict(interaction)
-        return sum(self.contributions(interaction[self.USER_ID]).values(), torch.zeros(())).flatten()
+            if self.asked is None:
+                return super().full_sort_predict(interaction)
+            self._vectors()
+            return Graph().scores(self.people(users), self._items).flatten()
+        return sum(self.contributions(users).values(), torch.zeros(())).flatten()
 
     def predict(self, interaction: Interaction) -> Tensor:
         """Returns the scores [B] of the given (user, item) pairs; all items are scored for each different user."""
@@ -309,7 +346,10 @@ class SymCEREPlus(SymCERE):
     def ranking_vectors(self) -> Nodes:
         """Returns the graph's vectors of users [n_users, d] and items [n_items, d], and gives them to the evidence."""
         users, items = super().ranking_vectors()
-        self.statistics.take_graph(self.graph_encoder.folding(self.graph), items)
+        folding = self.graph_encoder.folding(self.graph)
+        self.statistics.take_graph(folding, items)
+        if self.asked:
+            self.asked.take_graph(folding, items)
         return users, items
 
     def to_serve(self, trained: ReviewDataset, past: ReviewDataset, known: Known) -> dict[str, Any]:
@@ -352,29 +392,6 @@ def _on_the_cpu(record: dict[str, Any]) -> dict[str, Any]:
         name: _on_the_cpu(value) if isinstance(value, dict) else value.cpu() if isinstance(value, Tensor) else value
         for name, value in record.items()
     }
-
-
-def _check_weights(given: Any, evidence: Sequence[str]) -> None:
-    """Checks that weights are given for all pieces of evidence, or for none.
-
-    Raises:
-        ConfigError: they are not.
-    """
-    if given is None:
-        return
-    key = "evidence_weights"
-    if not isinstance(given, dict):
-        raise ConfigError(f"{key} is {given!r}, but must be such as {{trend: 0.5, graph: 1}}, or empty to fit them")
-    if unknown := sorted(given.keys() - set(evidence)):
-        raise ConfigError(f"{key} names {unknown[0]}, which is not in evidence{nearest(str(unknown[0]), evidence)}")
-    if absent := [name for name in evidence if name not in given]:
-        raise ConfigError(f"{key} has no weight for {absent[0]}: give one for each piece, or leave {key} empty")
-    if wrong := [
-        name for name, weight in given.items() if type(weight) not in (int, float) or not 0 <= weight < math.inf
-    ]:
-        raise ConfigError(f"{key} gives {wrong[0]} the weight {given[wrong[0]]!r}, but it must be a number from 0")
-    if not any(given.values()):
-        raise ConfigError(f"{key} gives every piece the weight 0, so that nothing would rank")
 
 
 def _drawn(ids: Tensor, n: int) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_symcere.model.item_statistics import NEAREST
+from recbole_symcere.model.placing import placed
 from recbole_symcere.serving.terms import appended
 
 Record = dict[str, Any]
@@ -39,10 +39,7 @@ class NewInteraction:
 def with_items(
     record: Record, names: Sequence[str], vectors: Tensor, words: tuple[np.ndarray, np.ndarray], listed: Tensor
 ) -> Record:
-    """Adds items, each of which gets its place by its text.
-
-    What the graph model and the walks between items know of an item without interactions is the mean of what they know
-    of the ``NEAREST`` items with the nearest texts, weighted by their cosines.
+    """Adds items, each of which gets its place by its text: see ``Placed``.
 
     Args:
         names: n new ones.
@@ -52,56 +49,27 @@ def with_items(
         listed: [n] float64, the moment at which each item came, in seconds.
     """
     texts, statistics = record["texts"], record["statistics"]
-    centred = (vectors - texts["mean"]).nan_to_num()
-    profiles = F.normalize(centred @ texts["to_profiles"], dim=1)
-    n_old, n_all = len(texts["profiles"]), len(texts["profiles"]) + len(names)
-    near = _nearest(profiles, texts["profiles"])
-    share = (near / near.sum(1, keepdim=True).clamp(min=1e-9)).to_sparse()
-    walks = torch.cat([statistics["walks"], torch.sparse.mm(share, statistics["walks"])])
-    walks = torch.cat([walks, torch.sparse.mm(walks, share.T)], 1)
+    n_old = len(texts["profiles"])
+    new = torch.arange(n_old, n_old + len(names))
+    longer = {name: F.pad(texts[name], (0, 0, 0, len(names))) for name in ("profiles", "words")}
+    longer |= {name: _longer(statistics[name], len(names)) for name in ("walks", "nearest")}
+    found = placed(texts | longer, new, vectors)
     return record | {
         "items": [*record["items"], *names],
         "listed": torch.cat([record.get("listed", torch.full((n_old,), torch.inf, dtype=torch.float64)), listed]),
         "words": record["words"] and appended(record["words"], *words, len(names)),
-        "texts": texts
-        | {
-            "profiles": torch.cat([texts["profiles"], profiles]),
-            "words": torch.cat([texts["words"], F.normalize(centred @ texts["to_words"], dim=1)]),
-        },
+        "texts": texts | {"profiles": found.profiles, "words": found.words},
         "statistics": statistics
-        | {
-            "walks": walks.coalesce(),
-            "nearest": _with_new(statistics["nearest"], profiles @ texts["profiles"].T, near, n_all),
-            "folding": torch.cat([statistics["folding"], share @ statistics["folding"]]),
-            "vectors": torch.cat([statistics["vectors"], share @ statistics["vectors"]]),
-        },
+        | {"walks": found.walks, "nearest": found.nearest}
+        | {name: found.taken_over(F.pad(statistics[name], (0, 0, 0, len(names)))) for name in ("folding", "vectors")},
     }
 
 
-def _nearest(profiles: Tensor, others: Tensor) -> Tensor:
-    """Returns the cosines of new items with their nearest other items, [n, n_others]; 0 for all that are farther."""
-    cosines = (profiles @ others.T).clamp(min=0)
-    values, items = cosines.topk(min(NEAREST, len(others)))
-    return torch.zeros_like(cosines).scatter_(1, items, values)
-
-
-def _with_new(nearest: Tensor, cosines: Tensor, near: Tensor, n_all: int) -> Tensor:
-    """Adds new items to the table of nearest items: their own, and they to items that have no nearer ones.
-
-    Args:
-        nearest: [n_old, n_old] sparse.
-        cosines: [n, n_old], of the new items with the old ones.
-        near: [n, n_old], the same, but 0 where an old item is none of the nearest.
-    """
-    old = nearest.coalesce()
-    (source, end), values = old.indices(), old.values()
-    n_old = len(nearest)
-    farthest = values.new_full((n_old,), torch.inf).scatter_reduce(0, source, values, "amin")
-    new, other = near.nonzero(as_tuple=True)
-    to_new, of_old = ((cosines > 0) & (cosines >= farthest)).nonzero(as_tuple=True)
-    places = torch.stack([torch.cat([source, n_old + new, of_old]), torch.cat([end, other, n_old + to_new])])
-    found = torch.cat([values, near[new, other], cosines[to_new, of_old]])
-    return torch.sparse_coo_tensor(places, found, (n_all, n_all), check_invariants=False).coalesce()
+def _longer(table: Tensor, n_new: int) -> Tensor:
+    """Returns a sparse table of items, [n_items, n_items], with further empty rows and columns."""
+    size = len(table) + n_new
+    table = table.coalesce()
+    return torch.sparse_coo_tensor(table.indices(), table.values(), (size, size), check_invariants=False).coalesce()
 
 
 def with_interactions(record: Record, rows: Sequence[NewInteraction], vectors: Mapping[int, Tensor]) -> Record:

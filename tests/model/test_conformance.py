@@ -132,6 +132,11 @@ class TestItemKNN(ModelSuite):
     model = "ItemKNN"
 
 
+class TestMultiVAE(ModelSuite):
+    model = "MultiVAE"
+    waits = True
+
+
 class TestOwnModel(OfReviews):
     settings: ClassVar = FROZEN
 

@@ -14,8 +14,9 @@ from torch.testing import assert_close
 
 from recbole_symcere.errors import UserError
 from recbole_symcere.model.item_statistics import nearest_items
+from recbole_symcere.model.placing import _with_new
 from recbole_symcere.serving import NewInteraction, Recommendation, Recommender
-from recbole_symcere.serving.additions import _with_new
+from recbole_symcere.serving.additions import _longer
 from tests.conftest import START
 
 NEW = START + 10_000.0  # after all interactions of the tiny dataset
@@ -111,7 +112,7 @@ def test_a_trend_goes_on(recommender: Recommender) -> None:
 def test_a_new_item_is_placed_by_the_items_whose_texts_are_nearest(
     recommender: Recommender, monkeypatch: pytest.MonkeyPatch, n_texts: int
 ) -> None:
-    monkeypatch.setattr("recbole_symcere.serving.additions.NEAREST", 5)
+    monkeypatch.setattr("recbole_symcere.model.placing.NEAREST", 5)
     texts = ["u1 i3 great gasket", "love it", "strap the pedal"][:n_texts]
     found = recommender.with_items({"fresh": texts, "other": ["tuner"]}, listed=NEW)
     before, after = (r._statistics for r in (recommender, found))
@@ -146,8 +147,9 @@ def test_a_new_item_is_placed_by_the_items_whose_texts_are_nearest(
 def test_an_item_gets_a_new_one_among_its_nearest_if_none_of_these_is_nearer(seed: int, n_new: int, k: int) -> None:
     drawn = torch.randn(6 + n_new, 4, generator=torch.Generator().manual_seed(seed))
     old, new = F.normalize(drawn, dim=1).split([6, n_new])
-    cosines = new @ old.T
-    table = _with_new(nearest_items(old, k), cosines, cosines.clamp(min=0), 6 + n_new).to_dense()
+    cosines = F.pad(new @ old.T, (0, n_new))
+    longer = _longer(nearest_items(old, k), n_new)
+    table = _with_new(longer, torch.arange(6, 6 + n_new), cosines, cosines.clamp(min=0)).to_dense()
     for item in range(6):
         among = sorted((float(old[item] @ old[other]) for other in range(6) if other != item), reverse=True)[:k]
         for number in range(n_new):

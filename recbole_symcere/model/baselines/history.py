@@ -53,11 +53,27 @@ def history_matrix(dataset: ReviewDataset, half_life: float | None) -> Tensor:
         DatasetError: ``half_life`` is given and the interactions have no times.
     """
     users, items = dataset.inter_feat[dataset.uid_field], dataset.inter_feat[dataset.iid_field]
-    weights = torch.ones(len(users))
-    if half_life is not None:
-        weights = faded(users, moments(dataset), dataset.num(dataset.uid_field), half_life)
+    times = None if half_life is None else moments(dataset)
     size = (dataset.num(dataset.uid_field), dataset.num(dataset.iid_field))
-    return torch.sparse_coo_tensor(torch.stack([users, items]), weights, size, check_invariants=False).coalesce()
+    return histories(users, items, times, size, half_life)
+
+
+def histories(
+    owner: Tensor, item: Tensor, moment: Tensor | None, size: tuple[int, int], half_life: float | None
+) -> Tensor:
+    """Returns what each owner met, float32 [n_owners, n_items] sparse COO; repeated pairs add up.
+
+    Args:
+        owner, item: [n] long.
+        moment: [n] float64, in seconds; read if there is a ``half_life``.
+        size: the numbers of owners and items.
+        half_life: as for :func:`history_matrix`.
+    """
+    weights = torch.ones(len(owner), device=owner.device)
+    if half_life is not None:
+        assert moment is not None
+        weights = faded(owner, moment, size[0], half_life)
+    return torch.sparse_coo_tensor(torch.stack([owner, item]), weights, size, check_invariants=False).coalesce()
 
 
 def sparse_tensor(matrix: scipy.sparse.spmatrix) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import DatasetError
-from recbole_symcere.model.baselines.history import history_matrix, sparse_tensor
+from recbole_symcere.model.baselines.history import histories, history_matrix, sparse_tensor
 from recbole_symcere.model.baselines.untrained import UserScorer
 
 
@@ -43,6 +43,7 @@ class ItemBased(UserScorer):
             have no times.
     """
 
+    folds_in = True
     dense_tables: ClassVar[int] = 0
     keeps_weights: ClassVar[bool] = False
     history: Tensor
@@ -53,6 +54,7 @@ class ItemBased(UserScorer):
             check_memory(type(self).__name__, dataset.num(dataset.iid_field), self.dense_tables)
         history = history_matrix(dataset, config["history_decay"])
         super().__init__(config, dataset)
+        self.half_life: float | None = config["history_decay"]
         self.register_buffer("history", history, persistent=False)
         weights = self.item_weights(config, dataset) if weights is None else weights
         self.register_buffer("weights", weights, persistent=self.keeps_weights)
@@ -66,8 +68,15 @@ class ItemBased(UserScorer):
 
     def scores(self, users: Tensor) -> Tensor:
         """Returns the scores of all items for the given users, [B, n_items]."""
-        scores = torch.sparse.mm(self.history.index_select(0, users), self.weights)
+        scores = torch.sparse.mm(self._histories(users), self.weights)
         return scores.to_dense() if scores.is_sparse else scores
+
+    def _histories(self, users: Tensor) -> Tensor:
+        if self.asked is None:
+            return self.history.index_select(0, users)
+        owner, met = self.asked.histories(users)
+        size = (len(users), self.n_items)
+        return histories(owner, self.asked.item[met], self.asked.moment[met], size, self.half_life)
 
 
 def check_memory(model: str, n_items: int, n_tables: int) -> None:

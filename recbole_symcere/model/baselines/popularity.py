@@ -30,6 +30,8 @@ class RecentPop(UserScorer):
         DatasetError: the interactions have no times.
     """
 
+    folds_in = True
+    ranks_new_items = True
     now: Tensor
     moment: Tensor
     item: Tensor
@@ -42,14 +44,16 @@ class RecentPop(UserScorer):
         self.register_buffer("item", dataset.inter_feat[dataset.iid_field], persistent=False)
 
     def about_to_rank(self, known: Known) -> None:
-        """Sets ``now`` of each user."""
+        """Sets ``now`` of each user, or of each question."""
+        super().about_to_rank(known)
         if known.moments is not None:
             self.now = known.moments.to(self.now)
 
     def scores(self, users: Tensor) -> Tensor:
         """Returns the scores of all items for the given users, [B, n_items] float64."""
         now, place = self.now[users].unique(return_inverse=True)
-        return decayed_counts(self.item, self.moment, self.half_life, self.n_items, now)[place]
+        met = self.asked if self.asked and self.asked.goes_on else self
+        return decayed_counts(met.item, met.moment, self.half_life, self.n_items, now)[place]
 
 
 class LaterPopularity(UserScorer):

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.known import Known
 from recbole_symcere.model.recommender import Recommender
+from recbole_symcere.questions import Questions
 
 
 class Untrained(Recommender):
@@ -33,7 +35,19 @@ class Untrained(Recommender):
 
 
 class UserScorer(Untrained, ABC):
-    """The base of scorers without training that score all items for a batch of users at once."""
+    """The base of scorers without training that score all items for a batch of users at once.
+
+    Attributes:
+        asked: the questions that are ranked next, whose numbers :meth:`scores` then gets, if the model folds in; None
+            if it gets those of users.
+    """
+
+    asked: Questions | None = None
+
+    def about_to_rank(self, known: Known) -> None:
+        """Takes over the questions."""
+        if self.folds_in:
+            self.asked = known.questions and known.questions.to(self.device)
 
     @abstractmethod
     def scores(self, users: Tensor) -> Tensor:

@@ -64,9 +64,9 @@ def test_a_ranking_says_for_which_time_each_user_is_asked(rows: list[Row], days:
 
     asked = torch.tensor(days, dtype=torch.float64) * DAY
     model = RecentPop(few_settings(half_life=7.0), Rows(rows))
-    model.about_to_rank(SimpleNamespace(moments=asked))
+    model.about_to_rank(SimpleNamespace(moments=asked, questions=None))
     np.testing.assert_allclose(scores_of_all(model), expected(score), rtol=1e-6, atol=1e-300)
-    model.about_to_rank(SimpleNamespace(moments=None))
+    model.about_to_rank(SimpleNamespace(moments=None, questions=None))
     np.testing.assert_allclose(scores_of_all(model), expected(score), rtol=1e-6, atol=1e-300)
 
 
