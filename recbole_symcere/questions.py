@@ -1,6 +1,7 @@
 """For whom and for when a part is ranked, where that is not each user once, by what training knows of the user.
 
-- ``strangers``: the held-out users never train. Each gives a few first interactions, and the rest is ranked.
+- ``strangers``: the held-out users never train. Each gives a few first interactions, and the rest is ranked. The seed
+  of the run draws the test users, so that several seeds test on more of them.
 - ``days``: each day on which a user has held-out interactions is a question. All that happened until the day before is
   known: what the user met, how often each item was met, and which items there are.
 

@@ -259,14 +259,15 @@ def _runs_of(dataset: str, model: str, seeds: Sequence[int], runs: Sequence[Run]
 
 
 def _check(runs: Sequence[Run], metrics: Sequence[str]) -> int:
-    """Checks that runs of one dataset have the same users, and that metrics are the means of the users' values.
+    """Checks that runs of one dataset and one seed have the same users, and that metrics are the means of their values.
 
     Returns:
-        The number of users.
+        The number of users; those of several seeds differ where the seed draws them.
     """
-    first = runs[0].per_user
+    of_seeds = {run.seed: run for run in reversed(runs)}
     for run in runs:
-        name, other = (f"{each.model}, seed {each.seed}" for each in (run, runs[0]))
+        first = of_seeds[run.seed].per_user
+        name, other = (f"{each.model}, seed {each.seed}" for each in (run, of_seeds[run.seed]))
         name, users = f"{run.dataset}: {name}", run.per_user["user_id"]
         if users.n_unique() < len(users):
             raise RunsError(f"{name} has a test user twice, such as {users.filter(users.is_duplicated())[0]}")
@@ -281,7 +282,7 @@ def _check(runs: Sequence[Run], metrics: Sequence[str]) -> int:
             mean = np.nanmean(run.per_user[metric].to_numpy()) if metric in first.columns else value
             if not math.isclose(mean, value, rel_tol=ROUNDING, abs_tol=ROUNDING):
                 raise RunsError(f"{name} has {metric} {value}, but the mean over its users is {mean}")
-    return len(first)
+    return len(set().union(*(run.per_user["user_id"] for run in of_seeds.values())))
 
 
 def _sign(metric: str, directions: Mapping[str, Direction]) -> int:
@@ -344,9 +345,15 @@ def _paired(
 
 
 def user_means(of_seeds: Sequence[pl.DataFrame], metric: str) -> np.ndarray:
-    """Returns a metric of each user averaged over seeds, [n_users]; NaN for a user who lacks a value with any seed.
+    """Returns a metric of each user averaged over the user's seeds, [n_users]; NaN for a user who lacks a value of one.
 
     Args:
-        of_seeds: for each seed the values by user, with the same users in the same order.
+        of_seeds: for each seed the values by user.
+
+    Returns:
+        The values in the order of the users' ids.
     """
-    return np.stack([users[metric].to_numpy() for users in of_seeds]).mean(axis=0, dtype=np.float64)
+    values = pl.concat(
+        users.select("user_id", pl.col(metric).cast(pl.Float64).fill_null(math.nan)) for users in of_seeds
+    )
+    return values.group_by("user_id").mean().sort("user_id")[metric].to_numpy()

@@ -96,11 +96,12 @@ class ReviewDataset(Dataset):
         return parts
 
     def split_by_ratio(self, ratios: Sequence[float], group_by: str | None = None) -> list["ReviewDataset"]:
-        """Splits as RecBole does; with ``questions: strangers`` the shares are of users, whom a hash draws."""
+        """Splits as RecBole does; with ``questions: strangers`` the shares are of users, whom hash and seed draw."""
         if self.config["questions"] != "strangers":
             return super().split_by_ratio(ratios, group_by)
         self._drop_unused_col()
-        parts = drawn_parts(token_hashes(self.field2id_token[self.uid_field]), ratios, self.config["tie_seed"])
+        hashes = token_hashes(self.field2id_token[self.uid_field])
+        parts = drawn_parts(hashes, ratios, self.config["tie_seed"], self.config["seed"])
         return [self.copy(self.inter_feat[parts[self.inter_feat[self.uid_field]] == n]) for n in range(len(ratios))]
 
     @property

@@ -30,18 +30,25 @@ def hashed_order(columns: Sequence[np.ndarray], seed: int) -> np.ndarray:
     return hashes.to_numpy().argsort(kind="stable")
 
 
-def drawn_parts(hashes: np.ndarray, shares: Sequence[float], seed: int) -> np.ndarray:
-    """Draws the part of each user; neither the order of users nor that of rows matters.
+def drawn_parts(hashes: np.ndarray, shares: Sequence[float], seed: int, draw: int) -> np.ndarray:
+    """Draws the users of training, validation and test; neither the order of users nor that of rows matters.
+
+    A hash orders the users. Validation has the last of them, whatever the draw. The test users of a draw are a block of
+    the others, so that the first draws have no test user in common; when no whole block is left, the draws begin anew.
 
     Args:
         hashes: of the users' tokens, [n] uint64; the first is padding.
-        shares: of the parts; their sum need not be 1.
-        seed: another seed draws other users.
+        shares: of training, validation and test; their sum need not be 1.
+        seed: another seed gives another order.
+        draw: the number of the draw, from 0.
 
     Returns:
-        The number of each user's part, [n] long; that of padding is -1.
+        The number of each user's part, [n] long: 0, 1 and 2. That of padding is -1.
     """
-    ends = np.round(np.cumsum(shares) / np.sum(shares) * (len(hashes) - 1)).astype(np.int64)
-    parts = np.full(len(hashes), -1)
-    parts[1 + hashed_order([hashes[1:]], seed)] = np.searchsorted(ends, np.arange(len(hashes) - 1), side="right")
-    return parts
+    n_users = len(hashes) - 1
+    _, n_valid, n_test = (round(n_users * share / sum(shares)) for share in shares)
+    place = np.empty(n_users, np.int64)
+    place[hashed_order([hashes[1:]], seed)] = np.arange(n_users)
+    start = draw % max((n_users - n_valid) // max(n_test, 1), 1) * n_test
+    tested = (start <= place) & (place < start + n_test)
+    return np.concatenate([[-1], np.where(place >= n_users - n_valid, 1, np.where(tested, 2, 0))])
