@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="YAML",
         help="files with settings; later files win over earlier ones",
     )
-    add("--protocol", help="strict (default), paper or temporal")
+    add("--protocol", help="strict (default), temporal, strangers, rolling or paper")
     add("--tuned", nargs="?", const=True, type=parse_value, help="take what a comparison chose for this dataset")
     add(
         "--trust-pickles",

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["strict"],
         metavar="PROTOCOL",
-        help="evaluation protocols: strict (default), paper, temporal; several are also shown side by side",
+        help="evaluation protocols: strict (default), temporal, strangers, rolling, paper; several: also side by side",
     )
     add("--jobs", type=at_least(1), default=1, help="processes that share the work, one thread each (%(default)s)")
     add(

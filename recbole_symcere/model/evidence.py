@@ -1,8 +1,8 @@
 """Pieces of evidence for a recommendation: each scores all items for people, from what they did until a moment.
 
 A piece is a class with one method, and a name in :data:`EVIDENCE`. It reads the histories of people and the statistics
-of the items. ``trend`` and ``newness`` read nothing that happened after the moment at which a person is asked. The
-other pieces know items by all training interactions, as other models do.
+of the items. ``trend``, ``surge``, ``burst`` and ``newness`` read nothing that happened after the moment at which a
+person is asked. The other pieces know items by all training interactions, as other models do.
 """
 
 from __future__ import annotations
@@ -93,17 +93,46 @@ EVIDENCE: Registry[type[Evidence]] = Registry("evidence")
 """What the setting ``evidence`` can name."""
 
 
-@EVIDENCE.register("trend")
-class Trend:
-    """How often an item was met lately: an interaction counts half after a quarter of an item's usual age."""
+class Lately:
+    """The base of evidence of how often an item was met lately.
+
+    Attributes:
+        part: an interaction counts half after this part of an item's usual age.
+    """
 
     needs = Need.NOTHING
+    part: ClassVar[float]
 
     def scores(self, people: People, items: ItemStatistics) -> Tensor:
-        """Returns log(FEW + sum over the item's interactions of 2^(-age / half-life)), [B, n_items]."""
+        """Returns the sum over the item's interactions until now of 2^(-age / half-life), [B, n_items]."""
         now, place = people.now.unique(return_inverse=True)
-        half_life = items.usual_age / 4 / DAY
-        return (decayed_counts(items.item, items.moment, half_life, items.n_items, now) + FEW).log()[place]
+        half_life = items.usual_age * self.part / DAY
+        return decayed_counts(items.item, items.moment, half_life, items.n_items, now)[place]
+
+
+@EVIDENCE.register("trend")
+class Trend(Lately):
+    """How often an item was met lately, as a logarithm, which tells the seldom met items apart."""
+
+    part = 1 / 4
+
+    def scores(self, people: People, items: ItemStatistics) -> Tensor:
+        """Returns log(FEW + the sum that ``Lately`` returns), [B, n_items]."""
+        return (super().scores(people, items) + FEW).log()
+
+
+@EVIDENCE.register("surge")
+class Surge(Lately):
+    """How often an item was met lately, as a number, so that the most popular items stand out."""
+
+    part = 1 / 4
+
+
+@EVIDENCE.register("burst")
+class Burst(Lately):
+    """How often an item was met in the last days."""
+
+    part = 1 / 32
 
 
 @EVIDENCE.register("newness")

@@ -26,8 +26,8 @@ class Request:
         history: items that the person has met beside those, each a token, or a token and the moment in seconds since
             1970. An item without a moment counts as met at the moment that is asked for.
         reviews: texts that the person wrote; of what does not matter.
-        at: the moment for which items are wanted: ``trend`` and ``newness`` read nothing later, but all that the person
-            did counts. None: the last moment that is known, of the data and of the history.
+        at: the moment for which items are wanted: nothing later counts for trends, but all that the person did counts.
+            None: the last moment that is known, of the data and of the history.
     """
 
     user: str | None = None

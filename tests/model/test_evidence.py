@@ -69,6 +69,22 @@ def test_trend_counts_what_was_met_up_to_the_moment(rows: list[Row], now: list[i
     assert_close(EVIDENCE["trend"]().scores(people, items), table(score))
 
 
+@pytest.mark.parametrize(("name", "part"), [("surge", 1 / 4), ("burst", 1 / 32)])
+@given(rows=rows_of_three_users(), now=nows, seed=seeds)
+@quick
+def test_surge_and_burst_are_counts_that_decay(
+    name: str, part: float, rows: list[Row], now: list[int], seed: int
+) -> None:
+    people, items, _ = world(rows, now, seed)
+    half_life = usual_days(rows) * part
+
+    def score(user: int, item: int) -> float:
+        ages = [now[user] - day for _, i, day in rows if i == item and day <= now[user]]
+        return math.fsum(2 ** (-age / half_life) for age in ages)
+
+    assert_close(EVIDENCE[name]().scores(people, items), table(score))
+
+
 @given(rows=rows_of_three_users(), now=nows, seed=seeds)
 @quick
 def test_newness_is_the_first_moment_and_the_future_is_as_old_as_can_be(
@@ -207,6 +223,6 @@ def test_what_needs_no_history_does_not_know_what_comes_after_the_moment(
     for known in (rows, rows + after):
         people, items, _ = world(known, [15] * N_USERS, seed)
         items.usual_age = 5 * DAY
-        found.append({name: EVIDENCE[name]().scores(people, items) for name in ("trend", "newness")})
+        found.append({name: EVIDENCE[name]().scores(people, items) for name in ("trend", "surge", "burst", "newness")})
     for name in found[0]:
         assert_close(found[1][name], found[0][name])

@@ -38,7 +38,8 @@ from tests.conftest import FIRST_ROWS, ranked_by_recbole, tiny_rows, write_atomi
 from tests.model.test_symcere import build, loss_of, model_pairs, slow_contrast
 
 MakeConfig = Callable[..., Config]
-EVERYTHING = ["trend", "newness", "recent", "graph", "own_words", "nearby_texts"]
+EVERYTHING = ["trend", "surge", "burst", "newness", "recent", "graph", "own_words", "nearby_texts"]
+NEED_NOTHING = EVERYTHING[:4]
 TEMPORAL = {"eval_args": {"split": {"RS": [0.6, 0.2, 0.2]}, "order": "TO", "group_by": "none", "mode": "full"}}
 
 
@@ -276,21 +277,23 @@ def test_each_fold_is_ranked_by_weights_of_the_others_and_the_test_part_by_those
 def test_strangers_are_ranked_by_what_needs_no_history(plus_config: MakeConfig) -> None:
     model, valid, test = parts(plus_config(**TEMPORAL))
     model.learn_from_validation(valid._dataset, valid.known)
-    assert (model.weights[:, STRANGERS, 2:] == 0).all() and model.weights[0, STRANGERS, :2].any()
+    n_needless = len(NEED_NOTHING)
+    assert (model.weights[:, STRANGERS, n_needless:] == 0).all() and model.weights[0, STRANGERS, :n_needless].any()
     model.about_to_rank(test.known)
     strangers = (~model.graph.has_edge).nonzero().flatten()[1:]
     found = model.contributions(strangers)
-    assert len(strangers) > 1 and all((found[name] == 0).all() for name in EVERYTHING[2:])
+    assert len(strangers) > 1 and all((found[name] == 0).all() for name in EVERYTHING[n_needless:])
     scores = model.full_sort_predict(Interaction({"user_id": strangers})).view(len(strangers), -1)
-    assert_close(scores, found["trend"] + found["newness"])
+    assert_close(scores, sum(found[name] for name in NEED_NOTHING))
     assert_close(scores, scores[:1].expand_as(scores))
 
 
 def test_where_no_stranger_is_in_validation_strangers_have_the_weights_of_the_others(plus_config: MakeConfig) -> None:
     model, valid, _ = parts(plus_config())
     model.learn_from_validation(valid._dataset, valid.known)
-    assert torch.equal(model.weights[:, STRANGERS, :2], model.weights[:, OTHERS, :2])
-    assert (model.weights[:, STRANGERS, 2:] == 0).all(), "strangers have no history"
+    n_needless = len(NEED_NOTHING)
+    assert torch.equal(model.weights[:, STRANGERS, :n_needless], model.weights[:, OTHERS, :n_needless])
+    assert (model.weights[:, STRANGERS, n_needless:] == 0).all(), "strangers have no history"
 
 
 @pytest.mark.parametrize("evidence", [["trend"], ["graph", "own_words"], EVERYTHING[::-1]])
@@ -392,7 +395,7 @@ def test_weights_that_are_given_are_not_fitted(plus_config: MakeConfig) -> None:
     given = {name: 0.25 * number for number, name in enumerate(EVERYTHING, start=1)}
     model, valid, _ = parts(plus_config(evidence_weights=given, **TEMPORAL))
     model.learn_from_validation(valid._dataset, valid.known)
-    no_history = [weight if name in ("trend", "newness") else 0 for name, weight in given.items()]
+    no_history = [weight if name in NEED_NOTHING else 0 for name, weight in given.items()]
     assert model.weights[:, OTHERS].tolist() == [list(given.values())] * (1 + FOLDS)
     assert model.weights[:, STRANGERS].tolist() == [no_history] * (1 + FOLDS)
     assert not model.weight_errors.any()

@@ -8,7 +8,8 @@ import pytest
 from recbole_symcere.quick_start import run_recbole_symcere
 from recbole_symcere.serving import Recommender
 
-PIECES = ("trend", "newness", "recent", "graph", "own_words", "nearby_texts")  # other tests may register more
+PIECES = ("trend", "surge", "burst", "newness", "recent", "graph", "own_words", "nearby_texts")
+# Other tests may register more.
 
 
 @pytest.fixture(scope="session")

@@ -81,7 +81,8 @@ def test_new_interactions_are_a_history_as_if_it_were_given(
         )
         # Trends have gone on for everybody, and a known user's words weigh as many reviews as interactions.
         silent = request["user"] is not None or any(row.text is None for row in own)
-        same(found, expected, "trend own_words" if silent else "trend")
+        counts = "trend surge burst"
+        same(found, expected, f"{counts} own_words" if silent else counts)
 
 
 def test_a_row_is_counted_once_and_the_old_recommender_stays_as_it_was(recommender: Recommender) -> None:
