@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1  # raise this whenever a change of the code changes the arrays of the same texts
 TEXTS_PER_DIGEST = 4096  # how many texts are joined and hashed at a time
 DIGEST_BYTES = hashlib.sha256().digest_size
+DIGEST = 16  # bytes of the hash of one text: among a billion texts, two share one with a chance of 1e-21
 
 
 def key_of(*parts: object) -> str:
@@ -41,6 +42,11 @@ def digest_texts(texts: Sequence[str]) -> str:
     for start in range(0, len(texts), TEXTS_PER_DIGEST):
         digest.update("".join(texts[start : start + TEXTS_PER_DIGEST]).encode())
     return digest.hexdigest()
+
+
+def digests(texts: Sequence[str]) -> list[bytes]:
+    """Returns a hash of each text, of ``DIGEST`` bytes."""
+    return [hashlib.blake2b(text.encode(), digest_size=DIGEST).digest() for text in texts]
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def delete(path: Path, place: float) -> None:
 
 @pytest.mark.parametrize("damage", [flip, truncate, append, delete])
 @settings(deadline=None, max_examples=25)
-@given(place=st.floats(0, 1), number=st.integers(0, 5))
+@given(place=st.floats(0, 1), number=st.integers(0, 6))
 def test_a_damaged_file_is_noticed_and_rebuilt(
     damage: Callable[[Path, float], None], place: float, number: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -90,7 +90,7 @@ def test_a_damaged_file_is_noticed_and_rebuilt(
     whole = [view.copy() for view in cached_embeddings(TEXTS, SumEmbedder(), 2, 0.2, 7, cache, False)]
     files = sorted(cache.iterdir())
     contents = [file.read_bytes() for file in files]
-    assert len(files) == 6  # three of tokens, three of views
+    assert len(files) == 7  # three of tokens, three of views, and the index of the texts
     damage(files[number], place)
     tokens = tokenise(TEXTS, wordpiece(), SumEmbedder.max_length, cache)
     views = cached_embeddings(TEXTS, SumEmbedder(), 2, 0.2, 7, cache, False)
@@ -173,6 +173,29 @@ def test_other_texts_weights_ratios_or_seeds_never_meet_an_old_file(
             for folder in (shared, fresh)
         )
         np.testing.assert_array_equal(found, made)
+
+
+@settings(deadline=None, max_examples=30)
+@given(lists=st.lists(st.lists(st.sampled_from(TEXTS), min_size=1, max_size=6), min_size=2, max_size=4))
+def test_a_text_is_embedded_once_as_it_is_whatever_list_it_stands_in(
+    lists: list[list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cache = tmp_path_factory.mktemp("cache")
+    seen: set[str] = set()
+    for texts in lists:
+        embedded: list[str] = []
+
+        class Watched(SumEmbedder):
+            def embed(self, tokens: TokenisedReviews, rows: np.ndarray, mask_ratio: float, seed: int) -> np.ndarray:
+                if not mask_ratio:
+                    embedded.extend(texts[row] for row in rows)  # noqa: B023, B909 - called in this round
+                return super().embed(tokens, rows, mask_ratio, seed)
+
+        (found,) = cached_embeddings(texts, Watched(), 0, 0.2, 7, cache, False)
+        (made,) = cached_embeddings(texts, SumEmbedder(), 0, 0.2, 7, tmp_path_factory.mktemp("fresh"), False)
+        np.testing.assert_array_equal(found, made)
+        assert set(embedded) == set(texts) - seen
+        seen |= set(texts)
 
 
 # Other processes
