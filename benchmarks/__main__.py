@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks import conversion, graph, loss, preparation, profile, ranking, text, training
+from benchmarks import conversion, graph, loss, preparation, profile, ranking, service, text, training
 from benchmarks.measure import Options, Row
 from recbole_symcere.provenance import commit, versions
 
@@ -30,6 +30,7 @@ PARTS: dict[str, Callable[[Options], Iterator[Row]]] = {
     "preparation": preparation.preparation,
     "scaling": training.scaling,
     "epoch-profile": profile.epoch_profile,
+    "service": service.service,
 }
 
 

@@ -1,7 +1,8 @@
 """Every command and program in the README and the docs runs; those that can't be run here are named and still parsed.
 
 bash reads each block, so that loops, variables and && mean what they mean for a reader. However, ``python``,
-``symcere`` and ``torchrun`` are functions that hand their arguments to this process, which has PyTorch imported.
+``symcere``, ``torchrun`` and ``curl`` are functions that hand their arguments to this process, which has PyTorch
+imported.
 The blocks of a page run in order, in a folder of its own that is like a checkout, with
 
 - ``epochs: 1`` in ``properties/overall.yaml``,
@@ -9,6 +10,8 @@ The blocks of a page run in order, in a folder of its own that is like a checkou
 - 40 users' generated rows, some twice, under the name of each raw dump,
 - fewer trials, seeds, jobs, points and reviews (``LIMITS``, ``APPENDED``),
 - one ``saved/text`` for all pages, so that the demo's reviews are encoded once.
+
+A service that a page starts runs until the page ends, at a free port; ``curl`` asks it.
 """
 
 from __future__ import annotations
@@ -31,9 +34,12 @@ from datetime import datetime, timezone
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
+from urllib.request import urlopen
 
 import pytest
 import torch
+import uvicorn
 from torch import Tensor
 from torch.distributed.run import get_args_parser
 from torch.nn.functional import softplus
@@ -43,6 +49,7 @@ import recbole_symcere.analysis.__main__ as analysis
 import recbole_symcere.cli
 import recbole_symcere.comparison.__main__ as comparison
 from benchmarks import __main__ as benchmarks
+from benchmarks.service import running
 from dataset_prep.sources import kinds
 from dataset_prep.sources.rakuten_travel import FIELDS
 from recbole_symcere import properties, quick_start
@@ -57,6 +64,7 @@ from recbole_symcere.model.loss import CONTRASTS
 from recbole_symcere.model.registry import MODELS
 from recbole_symcere.properties import properties_folder
 from recbole_symcere.quick_start import create_dataset, load_data_and_model, recommend, run_recbole_symcere
+from recbole_symcere.serving import service
 from tests.conftest import tiny_rows
 
 ROOT = Path(__file__).parents[1]
@@ -90,17 +98,47 @@ APPENDED = {
     "geometry": ["--points=100"],
 }
 
+SERVICES = contextlib.ExitStack()  # the running one
+ADDRESS = "http://127.0.0.1:8000/"  # of a service, as the pages have it
+PORT: list[int] = []  # where it is instead
+
+
+def start_service(arguments: Sequence[str]) -> int:
+    """Does what the command of the service does, but returns once the service is there."""
+    servers: list[uvicorn.Server] = []
+    with patch.object(uvicorn.Server, "run", lambda server: servers.append(server)):
+        status = service.main(arguments)
+    PORT[:] = [SERVICES.enter_context(running(server)) for server in servers]
+    return status
+
+
+def ask_service(arguments: Sequence[str]) -> int:
+    """Does what curl does with ``ADDRESS… --json BODY``, and prints the answer; another status than 200 is an error."""
+    address, option, body = arguments
+    assert address.startswith(ADDRESS) and option == "--json", f"curl {' '.join(arguments)}: another form"
+    with urlopen(f"http://127.0.0.1:{PORT[0]}/{address.removeprefix(ADDRESS)}", body.encode(), timeout=20) as answer:
+        print(answer.read().decode())
+    return 0
+
+
+PROGRAMS: dict[str, Callable[[Sequence[str]], int]] = {
+    "symcere": lambda arguments: recbole_symcere.cli.main([*arguments[:1], *faster(arguments[1:])]),
+    "curl": ask_service,
+}
+
+
 MODULES: dict[str, Callable[[Sequence[str]], int]] = {
     "dataset_prep": dataset_prep.cli.main,
     "recbole_symcere.comparison": comparison.main,
     "recbole_symcere.analysis": analysis.main,
     "benchmarks": benchmarks.main,
+    "recbole_symcere.serving.service": start_service,
 }
 # The number of arguments and these, each ended by NUL; a line with the exit status comes back.
 SHELL = """
 set -euo pipefail
 ask() {{ printf '%s\\0' "$#" "$@" >&{ask}; local status; read -r status <&{answer}; return "$status"; }}
-for name in python symcere torchrun {not_run}; do eval "function $name {{ ask $name \\"\\$@\\"; }}"; done
+for name in python symcere torchrun curl {not_run}; do eval "function $name {{ ask $name \\"\\$@\\"; }}"; done
 {code}
 """
 
@@ -189,8 +227,8 @@ def run_command(arguments: Sequence[str]) -> int:
         case ["torchrun", *rest]:  # alone: tests/test_distributed.py has processes
             launched = get_args_parser().parse_args(rest)
             return run_command(["python", launched.training_script, *launched.training_script_args])
-        case ["symcere", *rest]:
-            return recbole_symcere.cli.main([*rest[:1], *faster(rest[1:])])
+        case ["symcere" | "curl" as program, *rest]:
+            return PROGRAMS[program](rest)
         case ["python", "-m", "mkdocs", *_]:
             return subprocess.run([sys.executable, *arguments[1:]], check=False).returncode
         case ["python", "-c", program]:
@@ -311,8 +349,9 @@ def checkout(tmp_path: Path, tiny_encoder: Path, text_cache: Path, monkeypatch: 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_and_program_of_a_page_runs(page: str, checkout: Path) -> None:
-    for block in blocks(page):
-        run_block(block)
+    with SERVICES:
+        for block in blocks(page):
+            run_block(block)
 
 
 @pytest.fixture
@@ -345,6 +384,7 @@ def options() -> set[str]:
     commands += [(dataset_prep.cli.main, [source]) for source in kinds()]
     commands += [(analysis.main, [command]) for command in ANALYSES]
     commands += [(comparison.main, []), (benchmarks.main, []), (recbole_symcere.cli.main, ["recommend"])]
+    commands += [(service.main, [])]
     known: set[str] = set()
     for main, arguments in commands:
         shown = io.StringIO()
@@ -361,6 +401,7 @@ OPTION = r"(?<![\w-])--(?:[A-Za-z]\w*\.)?([a-zA-Z][\w-]*)"  # also as --MODEL.ke
 OF_OTHER_PROGRAMS = (
     {"width"}  # of the example of a baseline
     | {"dry-run", "only-binary"}  # of pip
+    | {"json"}  # of curl
     | {"strict"}  # of mkdocs
     | {  # of torchrun
         option.removeprefix("--") for action in get_args_parser()._actions for option in action.option_strings

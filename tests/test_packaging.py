@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("recbole_symcere", "dataset_prep")
+SERVICE = {ROOT / "recbole_symcere" / "serving" / "service.py"}
 SPARK = {ROOT / "dataset_prep" / name for name in ("spark.py", "spark_parsing.py")}
 
 
@@ -76,11 +77,13 @@ def test_what_the_code_imports_is_what_setup_cfg_declares() -> None:
     extra = {name_of(line) for line in requirements(setup["options.extras_require"]["analysis"])}
     analysis = set((ROOT / "recbole_symcere" / "analysis").rglob("*.py"))
     # Spark's engine has an extra that the tests may lack, and the suite for users' own models needs pytest.
-    others = {*SPARK, ROOT / "recbole_symcere" / "testing.py"}
+    others = {*SERVICE, *SPARK, ROOT / "recbole_symcere" / "testing.py"}
     # pandas imports these two to write Markdown and LaTeX.
     assert imported_distributions(sources() - analysis - others) | {"jinja2", "tabulate"} == declared
     # captum's linear models are scikit-learn's
     assert imported_distributions(analysis) - declared == extra - {"scikit-learn"}
+    service = {name_of(line) for line in requirements(setup["options.extras_require"]["service"])}
+    assert imported_distributions(SERVICE) - declared == service
 
 
 def requirements(lines: str) -> list[str]:

@@ -35,9 +35,14 @@ def add_data_arguments(add: Any) -> None:
         add: the ``add_argument`` of a parser or a group.
     """
     add("--at", type=moment, metavar="TIME", help="for this moment: a date, or seconds since 1970")
+    add_file_arguments(add)
+    add("--why", action="store_true", help="say what each part adds to a score")
+
+
+def add_file_arguments(add: Any) -> None:
+    """Adds the options that name files of what came after training; ``add`` is as for :func:`add_data_arguments`."""
     add("--since", type=Path, metavar="FILE", help="interactions after training: .inter, .csv, .tsv, .jsonl, .parquet")
     add("--new-items", type=Path, metavar="FILE", help="a table of items nobody has met: item, text")
-    add("--why", action="store_true", help="say what each part adds to a score")
 
 
 def load_recommender(given: argparse.Namespace, settings: Mapping[str, Any]) -> Recommender:

@@ -1,10 +1,10 @@
-"""Reads the files that a recommender is given: interactions, items, and requests."""
+"""Reads what a recommender is given, in files or as objects of JSON: interactions, items, and requests."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ from recbole_symcere.serving.people import Request
 
 ATOMIC = {"user_id:token": "user", "item_id:token": "item", "timestamp:float": "time", "review_id:token": "review_id"}
 REQUEST = ("user", "items", "reviews", "at")
+INTERACTION = ("user", "item", "time", "text")
+ITEM = ("item", "text")
 FORMATS = ".csv, .tsv, .jsonl or .parquet"
+LATEST = 1e11  # seconds, in the year 5138; a moment beyond it was probably given in milliseconds
 
 
 def read_interactions(path: Path) -> list[NewInteraction]:
@@ -41,8 +44,7 @@ def read_interactions(path: Path) -> list[NewInteraction]:
         texts = table["text"].to_list()
     columns = table["user"].to_list(), table["item"].to_list(), table["time"].to_list()
     return [
-        NewInteraction(user, item, time, text if text and text.strip() else None)
-        for user, item, time, text in zip(*columns, texts, strict=True)
+        NewInteraction(user, item, time, _written(text)) for user, item, time, text in zip(*columns, texts, strict=True)
     ]
 
 
@@ -82,34 +84,49 @@ def read_requests(path: Path) -> list[Request]:
 
 
 def _request(where: str, line: str) -> Request:
-    try:
-        given = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({error})") from error
-    if not isinstance(given, dict):
-        raise UserError(f'{where}: not an object such as {{"user": "u7"}}')
-    return as_request(where, given)
+    return as_request(where, as_object(where, line))
 
 
-def as_request(where: str, given: dict[str, Any]) -> Request:
-    """Returns the request that an object of JSON makes.
+def as_object(where: str, text: str | bytes) -> dict[str, Any]:
+    """Returns the object that a text of JSON holds.
 
     Args:
         where: begins the message of an error.
 
     Raises:
+        UserError: the text is not JSON, or no object; the message does not repeat it.
+    """
+    try:
+        given = json.loads(text, parse_constant=_refuse)
+        json.dumps(given, ensure_ascii=False).encode()  # half of a pair of surrogates is no text
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON ({error})") from error
+    if not isinstance(given, dict):
+        raise UserError(f'{where}: not an object such as {{"user": "u7"}}')
+    return given
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number")
+
+
+def as_request(where: str, given: Mapping[str, Any], others: Iterable[str] = ()) -> Request:
+    """Returns the request that an object of JSON makes.
+
+    Args:
+        where: begins the message of an error.
+        others: keys that are known, too, but are not of the request.
+
+    Raises:
         UserError: a key is unknown, or a value is not of its kind.
     """
-    if unknown := sorted(given.keys() - set(REQUEST)):
-        raise UserError(f"{where}: unknown key {unknown[0]!r}{nearest(unknown[0], REQUEST)}")
+    check_keys(where, given, (*REQUEST, *others))
     user, items, reviews, at = (given.get(key) for key in REQUEST)
     faults = {
         "user must be a text": user is not None and not isinstance(user, str),
-        "items must be a list of tokens, or of tokens with moments": not _is_history(items or []),
-        "reviews must be a list of texts": not (
-            isinstance(reviews or [], list) and all(isinstance(text, str) for text in reviews or [])
-        ),
-        "at must be a number, in seconds since 1970": at is not None and not _is_number(at),
+        "items must be a list of tokens, or of tokens with moments": items is not None and not _is_history(items),
+        "reviews must be a list of texts": reviews is not None and not _are_texts(reviews),
+        "at must be a number, in seconds since 1970": at is not None and not _is_moment(at),
     }
     if fault := next((fault for fault, found in faults.items() if found), None):
         raise UserError(f"{where}: {fault}")
@@ -117,16 +134,78 @@ def as_request(where: str, given: dict[str, Any]) -> Request:
     return Request(user, history, reviews or [], None if at is None else float(at))
 
 
+def as_interactions(given: Any) -> list[NewInteraction]:
+    """Returns the interactions that a list of objects of JSON makes, whose keys are those of ``INTERACTION``.
+
+    Raises:
+        UserError: there is no such list, or a row lacks a value; the message names the row.
+    """
+    rows = _rows(given, INTERACTION, optional="text")
+    return [NewInteraction(row["user"], row["item"], float(row["time"]), _written(row.get("text"))) for row in rows]
+
+
+def as_items(given: Any) -> dict[str, list[str]]:
+    """Returns the texts of each item in a list of objects of JSON, whose keys are those of ``ITEM``.
+
+    Raises:
+        UserError: there is no such list, or a row lacks a value; the message names the row.
+    """
+    texts = defaultdict(list)
+    for row in _rows(given, ITEM):
+        texts[row["item"]].append(row["text"])
+    return dict(texts)
+
+
+def _rows(given: Any, keys: Sequence[str], optional: str = "") -> list[dict[str, Any]]:
+    if not isinstance(given, list) or not all(isinstance(row, dict) for row in given):
+        raise UserError(f"rows must be a list of objects with the keys {', '.join(keys)}")
+    for number, row in enumerate(given, start=1):
+        check_keys(f"row {number}", row, keys)
+        for key in keys:
+            value = row.get(key)
+            if key == optional and (value is None or isinstance(value, str)):
+                continue
+            if not (_is_moment(value) if key == "time" else isinstance(value, str) and value.strip()):
+                raise UserError(_lacking(number, key))
+    return given
+
+
+def _written(text: str | None) -> str | None:
+    return text if text and text.strip() else None
+
+
+def _lacking(row: int, key: str) -> str:
+    kind = "a number of seconds since 1970" if key == "time" else "a text"
+    return f"row {row} has no {key} that is {kind}"
+
+
+def check_keys(where: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Checks that an object has known keys alone.
+
+    Args:
+        where: begins the message of an error.
+
+    Raises:
+        UserError: a key is unknown; the message names it, and the known key that is most like it.
+    """
+    if unknown := sorted(set(given) - set(known)):
+        raise UserError(f"{where}: unknown key {unknown[0]!r}{nearest(unknown[0], known)}")
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(text, str) for text in values)
+
+
 def _is_history(items: Any) -> bool:
     return isinstance(items, list) and all(
         isinstance(met, str)
-        or (isinstance(met, list) and len(met) == 2 and isinstance(met[0], str) and _is_number(met[1]))
+        or (isinstance(met, list) and len(met) == 2 and isinstance(met[0], str) and _is_moment(met[1]))
         for met in items
     )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_moment(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LATEST
 
 
 def _table(path: Path, needed: tuple[str, ...]) -> pl.DataFrame:
@@ -156,6 +235,5 @@ def _table(path: Path, needed: tuple[str, ...]) -> pl.DataFrame:
         values = table[column]
         bad = values.is_null() | (~values.is_finite() if column == "time" else values.str.strip_chars() == "")
         if bad.any():
-            kind = "a number of seconds since 1970" if column == "time" else "a text"
-            raise UserError(f"{path}: row {1 + int(bad.arg_true()[0])} has no {column} that is {kind}")
+            raise UserError(f"{path}: {_lacking(1 + int(bad.arg_true()[0]), column)}")
     return table

@@ -90,7 +90,10 @@ def test_requests_are_read_as_they_were_written(tmp_path: Path, asked: list[Requ
         ('{"items": [["i7", true]]}', "line 2: items must be a list"),
         ('{"reviews": "great"}', "line 2: reviews must be a list"),
         ('{"reviews": [1]}', "line 2: reviews must be a list"),
+        ('{"items": 0}', "line 2: items must be a list"),
         ('{"at": "now"}', "line 2: at must be a number"),
+        ('{"at": NaN}', "line 2: not JSON"),
+        ('{"at": 1600000000000}', "line 2: at must be a number, in seconds since 1970"),
     ],
 )
 def test_a_request_that_can_not_be_read_is_named_by_its_line(tmp_path: Path, line: str, message: str) -> None:
