@@ -10,7 +10,7 @@ from typing import Any
 from dataset_prep.command import add_commands
 from recbole_symcere.errors import AnalysisError
 
-HELP = "Look into trained models: geometry, anchoring, evidence, neighbours, explanations, search, export, report."
+HELP = "Look into trained models: geometry, anchoring, evidence, explanations, search, ageing, export, report."
 EXAMPLES = """examples:
   %(prog)s geometry --checkpoint saved/demo.pth
   %(prog)s anchoring --checkpoint SymCERE=saved/demo.pth InfoNCE=saved/infonce.pth --output analysis
@@ -27,6 +27,7 @@ ANALYSES = {
     "evidence": (f"{PACKAGE}.evidence.command", "why SymCEREPlus recommends what it does, as bars"),
     "explain": (f"{PACKAGE}.explain", "which training reviews lie near a user and an item"),
     "search": (f"{PACKAGE}.search.command", "how well held-out reviews find their own items"),
+    "ageing": (f"{PACKAGE}.ageing", "how a model ranks over the days since it was trained"),
     "export": (f"{PACKAGE}.export", "vectors, tokens and the LoRA adapter, as files without pickle"),
     "report": (f"{PACKAGE}.report.command", "one HTML page of a comparison and of these"),
 }
