@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,9 @@ from recbole_symcere.known import decayed_counts, faded
 from recbole_symcere.model.item_statistics import ItemStatistics
 from recbole_symcere.model.registry import Registry
 from recbole_symcere.questions import DAY
+
+if TYPE_CHECKING:
+    from recbole_symcere.config import Config
 
 LOWEST, HIGHEST = -3.0, 12.0  # of a standardised score
 HALF_TRUSTED = 3  # the length of a history whose evidence counts half as much as that of a very long one
@@ -189,6 +192,16 @@ class NearbyTexts:
     def scores(self, people: People, items: ItemStatistics) -> Tensor:
         """Returns the history times the nearest items of each item, [B, n_items]."""
         return _dense(people.histories(items.n_items) @ items.nearest)
+
+
+def evidence_names(config: Config) -> list[str]:
+    """Returns the names of the pieces of evidence that the settings ask for, in their order.
+
+    What is short-lived is only asked for where validation asks as the test part does, with ``questions``. Under one cut
+    in time the first days after it, which validation has more of, would give it too high a weight.
+    """
+    names = [*config["evidence"], *(config["short_lived"] if config["questions"] != "users" else ())]
+    return list(dict.fromkeys(names))
 
 
 def _dense(scores: Tensor) -> Tensor:

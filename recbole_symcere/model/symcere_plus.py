@@ -21,7 +21,7 @@ from recbole_symcere.known import Known, asking_moments
 from recbole_symcere.model.asked import Asked
 from recbole_symcere.model.baselines.history import moments
 from recbole_symcere.model.choice import OTHERS, STRANGERS, Choices, check_weights, fit_weights
-from recbole_symcere.model.evidence import EVIDENCE, Graph, Need, People, standardised
+from recbole_symcere.model.evidence import EVIDENCE, Graph, Need, People, evidence_names, standardised
 from recbole_symcere.model.graph import NoisyLightGCN
 from recbole_symcere.model.item_statistics import ItemStatistics, ItemTexts
 from recbole_symcere.model.loss import CONTRASTS
@@ -107,7 +107,7 @@ class SymCEREPlus(SymCERE):
                 self.register_buffer("features", features, persistent=False)
                 self.register_buffer("review_rows", dataset.review_rows(), persistent=False)
         self.statistics = ItemStatistics.of_training(dataset, texts)
-        self.evidence = {name: EVIDENCE.find(name)() for name in config["evidence"]}
+        self.evidence = {name: EVIDENCE.find(name)() for name in evidence_names(config)}
         self.given_weights: dict[str, float] | None = config["evidence_weights"]
         size = len(self.evidence)
         self.register_buffer("weights", torch.zeros(1 + FOLDS, 2, size))
@@ -128,9 +128,9 @@ class SymCEREPlus(SymCERE):
         """
         CONTRASTS.find(config["contrast"])
         NoisyLightGCN.check_settings(config)
-        for name in config["evidence"]:
+        for name in (*config["evidence"], *config["short_lived"]):
             EVIDENCE.find(name)
-        check_weights(config["evidence_weights"], config["evidence"])
+        check_weights(config["evidence_weights"], evidence_names(config))
 
     def build_graph_encoder(self, config: Config) -> None:
         """Makes XSimGCL's encoder."""

@@ -38,8 +38,8 @@ from tests.conftest import FIRST_ROWS, ranked_by_recbole, tiny_rows, write_atomi
 from tests.model.test_symcere import build, loss_of, model_pairs, slow_contrast
 
 MakeConfig = Callable[..., Config]
-EVERYTHING = ["trend", "surge", "burst", "newness", "recent", "graph", "own_words", "nearby_texts"]
-NEED_NOTHING = EVERYTHING[:4]
+EVERYTHING = ["trend", "surge", "newness", "recent", "graph", "own_words", "nearby_texts"]
+NEED_NOTHING = EVERYTHING[:3]
 TEMPORAL = {"eval_args": {"split": {"RS": [0.6, 0.2, 0.2]}, "order": "TO", "group_by": "none", "mode": "full"}}
 
 

@@ -8,7 +8,7 @@ import pytest
 from recbole_symcere.quick_start import run_recbole_symcere
 from recbole_symcere.serving import Recommender
 
-PIECES = ("trend", "surge", "burst", "newness", "recent", "graph", "own_words", "nearby_texts")
+PIECES = ("trend", "surge", "newness", "recent", "graph", "own_words", "nearby_texts")
 # Other tests may register more.
 
 

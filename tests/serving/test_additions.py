@@ -81,7 +81,7 @@ def test_new_interactions_are_a_history_as_if_it_were_given(
         )
         # Trends have gone on for everybody, and a known user's words weigh as many reviews as interactions.
         silent = request["user"] is not None or any(row.text is None for row in own)
-        counts = "trend surge burst"
+        counts = "trend surge"
         same(found, expected, f"{counts} own_words" if silent else counts)
 
 
