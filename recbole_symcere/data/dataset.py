@@ -343,7 +343,7 @@ class ReviewDataset(Dataset):
     def joined_with(self, other: "ReviewDataset") -> "ReviewDataset":
         """Returns a part with the interactions of this part, and then those of another part of the same split."""
         whole: ReviewDataset = self.copy(cat_interactions([self.inter_feat, other.inter_feat]))
-        whole.pieces = (self, other)
+        whole.pieces = tuple(part for part in (self, other) if len(part))
         return whole
 
     def tokenised_reviews(self, encoder: Embedder | WholeTexts) -> TokenisedReviews:
