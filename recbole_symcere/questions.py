@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_symcere.errors import ConfigError
+from recbole_symcere.errors import ConfigError, DatasetError
 from recbole_symcere.recbole_settings import modes
 
 if TYPE_CHECKING:
@@ -145,6 +145,9 @@ def questions_of(config: Config, earlier: ReviewDataset, part: ReviewDataset) ->
         config: the settings ``questions``, ``given``, ``given_reviews`` and ``goes_on``.
         earlier: all interactions before the part.
         part: the held-out interactions.
+
+    Raises:
+        DatasetError: no user of the part has more interactions than are given.
     """
     makers: dict[str, Callable[[Config, ReviewDataset, ReviewDataset], Questions]] = {
         "strangers": _of_strangers,
@@ -160,6 +163,11 @@ def _of_strangers(config: Config, earlier: ReviewDataset, part: ReviewDataset) -
     given = config["given"]
     n_given = torch.full_like(n, int(given)) if given >= 1 else (n * given).floor().long().clamp(min=1)
     asked = n > n_given
+    if not asked.any():
+        raise DatasetError(
+            f"{config['dataset']}: no user of a held-out part has more interactions than given asks for ({given}), so "
+            "nobody can be ranked; give fewer"
+        )
     end = (stop - n + n_given)[asked]
     moment = part.inter_feat[part.time_field][order].double()
     return Questions(
