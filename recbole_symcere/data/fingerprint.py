@@ -27,5 +27,7 @@ def source_fingerprint(config: Config) -> str:
     settings = {key: config[key] for key in (*dataset_arguments, *FURTHER_ARGUMENTS)}
     if config["tie_break"] != "file":  # with file, the hash is that of versions before this setting
         settings |= {key: config[key] for key in ("tie_break", "tie_seed")}
+    if config["questions"] != "users":  # with users, the hash is that of versions before this setting
+        settings |= {key: config[key] for key in ("questions", "given", "given_reviews", "goes_on")}
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()
