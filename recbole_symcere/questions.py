@@ -120,7 +120,7 @@ def check_questions(config: Config) -> None:
             raise ConfigError(
                 f"{key} is read with questions: {reader} alone; take --protocol={protocol}, or leave it out"
             )
-    if given >= 1 and given != int(given):
+    if given >= 1 and not float(given).is_integer():
         raise ConfigError(f"given is {given}, but must be a whole number of interactions, or a share below 1")
     if kind == "users":
         return
