@@ -87,6 +87,9 @@ ONLY_READ = {
     "results/duplicates.md": "hours on real data",
     "results/baselines/README.md": "hours on real data",
     "results/ties.md": "hours on real data",
+    "results/strangers.md": "hours on real data",
+    "results/rolling.md": "hours on real data",
+    "results/temporal/README.md": "hours on real data",
     "benchmarks/README.md": "hours; tests/test_benchmarks.py runs the parts on small inputs",
 }
 
