@@ -607,9 +607,10 @@ def test_what_is_held_out_of_a_question_is_what_counts_as_a_hit(trained_of: Trai
 def test_what_does_not_go_on_reads_nothing_of_the_test_part(trained_of: TrainedOf, model: str) -> None:
     """But what the user has met is left out."""
     trained = trained_of(model, "rolling")
-    before = trained.scores(goes_on=False)
+    before, rows = trained.scores(goes_on=False), rows_of(trained.test)
+    row = next(n for n, row in enumerate(rows) if any(row.user == r.user and row.day < r.day for r in rows))
     for kind in ("item", "text", "gone", "added"):
-        changed = change(trained.test, trained.pairs, kind, 1, 7, 50_000)
+        changed = change(trained.test, trained.pairs, kind, row, 7, 50_000)
         after = trained.asked_again(changed, goes_on=False)
         assert len(before.keys() & after.keys()) >= 10
         for key in before.keys() & after.keys():
@@ -815,6 +816,19 @@ def test_a_stranger_gets_what_a_user_of_training_with_the_same_history_gets(
     assert len(found) >= 3 and (found.std(dim=0) > 0).any()
 
 
+def test_before_weights_are_fitted_the_graph_ranks_by_the_history_that_is_given(trained_of: TrainedOf) -> None:
+    trained = trained_of("SymCEREPlus", "strangers")
+    model = copy.deepcopy(trained.fitted.ranker.model).requires_grad_(False)
+    model.weights.zero_()
+    known = known_before(trained.config.with_settings(given=3), trained.train, trained.valid, True, trained.test)
+    assert known.questions is not None and not model.ranks_strangers
+    model.about_to_rank(known)
+    for number, asked in enumerate(told(known.questions)):
+        found = model.full_sort_predict(Interaction({"user_id": torch.tensor([number])}))
+        folded = sum(model.statistics.folding[row.item] for row in asked.history)
+        assert_close(found, model.statistics.vectors @ folded, rtol=1e-4, atol=1e-6)
+
+
 def test_a_stranger_gets_what_the_checkpoint_serves_for_the_same_history_reviews_and_moment(
     shop: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -1007,6 +1021,7 @@ def test_interactions_without_times_are_told(make_config: MakeConfig, protocol: 
     ("saved", "changes"),
     [
         ({"protocol": "strangers"}, {"given": 3}),
+        ({"protocol": "strangers"}, {"seed": 7}),
         ({"protocol": "strangers"}, {"given_reviews": False}),
         ({"protocol": "rolling"}, {"goes_on": False}),
         ({"protocol": "temporal", "metrics": ["NDCG"]}, {"protocol": "rolling"}),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.data.fingerprint import source_fingerprint
-from recbole_symcere.data.ties import hashed_order, token_hashes
+from recbole_symcere.data.ties import drawn_parts, hashed_order, token_hashes
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.quick_start import run_recbole_symcere
 from tests.conftest import START, Row, tiny_rows, write_atomic_files
@@ -151,3 +151,33 @@ def test_a_tie_seed_that_would_change_nothing_is_an_error(make_config: MakeConfi
 def test_checkpoints_of_another_order_are_not_the_same_data(make_config: MakeConfig) -> None:
     prints = [source_fingerprint(make_config(**changes)) for changes in ({}, {"tie_seed": 1}, {"tie_break": "file"})]
     assert len(set(prints)) == 3
+
+
+@given(
+    n_users=st.integers(1, 60),
+    shares=st.tuples(*[st.integers(1, 8)] * 3),
+    seed=st.integers(0, 5),
+    order=st.randoms(use_true_random=False),
+)
+def test_each_user_is_drawn_for_one_part_whatever_the_order_of_users(
+    n_users: int, shares: tuple[int, int, int], seed: int, order: Any
+) -> None:
+    hashes = token_hashes(["[PAD]", *(f"u{number}" for number in range(n_users))])
+    n_valid, n_test = (round(n_users * share / sum(shares)) for share in shares[1:])
+    n_draws = max((n_users - n_valid) // max(n_test, 1), 1)
+    moved = [0, *order.sample(range(1, n_users + 1), n_users)]
+    draws = [drawn_parts(hashes, shares, seed, draw) for draw in range(n_draws + 1)]
+    for draw, parts in enumerate(draws):
+        assert len(parts) == n_users + 1 and parts[0] == -1 and set(parts[1:]) <= {0, 1, 2}
+        assert [(parts == part).sum() for part in (1, 2)] == [n_valid, min(n_test, n_users - n_valid)]
+        assert ((parts == 1) == (draws[0] == 1)).all(), "validation is the same for all draws"
+        assert (drawn_parts(hashes[moved], shares, seed, draw) == parts[moved]).all()
+    assert sum(parts == 2 for parts in draws[:-1]).max() <= 1, "no user is tested in two draws"
+    assert (draws[-1] == draws[0]).all(), "the draws begin anew"
+
+
+def test_another_seed_of_the_order_draws_other_users() -> None:
+    hashes = token_hashes(["[PAD]", *(f"u{number}" for number in range(50))])
+    draws = [drawn_parts(hashes, (8, 1, 1), seed, 0) for seed in range(5)]
+    for part in (1, 2):
+        assert len({tuple((parts == part).nonzero()[0]) for parts in draws}) == 5
