@@ -126,6 +126,8 @@ def check_questions(config: Config) -> None:
         return
     if config["eval_args"]["order"] != "TO" or "RS" not in split:
         raise ConfigError(f"questions: {kind} needs order: TO and split: {{RS: […]}} in eval_args")
+    if kind == "days" and config["eval_args"]["group_by"] != "none":
+        raise ConfigError("questions: days needs one cut in time for all; take group_by: none in eval_args")
     if modes(config["eval_args"]) != ["full"]:
         raise ConfigError(f"questions: {kind} ranks all items, so mode in eval_args must be full")
     if kind == "strangers" and not config.model_class.folds_in:

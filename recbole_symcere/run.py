@@ -105,6 +105,11 @@ def fit(config: Config, saved: bool = True, callback_fn: Callable[[int, float], 
     if config.ignored:
         keys = ", ".join(f"{key} ({owner}'s)" for key, owner in config.ignored.items())
         logger.warning(f"{config['model']} does not read these settings, so they change nothing: {keys}")
+    if config["questions"] == "days" and not (config["refit_every"] or config.model_class.folds_in):
+        logger.warning(
+            f"{config['model']} can't rank by a history, so it ranks by what it knew at the cut; refit_every trains it "
+            "anew every few days"
+        )
     data = create_dataset(config)
     logger.info(data)
     train_data, valid_data, test_data = loaders = data_preparation(config, data)

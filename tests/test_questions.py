@@ -991,6 +991,7 @@ IN_TIME = "needs order: TO and split: {RS: […]} in eval_args"
         ("rolling", {"refit_every": 7, "refit": False}, "refit_every needs questions: days and refit: True"),
         ("rolling", {"eval_args": {"mode": "uni100"}}, "questions: days ranks all items, so mode in eval_args must be"),
         ("strangers", {"eval_args": {"mode": "uni100"}}, "questions: strangers ranks all items"),
+        ("rolling", {"eval_args": {"group_by": "user"}}, "questions: days needs one cut in time for all"),
         ("rolling", {"eval_args": {"order": "RO"}}, f"questions: days {IN_TIME}"),
         ("strangers", {"eval_args": {"split": {"LS": "valid_and_test"}}}, f"questions: strangers {IN_TIME}"),
     ],

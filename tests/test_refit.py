@@ -168,9 +168,9 @@ def test_the_second_fit_encodes_only_what_the_first_has_not(
     encoded: list[int] = []
     embed = ReviewEncoder.embed
 
-    def count(encoder: ReviewEncoder, reviews: Any, rows: Any, *args: Any) -> Any:
+    def count(encoder: ReviewEncoder, reviews: Any, rows: Any, **rest: Any) -> Any:
         encoded.append(len(rows))
-        return embed(encoder, reviews, rows, *args)
+        return embed(encoder, reviews, rows, **rest)
 
     monkeypatch.setattr(ReviewEncoder, "embed", count)
     config = make_config(model="TextProfile", protocol="temporal")

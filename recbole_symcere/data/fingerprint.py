@@ -29,7 +29,5 @@ def source_fingerprint(config: Config) -> str:
         settings |= {key: config[key] for key in ("tie_break", "tie_seed")}
     if config["questions"] != "users":  # with users, the hash is that of versions before this setting
         settings |= {key: config[key] for key in ("questions", "given", "given_reviews", "goes_on")}
-    if config["questions"] == "strangers":  # whom the seed draws
-        settings["seed"] = config["seed"]
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()
