@@ -111,6 +111,18 @@ def test_a_model_says_that_a_key_is_another_models(settings: dict[str, Any], cap
     assert "unknown key 'tau_cros'" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("model", "changes", "times"), [("LightGCN", {}, 1), ("LightGCN", {"refit_every": 9999}, 0), ("ItemKNN", {}, 0)]
+)
+def test_a_model_that_can_not_rank_by_a_history_says_so_where_days_are_asked(
+    model: str, changes: dict[str, Any], times: int, settings: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    plain = {key: settings[key] for key in ("dataset", "data_path")} | {"state": "WARNING", "epochs": 1}
+    assert train(arguments(plain, model=model, protocol="rolling", **changes)) == 0
+    output = capfd.readouterr()
+    assert (output.out + output.err).count(f"{model} can't rank by a history, so it ranks by what it knew") == times
+
+
 def test_later_files_win_and_the_command_line_over_them(tmp_path: Path) -> None:
     files, settings = parse_settings(["--config_files", "a.yaml", "b.yaml", "--model=BPR", "--epochs=3"])
     assert files == ["a.yaml", "b.yaml"]
