@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from dataset_prep.command import INTERRUPTED
 from recbole_symcere.comparison import jobs
 from recbole_symcere.comparison.__main__ import main
 from recbole_symcere.comparison.comparison import Comparison
+from recbole_symcere.comparison.entry import Entry
+from recbole_symcere.comparison.work import time_left
 
 pytestmark = pytest.mark.slow  # each job is a new process, which imports PyTorch
 
@@ -64,9 +66,15 @@ def numbers(output: str) -> pl.DataFrame:
 def test_jobs_make_the_tables_of_one_process_although_one_is_killed(
     arguments: Callable[..., list[str]],
     at_message: Callable[..., list[jobs.Job]],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     killed: list[jobs.Job] = []
+    sharing: list[int] = []
+
+    def left(entries: Sequence[Entry], n_jobs: int) -> str:
+        sharing.append(n_jobs)
+        return time_left(entries, n_jobs)
 
     def kill_the_first(job: jobs.Job) -> None:
         if not killed:
@@ -76,11 +84,13 @@ def test_jobs_make_the_tables_of_one_process_although_one_is_killed(
     assert main(arguments("--output=alone")) == 0
     expected = capsys.readouterr().out
     started = at_message("LightGCN: trial", kill_the_first)
+    monkeypatch.setattr(jobs, "time_left", left)
     assert main(arguments("--output=shared", "--jobs=2")) == 0
     shown = capsys.readouterr()
     assert shown.out == expected and numbers("shared").equals(numbers("alone"))
     assert f"job {killed[0].number} was ended (signal SIGKILL); the other jobs go on, and nothing is lost" in shown.err
-    assert len(started) == 2 and "7/7" in shown.err and " left for 2 jobs" in shown.err
+    assert len(started) == 2 and "7/7" in shown.err
+    assert sharing[0] == 2 and 1 in sharing, "the time left is that of the jobs that go on"
     assert not list(Path("shared").rglob("*.pth"))
 
 
