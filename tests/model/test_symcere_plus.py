@@ -21,7 +21,7 @@ from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model import symcere_plus as module
 from recbole_symcere.model.choice import OTHERS, STRANGERS, fit_weights
-from recbole_symcere.model.evidence import EVIDENCE, standardised
+from recbole_symcere.model.evidence import EVIDENCE, evidence_names, standardised
 from recbole_symcere.model.graph import NoisyLightGCN, propagate
 from recbole_symcere.model.symcere_plus import FOLDS, SymCEREPlus
 from recbole_symcere.model.text.views import training_vectors
@@ -390,6 +390,17 @@ def test_a_run_tells_the_weights(settings: dict[str, Any], caplog: pytest.LogCap
     for k, name in enumerate(EVERYTHING):
         weight, error = float(model.weights[0, OTHERS, k]), float(model.weight_errors[OTHERS, k])
         assert (f"{name} {weight:.2f} ± {error:.2f}" in told[0]) == (weight > 0)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "added"), [("strict", []), ("temporal", []), ("strangers", ["burst"]), ("rolling", ["burst"])]
+)
+def test_short_lived_evidence_is_used_where_validation_asks_as_the_test_part_does(
+    plus_config: MakeConfig, protocol: str, added: list[str]
+) -> None:
+    assert evidence_names(plus_config(protocol=protocol)) == EVERYTHING + added
+    assert evidence_names(plus_config(protocol=protocol, short_lived=[])) == EVERYTHING
+    assert evidence_names(plus_config(protocol=protocol, evidence=["burst"])) == ["burst"], "once"
 
 
 def test_weights_that_are_given_are_not_fitted(plus_config: MakeConfig) -> None:
