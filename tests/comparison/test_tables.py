@@ -426,3 +426,22 @@ def test_an_ablation_is_not_tested_on_what_is_not_per_user_or_has_no_direction(n
     table = make_ablation(runs, ["hit@10", f"{name}@10"], "SymCERE")
     assert set(table.changes) == {("toy", "hit@10", "SymCERE, no text")}
     assert to_markdown(table)
+
+
+def test_users_whom_each_seed_draws_anew_are_pooled() -> None:
+    """With the seed 2, other users are tested, one of whom had been tested with the seed 1, too."""
+    moved = [f"u{number + 7}" for number in range(8)]
+    values = {("SymCERE", 1): [0.5] * 8, ("SymCERE", 2): [1.0] * 8, ("Pop", 1): [0.25] * 8, ("Pop", 2): [0.25] * 8}
+    runs = [make_run(model, seed, hit=of_users) for (model, seed), of_users in values.items()]
+    runs = [
+        replace(run, per_user=run.per_user.with_columns(user_id=pl.Series(moved))) if run.seed == 2 else run
+        for run in runs
+    ]
+    table = make_table(runs, ("hit@10",), ours=("SymCERE",))
+    assert table.n_users == {"toy": 15}
+    # Seven users with 0.5 - 0.25, one with the mean of both seeds, and seven with 1 - 0.25.
+    found = table.contrasts["toy", "hit@10"].users
+    assert found.difference == pytest.approx((7 * 0.25 + (0.75 - 0.25) + 7 * 0.75) / 15)
+    other = [replace(run, per_user=run.per_user[:-1]) if (run.model, run.seed) == ("Pop", 2) else run for run in runs]
+    with pytest.raises(RunsError, match="differ in test users: u14"):
+        make_table(other, ("hit@10",), ours=("SymCERE",))
