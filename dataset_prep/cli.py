@@ -13,12 +13,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from dataset_prep.command import run_command
+from dataset_prep.command import LazyParser, run_command
 from dataset_prep.conversion import ENGINES, MEMORY, ORDER_OF_ROWS, prepare
 from dataset_prep.errors import PreparationError
 from dataset_prep.pipeline import DUPLICATES, MISSING_TEXT, Filters
 from dataset_prep.plausibility import year
-from dataset_prep.source import Entry, Generator, Kind
+from dataset_prep.source import Generator, Kind
 from dataset_prep.sources import kinds
 
 HELP = "Convert raw review dumps to RecBole's atomic files, with the review texts beside them."
@@ -48,8 +48,17 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     """
     if rest:
         raise PreparationError(f"unknown argument {rest[0]}; `symcere prep {given.source} --help` lists all arguments")
-    logging.basicConfig(format="%(levelname)s: %(message)s")
     print(kinds()[given.source].about, file=sys.stderr)
+    make(given)
+
+
+def make(given: argparse.Namespace) -> None:
+    """Makes a dataset by parsed options, and prints its size.
+
+    Raises:
+        PreparationError: the dataset can't be prepared.
+    """
+    logging.basicConfig(format="%(levelname)s: %(message)s")
     on_terminate = signal.signal(signal.SIGTERM, _interrupt)  # an exception removes the temporary folder
     try:
         statistics = _prepare(given)
@@ -100,35 +109,32 @@ def _prepare(given: argparse.Namespace) -> dict[str, Any]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds a sub-command for each kind of raw files and each generator."""
-    sources = parser.add_subparsers(
-        dest="source", metavar="SOURCE", required=True, parser_class=argparse.ArgumentParser
-    )
+    add_sources(parser, required=True)
+
+
+def add_sources(parser: argparse.ArgumentParser, required: bool) -> Any:
+    """Adds a sub-command for each kind of raw files and each generator.
+
+    Args:
+        required: whether a call must name one.
+
+    Returns:
+        What argparse adds sub-commands to.
+    """
+    sources = parser.add_subparsers(dest="source", metavar="SOURCE", required=required, parser_class=LazyParser)
     for kind in kinds().values():
-        command = _add_entry(sources, kind)
-        if isinstance(kind, Kind):
-            command.add_argument(
-                "--input",
-                type=Path,
-                nargs="+",
-                required=True,
-                metavar="FILE",
-                help="the raw files; their order decides the order of rows with the same time",
-            )
-            command.add_argument("--encoding", help="the encoding of text files (default: utf-8)")
-            if kind.columns:
-                _add_columns(command, kind.columns)
-            _add_filters(command)
-        kind.add_options(command)
+        command: argparse.ArgumentParser = sources.add_parser(
+            kind.name,
+            help=kind.about.split("\n", 1)[0].rstrip(".:"),
+            description=kind.about,
+            epilog=f"example:\n  %(prog)s {kind.example}",
+        )
+        add_options(command, kind)
+    return sources
 
 
-def _add_entry(sources: Any, entry: Entry) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = sources.add_parser(
-        entry.name,
-        help=entry.about.split("\n", 1)[0].rstrip(".:"),
-        description=entry.about,
-        epilog=f"example:\n  %(prog)s {entry.example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(command: argparse.ArgumentParser, kind: Kind | Generator) -> None:
+    """Adds the options with which a kind of raw files, or a generator, is prepared."""
     command.add_argument(
         "--output",
         type=Path,
@@ -136,7 +142,20 @@ def _add_entry(sources: Any, entry: Entry) -> argparse.ArgumentParser:
         metavar="dataset/NAME",
         help="the folder of the dataset to make or to replace",
     )
-    return command
+    if isinstance(kind, Kind):
+        command.add_argument(
+            "--input",
+            type=Path,
+            nargs="+",
+            required=True,
+            metavar="FILE",
+            help="the raw files; their order decides the order of rows with the same time",
+        )
+        command.add_argument("--encoding", help="the encoding of text files (default: utf-8)")
+        if kind.columns:
+            _add_columns(command, kind.columns)
+        _add_filters(command)
+    kind.add_options(command)
 
 
 def _add_columns(command: argparse.ArgumentParser, defaults: Mapping[str, str | None]) -> None:

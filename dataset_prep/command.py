@@ -49,14 +49,14 @@ class LazyParser(argparse.ArgumentParser):
     """The parser of a command whose module is imported only when its arguments are parsed.
 
     Args:
-        module: the name of the module, which must be a :class:`Command`.
+        module: the name of the module, which must be a :class:`Command`; None if the options are added as usual.
         options: arguments of ``argparse.ArgumentParser``.
     """
 
-    def __init__(self, module: str, **options: Any) -> None:
+    def __init__(self, module: str | None = None, **options: Any) -> None:
         style: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
         super().__init__(**style | options)
-        self._module: str | None = module
+        self._module = module
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None

@@ -11,7 +11,7 @@ from dataset_prep.command import add_commands, run_command, run_parsed
 
 COMMANDS = {
     "train": ("recbole_symcere.commands.train", "train a model and rank the test part"),
-    "prep": ("dataset_prep.cli", "convert raw review dumps to datasets"),
+    "prep": ("recbole_symcere.commands.prep", "convert raw review dumps to datasets"),
     "compare": ("recbole_symcere.comparison.command", "tune, train and test models, and write their tables"),
     "analyse": ("recbole_symcere.analysis.cli", "look into trained models, and write a report"),
     "recommend": ("recbole_symcere.commands.recommend", "print the best items for users, or for anybody"),

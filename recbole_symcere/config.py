@@ -39,6 +39,7 @@ from recbole_symcere.model.registry import (
     with_hooks,
 )
 from recbole_symcere.properties import (
+    PREPARE,
     SafeLoader,
     Setting,
     load_yaml,
@@ -183,7 +184,10 @@ class Config(RecBoleConfig):
             names = [model]  # a dataset's block for the model is not the variant's
         folder = properties_folder()
         if (file := folder / "dataset" / f"{dataset}.yaml").is_file():
-            merge_settings(merged, str(file), _for_models(load_yaml(file), names))
+            found = _for_models(load_yaml(file), names)
+            found = {key: value for key, value in found.items() if key in known or not model_with_setting(key)}
+            self._check_names(f"{file}: ", found, known)
+            merge_settings(merged, str(file), found)
         overall = load_yaml(folder / "overall.yaml")
         if self.external_config_dict.get("tuned", overall["tuned"]):
             tuned = tuned_settings(model, dataset)
@@ -308,7 +312,7 @@ def _for_models(settings: dict[str, Any], names: Sequence[str]) -> dict[str, Any
     """A dataset's settings for one model: a block under a model's name is for that model alone."""
     folders = (RECBOLE_PROPERTIES / "model", properties_folder() / "model")
     known = {path.stem for folder in folders for path in folder.glob("*.yaml")}
-    common = {key: value for key, value in settings.items() if key not in known}
+    common = {key: value for key, value in settings.items() if key not in known | {PREPARE}}
     return common | {key: value for name in names for key, value in settings.get(name, {}).items()}
 
 

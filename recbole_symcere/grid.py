@@ -54,7 +54,8 @@ class Grid:
     Attributes:
         heads: the column heads; the first stands over the heads of the rows.
         foot: rows that stay in their place when the other rows are sorted.
-        groups: the head over each column but the first; several columns can share one. Empty for no such heads.
+        groups: the head over each column but the first, which can be an empty text; several columns can share one.
+            Empty for no such heads.
     """
 
     caption: str
@@ -74,7 +75,7 @@ class Grid:
         """The column heads; where there are several groups, each head after the first begins with its group."""
         first, *heads = self.heads
         if len(set(self.groups)) > 1:
-            heads = [f"{group}: {head}" for group, head in zip(self.groups, heads, strict=True)]
+            heads = [f"{group}: {head}" if group else head for group, head in zip(self.groups, heads, strict=True)]
         return [first, *heads]
 
     def to_markdown(self) -> str:

@@ -26,6 +26,7 @@ import yaml
 from recbole_symcere.errors import ConfigError
 
 DEEPEST = 20  # levels of nesting in a property file
+PREPARE = "prepare"  # the block in a dataset's property file that says how to prepare the dataset
 TYPES: dict[str, type] = {"int": int, "float": float, "str": str}
 
 

@@ -167,6 +167,12 @@ def check_evaluation(settings: Mapping[str, Any]) -> None:
             raise ConfigError(f"{key} in eval_args is {given.get(key)!r}, but must be one of "
                               f"{', '.join(map(repr, allowed))}")  # fmt: skip
     _check_split(given)
+    if len(given["split"].get("RS", ())) == PARTS - 1 and (settings["refit"] or settings["questions"] != "users"):
+        key = "refit" if settings["refit"] else "questions"
+        raise ConfigError(
+            f"{key} is {settings[key]!r}, but the split {given['split']!r} in eval_args has no part beside the one "
+            "that is reported; give it three"
+        )
     if settings["tie_seed"] and (settings["tie_break"] == "file" or settings.get("benchmark_filename") is not None):
         raise ConfigError(
             f"tie_seed is {settings['tie_seed']}, but changes nothing with tie_break: file or with benchmark_filename; "
@@ -194,10 +200,11 @@ def _check_split(given: Mapping[str, Any]) -> None:
         raise ConfigError(f"eval_args split is {split!r}, but LS must be valid_and_test: a run needs both parts")
     shares = value if isinstance(value, list) else []
     numbers = all(type(share) in (int, float) and 0 <= share < math.inf for share in shares)
-    if kind != "LS" and not (len(shares) == PARTS and numbers and sum(shares) > 0):
+    enough = len(shares) == PARTS or (kind == "RS" and len(shares) == PARTS - 1)
+    if kind != "LS" and not (enough and numbers and sum(shares) > 0):
         raise ConfigError(
             f"eval_args split is {split!r}, but {kind} needs three parts: training, validation and test, such as "
-            "[0.7, 0.1, 0.2]"
+            "[0.7, 0.1, 0.2]; RS can also have two, of which the second both chooses epochs and is reported"
         )
     if kind != "RS" and given.get("group_by") != "user":
         raise ConfigError(f"eval_args has group_by {given.get('group_by')!r}, but {kind} always splits by user: user")

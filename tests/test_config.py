@@ -26,7 +26,10 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     | RANKING
     | {"candidates": "seen", "refit": True}
     | {"metrics": [*METRICS, *BY_HISTORY, "ReachableNDCG", "CeilingNDCG", "UnseenRows"]},
-    "paper": {"rm_dup_inter": None, "eval_args": SPLIT | {"group_by": "user"}, "audit": "warn"} | RANKING,
+    "keep-duplicates": {"rm_dup_inter": None, "eval_args": SPLIT | {"group_by": "user"}, "audit": "warn"} | RANKING,
+    "paper": {"rm_dup_inter": None, "audit": "warn"}
+    | {"eval_args": SPLIT | {"split": {"RS": [0.8, 0.2]}, "group_by": "user"}}
+    | RANKING,
     "strangers": {
         "rm_dup_inter": "first",
         "audit": "error",

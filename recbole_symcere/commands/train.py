@@ -11,7 +11,7 @@ from recbole_symcere.properties import parse_assignments, parse_value
 HELP = "Train a recommender, stop on validation, and rank all items for the test part."
 EXAMPLES = """examples:
   %(prog)s --model=SymCERE --dataset=demo
-  %(prog)s --model=LightGCN --dataset=yelp --protocol=paper --learning_rate=0.002
+  %(prog)s --model=LightGCN --dataset=yelp --protocol=temporal --learning_rate=0.002
   %(prog)s --model=SymCERE --dataset=yelp --checkpoint_file=saved/run.pth   (again, to resume)
 
 Any other setting of RecBole or of the model is given as --key=value; values are read as YAML.

@@ -17,6 +17,7 @@ EXAMPLES = """examples:
   %(prog)s --models LightGCN MyModel --ours MyModel --datasets demo --imports=[my_models]
   %(prog)s --models LightGCN SymCERE --datasets demo --protocol strict temporal --jobs 2
   %(prog)s --models LightGCN SymCERE --datasets demo --eval_step=5 --SymCERE.eval_step=1
+  %(prog)s --preset paper --datasets amazon-pet-supplies yelp --jobs 2
 
 Run the same command again to continue an interrupted comparison. Run it in several processes at once to share the work.
 Any setting of RecBole or of a model can be given as --key=value; it goes to every model that reads it.
@@ -27,7 +28,11 @@ Give it as --MODEL.key=value for one model alone, where it takes precedence.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     add = parser.add_argument
-    add("--models", nargs="+", required=True, metavar="MODEL")
+    compared = parser.add_mutually_exclusive_group(required=True)
+    compared.add_argument("--models", nargs="+", metavar="MODEL")
+    compared.add_argument(
+        "--preset", metavar="PRESET", help="the models of a table: paper, paper-ablation, paper-geometry"
+    )
     add("--datasets", nargs="+", required=True, metavar="DATASET")
     add(
         "--ours",
@@ -44,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["strict"],
         metavar="PROTOCOL",
-        help="evaluation protocols: strict (default), temporal, strangers, rolling, paper; several: also side by side",
+        help="evaluation protocols: strict (default), temporal, strangers, rolling, paper, …; several: side by side",
     )
     add("--jobs", type=at_least(1), default=1, help="processes that share the work, one thread each (%(default)s)")
     add(
@@ -71,11 +76,13 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     settings: dict[str, Any] = ({"tuned": True} if given.tuned else {}) | parse_assignments(rest)
     from recbole_symcere.comparison.comparison import Comparison, Plan  # imported late, so that help is fast
     from recbole_symcere.comparison.jobs import work_in_jobs
+    from recbole_symcere.comparison.preset import read_preset
 
+    preset = read_preset(given.preset) if given.preset else None
     plan = Plan(
-        given.models,
+        preset.models if preset else given.models,
         given.datasets,
-        given.ours,
+        given.ours or (preset.ours if preset else None),
         given.trials,
         given.seeds,
         settings,
@@ -83,6 +90,7 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
         given.ablation,
         given.search_seeds,
         given.tie_seeds,
+        preset,
     )
     comparison = Comparison(plan, given.protocol)
     if given.jobs == 1:

@@ -12,6 +12,7 @@ import yaml
 
 from recbole_symcere.comparison import runs
 from recbole_symcere.comparison.entry import Entry, ablations_of, check_inputs, is_ours
+from recbole_symcere.comparison.preset import Preset, measure_geometry, paper_texts
 from recbole_symcere.comparison.rendering import texts_of
 from recbole_symcere.comparison.search import Search, search_space
 from recbole_symcere.comparison.tables import NEEDED, Run, make_table, make_tables
@@ -43,6 +44,7 @@ class Plan:
         ablations: whether to run ``ours`` also with each single change in ``properties/ablation/MODEL.yaml``.
         n_search_seeds: the number of seeds with which each trial is trained.
         n_tie_seeds: the number of orders of rows of equal time that each model is run with.
+        preset: where the models come from, if a preset names them.
     """
 
     models: Sequence[str]
@@ -55,6 +57,7 @@ class Plan:
     ablations: bool = False
     n_search_seeds: int = 1
     n_tie_seeds: int = 1
+    preset: Preset | None = None
 
 
 class Comparison:
@@ -95,7 +98,7 @@ class Comparison:
         summaries = [part.write_tables() for part in self.parts]
         if len(self.parts) == 1:
             return summaries[0]
-        return _write(self.plan.output, "protocols", self._side_by_side())["md"]
+        return _write(self.plan.output, "protocols", texts_of(self._side_by_side()))["md"]
 
     def _side_by_side(self) -> Any:
         """Returns the table with a column for each protocol and dataset."""
@@ -168,7 +171,7 @@ class UnderProtocol:
             for entry in self.ties:
                 orders.setdefault((entry.dataset, entry.model), []).extend(_runs([entry]))
             tables["ties"] = ties_sheet(_runs(self.models), orders)
-        texts = {name: _write(self.tables, name, table) for name, table in tables.items()}
+        texts = {name: _write(self.tables, name, texts_of(table)) for name, table in tables.items()}
         if find_spec("matplotlib"):
             from recbole_symcere.analysis.compared import write_figures  # needs packages of the extra analysis
 
@@ -177,13 +180,21 @@ class UnderProtocol:
             path = self.tables / "tuned" / entry.dataset / f"{entry.model}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(yaml.safe_dump(entry.chosen), encoding="utf-8")
-        return texts["summary"]["md"]
+        return self._of_preset(done) or texts["summary"]["md"]
+
+    def _of_preset(self, done: Sequence[Run]) -> str:
+        """Writes what the preset adds, and returns it in Markdown."""
+        preset, text = self.plan.preset, ""
+        if preset and preset.table:
+            text = _write(self.tables, preset.table, paper_texts(preset, done))["md"]
+        if preset and preset.geometry:
+            text += measure_geometry(self.models, self.tables / "geometry")
+        return text
 
 
-def _write(folder: Path, name: str, table: Any) -> dict[str, str]:
-    """Writes a table in each of its forms; returns them by the suffixes of the files."""
+def _write(folder: Path, name: str, texts: dict[str, str]) -> dict[str, str]:
+    """Writes the forms of a table, which stand under the suffixes of their files, and returns them."""
     folder.mkdir(parents=True, exist_ok=True)
-    texts = texts_of(table)
     for suffix, text in texts.items():
         (folder / f"{name}.{suffix}").write_text(text, encoding="utf-8")
     return texts

@@ -32,6 +32,7 @@ from scipy.stats import rankdata
 
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.recommender import Recommender
+from recbole_symcere.model.registry import variants
 from recbole_symcere.properties import load_yaml, properties_folder
 
 RANDOM_TRIALS = 10  # this many trials are drawn at random; later trials are drawn from what the results show
@@ -47,13 +48,14 @@ LIVING = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
 def search_space(model: str, model_class: type[Recommender]) -> dict[str, BaseDistribution]:
     """Returns the settings to search for a model; none if nobody says what to search.
 
-    They are those of ``properties/search/MODEL.yaml``; of the file of the model's class, if the model is a variant; or
-    those that the class has itself.
+    They are those of ``properties/search/MODEL.yaml``; of the file of the model of which it is a variant, or of its
+    class; or those that the class has itself.
 
     Raises:
         ConfigError: an entry is neither a list of choices nor a range.
     """
-    paths = [properties_folder() / "search" / f"{name}.yaml" for name in (model, model_class.__name__)]
+    line = [path.stem for path, _ in reversed(variants(model))]
+    paths = [properties_folder() / "search" / f"{name}.yaml" for name in (model, *line, model_class.__name__)]
     path = next((path for path in paths if path.is_file()), None)
     where = path or f"{model_class.__name__}.search_space"
     space = load_yaml(path) if path else model_class.search_space

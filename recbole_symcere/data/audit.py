@@ -10,6 +10,8 @@ import numpy as np
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import LeakError
 
+CHOSEN_ON_TEST = "epochs and settings are chosen on the part that is reported, so all its numbers are too high"
+
 
 @dataclass(frozen=True)
 class Strangers:
@@ -61,6 +63,7 @@ class Audit:
         unseen_candidates: if one cut is for all, the number of held-out items that nobody met before the cut and that
             are ranked all the same, so that the list of candidates tells the future.
         strangers: users and items without training, by ``validation`` or ``test``; a part that is empty is left out.
+        chosen_on_test: whether the part that is reported is validation, too.
     """
 
     test_pairs: int
@@ -72,16 +75,18 @@ class Audit:
     others_future: float | None
     unseen_candidates: int
     strangers: dict[str, Strangers]
+    chosen_on_test: bool = False
 
     @property
     def leaks(self) -> bool:
-        """Whether anything that training must not know reaches it."""
-        return bool(self.recurring_pairs or self.reachable_texts or self.time_inversions)
+        """Whether anything that training must not know reaches it, or the choice of its best epoch."""
+        return bool(self.recurring_pairs or self.reachable_texts or self.time_inversions or self.chosen_on_test)
 
     def __str__(self) -> str:
         return "\n".join(
             [
                 f"audit: {self._leaks()}",
+                *([f"  CHOSEN ON TEST: {CHOSEN_ON_TEST}"] if self.chosen_on_test else []),
                 *([f"  ties: {self._ties()}"] if self.tied_cuts else []),
                 *([f"  time: {self._time()}"] if self.others_future else []),
                 *([f"  candidates: {self._candidates()}"] if self.unseen_candidates else []),
@@ -126,17 +131,20 @@ class Audit:
         """
         if self.leaks:
             raise LeakError(
-                f"audit: {self._leaks()}. To mend it: rm_dup_inter: first removes recurring pairs, and order: TO in "
-                "eval_args removes time inversions; where benchmark_filename names the parts, mend their files; audit: "
-                "warn trains in spite of leaks"
+                f"audit: {self._leaks()}{f'; {CHOSEN_ON_TEST}' if self.chosen_on_test else ''}. To mend it: "
+                "rm_dup_inter: first removes recurring pairs, order: TO in eval_args removes time inversions, and "
+                "three shares in its split make a part for choosing; where benchmark_filename names the parts, mend "
+                "their files; audit: warn trains in spite of leaks"
             )
 
 
 def audit(train: ReviewDataset, valid: ReviewDataset, test: ReviewDataset) -> Audit:
-    """Looks at the three parts of a split; validation may be empty."""
+    """Looks at the three parts of a split; validation may be empty, or the same as test."""
     held_out = {name: part for name, part in (("validation", valid), ("test", test)) if len(part)}
+    if valid is test:
+        del held_out["validation"]
     parts = [train, *held_out.values()]
-    earlier = np.concatenate([_pairs(part) for part in (train, valid) if len(part)])
+    earlier = np.concatenate([_pairs(part) for part in parts if part is not test])
     test_pairs = np.unique(_pairs(test)) if len(test) else np.empty(0, np.int64)
     both_sides, tied = _cuts(parts)
     return Audit(
@@ -149,6 +157,7 @@ def audit(train: ReviewDataset, valid: ReviewDataset, test: ReviewDataset) -> Au
         others_future=_others_future(train, list(held_out.values())),
         unseen_candidates=_unseen_candidates(parts),
         strangers={name: _strangers(train, part) for name, part in held_out.items()},
+        chosen_on_test=valid is test,
     )
 
 

@@ -68,15 +68,16 @@ class ReviewDataset(Dataset):
                 f"{path}: no such file, but benchmark_filename names this part; mend the name, or leave "
                 "benchmark_filename out"
             )
-        from dataset_prep.sources import kinds  # late, because it is needed for this message only
+        from dataset_prep.sources import kinds  # late, because they are needed for this message only
+        from recbole_symcere.named import named_dataset
 
-        name, known = self.dataset_name, kinds()
-        call = f"{name} {known[name].example.partition(' --output')[0]}" if name in known else "SOURCE --input FILE"
-        sources = "" if name in known else f" (SOURCE is one of {', '.join(known)})"
-        return (
-            f"{path}: no such file; convert a raw dump with `symcere prep {call} --output {path.parent}`{sources}, or "
-            f"set data_path to the folder that holds {name}/"
-        )
+        if named := named_dataset(self.dataset_name):
+            elsewhere = "" if path.parent == Path("dataset", named.name) else f" --output {path.parent}"
+            make = f"make it with `{named.command}{elsewhere}`"
+        else:
+            make = f"convert a raw dump with `symcere prep SOURCE --input FILE --output {path.parent}` (SOURCE is one "
+            make += f"of {', '.join(kinds())})"
+        return f"{path}: no such file; {make}, or set data_path to the folder that holds {self.dataset_name}/"
 
     def _from_scratch(self) -> None:
         with recboles_own_errors(self.config):
@@ -85,6 +86,8 @@ class ReviewDataset(Dataset):
     def build(self) -> list["ReviewDataset"]:
         """Splits the interactions into the parts of training, validation and test, as RecBole does.
 
+        If the split has two shares, the second part is both validation and test.
+
         Raises:
             DatasetError: RecBole can't split them with these settings.
         """
@@ -92,8 +95,8 @@ class ReviewDataset(Dataset):
             hashes = [token_hashes(self.field2id_token[field])[self.inter_feat[field]] for field in self._tie_fields]
             self._reorder(hashed_order(hashes, self.config["tie_seed"]))
         with recboles_own_errors(self.config):
-            parts: list[ReviewDataset] = super().build()
-        return parts
+            train, *held_out = super().build()
+        return [train, held_out[0], held_out[-1]]
 
     def split_by_ratio(self, ratios: Sequence[float], group_by: str | None = None) -> list["ReviewDataset"]:
         """Splits as RecBole does; with ``questions: strangers`` the shares are of users, whom hash and seed draw."""

@@ -78,7 +78,7 @@ def data_preparation(config: Config, dataset: ReviewDataset) -> DataLoaders:
     train, valid, test = parts
     known = {
         "valid": known_before(config, train, None, False, valid),
-        "test": known_before(config, train, valid, False, test),
+        "test": known_before(config, train, None if test is valid else valid, False, test),
     }
     train_data, valid_data, test_data = loaders = tuple(_loaders(config, parts, known))
     for loader in (valid_data, test_data):

@@ -33,9 +33,9 @@ def test_strict_and_temporal_splits_are_clean(make_config: MakeConfig, tmp_path:
         assert found.test_pairs > 0 and not found.leaks, protocol
 
 
-def test_the_paper_protocol_shows_the_pairs_that_recur(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_keeping_duplicates_shows_the_pairs_that_recur(make_config: MakeConfig, tmp_path: Path) -> None:
     folder = write_atomic_files(tmp_path / "twice" / "twice", doubled(tiny_rows()))
-    config = make_config(dataset="twice", data_path=str(folder.parent), protocol="paper")
+    config = make_config(dataset="twice", data_path=str(folder.parent), protocol="keep-duplicates")
     train, valid, test = ReviewDataset(config).build()
     earlier = {pair for part in (train, valid) for pair in _pairs(part)}
     found = audit(train, valid, test)

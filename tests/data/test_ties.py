@@ -20,7 +20,7 @@ from recbole_symcere.quick_start import run_recbole_symcere
 from tests.conftest import START, Row, tiny_rows, write_atomic_files
 
 MakeConfig = Callable[..., Config]
-PROTOCOLS = ("strict", "paper", "temporal")
+PROTOCOLS = ("strict", "keep-duplicates", "paper", "temporal")
 
 
 def days(rows: Sequence[Row]) -> list[Row]:

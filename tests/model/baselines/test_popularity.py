@@ -139,7 +139,7 @@ def test_repeated_rows_are_found_where_the_protocol_leaves_them(settings: dict[s
     folder = write_atomic_files(tmp_path / "own" / "own", [*rows, *first.values()])
     own = for_model(settings | {"model": "Repurchase", "dataset": "own", "data_path": str(folder.parent)})
     files = {"checkpoint_file": str(tmp_path / "run.pth"), "result_file": str(tmp_path / "run.json")}
-    paper = run_recbole_symcere(config_dict=own | files | {"protocol": "paper"})
+    paper = run_recbole_symcere(config_dict=own | files | {"protocol": "keep-duplicates"})
     strict = run_recbole_symcere(config_dict=own)
     assert paper["test_result"]["mrr@10"] == 1 > 2 * strict["test_result"]["mrr@10"]
     assert json.loads((tmp_path / "run.json").read_text())["epochs"] == 1
