@@ -21,6 +21,8 @@ from recbole_symcere.properties import nearest
 
 STRANGERS, OTHERS = 0, 1  # rows of weights: of people of whom nothing is known, and of the others
 RIDGE = 0.02  # of the squared weights, beside the mean log-likelihood of a choice
+TOP = 20  # the length of a list that people look at
+TRUST = 100  # how many choices the weights of all choices count as much as, where the best items are told apart
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,16 @@ class Choices:
         """
         return Choices(self.chosen[:, pieces], self.owner, self.offered[:, :, pieces], self.open)
 
+    def at_the_top(self, weights: Tensor, n: int = TOP) -> Choices:
+        """Returns the choices that are among the best n open items by some weights [K], with those items alone open.
+
+        The users and the items that were offered stay as they are.
+        """
+        scores = (self.offered @ weights).masked_fill(~self.open, -torch.inf)
+        last = scores.topk(min(n, scores.shape[1])).values[:, -1:]
+        kept = self.chosen @ weights >= last[self.owner, 0]
+        return Choices(self.chosen[kept], self.owner[kept], self.offered, self.open & (scores >= last))
+
     def loss(self, weights: Tensor) -> Tensor:
         """Returns the mean over the choices of -log P(chosen), where P is the softmax over chosen and alternatives.
 
@@ -75,20 +87,38 @@ class Weights:
     errors: Tensor
 
 
-def fit_weights(choices: Choices, ridge: float = RIDGE) -> Weights:
+def fit_weights(choices: Choices) -> Weights:
+    """Returns the weights, none below 0, that tell best what people chose from what they would be shown instead.
+
+    Most choices are far down any list. Weights that make them likelier serve nobody who looks at the top, and would
+    decide alone, since they are the most. Therefore the weights are fitted twice: to all choices, and then to those
+    among the best ``TOP`` items by the first weights, told apart from these items. The second weights are drawn to the
+    first ones, which count as much as ``TRUST`` choices.
+
+    Args:
+        choices: at least one choice.
+    """
+    every = most_likely(choices, RIDGE)
+    top = choices.at_the_top(every.values)
+    return most_likely(top, TRUST / n, every.values) if (n := len(top.owner)) else every
+
+
+def most_likely(choices: Choices, ridge: float, towards: Tensor | None = None) -> Weights:
     """Returns the weights, none below 0, under which the choices are most likely.
 
-    The objective is convex: ``Choices.loss`` plus ``ridge`` / 2 times the sum of squares. The errors are those of
-    maximum likelihood, by the inverse of the objective's second derivatives over the weights above 0.
+    The objective is convex: ``Choices.loss`` plus ``ridge`` / 2 times the squared distance from ``towards``. The errors
+    are those of maximum likelihood, by the inverse of the objective's second derivatives over the weights above 0.
 
     Args:
         choices: at least one choice.
         ridge: above 0.
+        towards: [K], to which the weights are drawn; None for 0.
     """
     n, k = choices.chosen.shape
+    centre = choices.chosen.new_zeros(k) if towards is None else towards
 
     def objective(weights: Tensor) -> Tensor:
-        return choices.loss(weights) + ridge / 2 * weights.square().sum()
+        return choices.loss(weights) + ridge / 2 * (weights - centre).square().sum()
 
     def value_and_gradient(point: np.ndarray) -> tuple[float, np.ndarray]:
         weights = choices.chosen.new_tensor(point).requires_grad_()

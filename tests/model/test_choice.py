@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recbole_symcere.model.choice import Choices, fit_weights
+from recbole_symcere.model.choice import RIDGE, TOP, TRUST, Choices, fit_weights, most_likely
 
 quick = settings(deadline=None, max_examples=30)
 
@@ -53,13 +53,13 @@ def test_the_loss_is_the_log_share_of_the_choice_among_itself_and_the_alternativ
     assert float(found.loss(torch.tensor(weights, dtype=torch.float64))) == pytest.approx(expected)
 
 
-@given(found=choices(), ridge=st.sampled_from([0.02, 1.0]))
+@given(found=choices(), ridge=st.sampled_from([0.02, 1.0]), centre=st.sampled_from([0.0, 0.5]))
 @quick
-def test_no_other_weights_are_better(found: Choices, ridge: float) -> None:
+def test_no_other_weights_are_better(found: Choices, ridge: float, centre: float) -> None:
     def objective(weights: np.ndarray) -> float:
-        return slow_loss(found, list(weights)) + ridge / 2 * float((weights**2).sum())
+        return slow_loss(found, list(weights)) + ridge / 2 * float(((weights - centre) ** 2).sum())
 
-    fitted = fit_weights(found, ridge)
+    fitted = most_likely(found, ridge, found.chosen.new_full(found.chosen.shape[1:], centre) if centre else None)
     best = fitted.values.numpy()
     assert (best >= 0).all()
     for k in range(len(best)):
@@ -70,12 +70,12 @@ def test_no_other_weights_are_better(found: Choices, ridge: float) -> None:
     assert ((fitted.errors == 0) == (fitted.values == 0)).all()
 
 
-def drawn_choices(weights: Tensor, n_users: int, generator: torch.Generator) -> Choices:
-    """One choice of each user among 20 items, with the probabilities of the weights."""
-    evidence = torch.randn(n_users, 20, len(weights), generator=generator, dtype=torch.float64)
+def drawn_choices(weights: Tensor, n_users: int, generator: torch.Generator, n_items: int = 20) -> Choices:
+    """One choice of each user among some items, with the probabilities of the weights."""
+    evidence = torch.randn(n_users, n_items, len(weights), generator=generator, dtype=torch.float64)
     item = torch.multinomial(torch.softmax(evidence @ weights, 1), 1, generator=generator).flatten()
     user = torch.arange(n_users)
-    opened = torch.ones(n_users, 20, dtype=torch.bool)
+    opened = torch.ones(n_users, n_items, dtype=torch.bool)
     opened[user, item] = False
     return Choices(evidence[user, item], user, evidence, opened)
 
@@ -83,7 +83,7 @@ def drawn_choices(weights: Tensor, n_users: int, generator: torch.Generator) -> 
 def test_weights_come_back_with_errors_of_the_right_size() -> None:
     weights = torch.tensor([1.0, 0.4, 0.3], dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
-    fits = [fit_weights(drawn_choices(weights, 400, generator), ridge=1e-6) for _ in range(60)]
+    fits = [most_likely(drawn_choices(weights, 400, generator), ridge=1e-6) for _ in range(60)]
     found = torch.stack([fit.values for fit in fits])
     errors = torch.stack([fit.errors for fit in fits])
     assert torch.allclose(found.mean(0), weights, atol=0.03)
@@ -94,6 +94,50 @@ def test_evidence_that_speaks_against_a_choice_gets_no_weight() -> None:
     generator = torch.Generator().manual_seed(0)
     fitted = fit_weights(drawn_choices(torch.tensor([1.0, -1.0], dtype=torch.float64), 500, generator))
     assert fitted.values[0] > 0.5 and fitted.values[1] == fitted.errors[1] == 0
+
+
+@given(found=choices(), n=st.integers(1, 4), weights=st.lists(st.floats(0, 2), min_size=3, max_size=3))
+@quick
+def test_at_the_top_are_the_choices_and_the_open_items_that_a_list_of_the_best_shows(
+    found: Choices, n: int, weights: list[float]
+) -> None:
+    used = torch.tensor(weights[: found.chosen.shape[1]], dtype=torch.float64)
+    top = found.at_the_top(used, n)
+    kept = []
+    for user, (items, opened) in enumerate(zip(found.offered @ used, found.open, strict=True)):
+        best = sorted((float(score) for score, free in zip(items, opened, strict=True) if free), reverse=True)[:n]
+        last = best[-1] if len(best) == n else -math.inf
+        assert top.open[user].tolist() == [
+            bool(free and score >= last) for score, free in zip(items, opened, strict=True)
+        ]
+        own = (found.owner == user).nonzero().flatten().tolist()
+        kept += [choice for choice in own if float(found.chosen[choice] @ used) >= last]
+    assert top.chosen.tolist() == found.chosen[sorted(kept)].tolist()
+    assert top.owner.tolist() == found.owner[sorted(kept)].tolist()
+    assert top.offered is found.offered
+
+
+def test_the_weights_are_those_of_the_top_of_the_list_and_near_to_those_of_all_choices() -> None:
+    weights, generator = torch.tensor([1.0, 0.4], dtype=torch.float64), torch.Generator().manual_seed(0)
+    found = drawn_choices(weights, 400, generator, n_items=2 * TOP)
+    every = most_likely(found, RIDGE).values
+    scores = found.offered @ every
+    last = scores.masked_fill(~found.open, -math.inf).topk(TOP).values[:, -1:]
+    kept = found.chosen @ every >= last[:, 0]
+    assert 0 < kept.sum() < len(kept)
+    top = Choices(found.chosen[kept], found.owner[kept], found.offered, found.open & (scores >= last))
+    expected = most_likely(top, TRUST / int(kept.sum()), every)
+    fitted = fit_weights(found)
+    assert torch.equal(fitted.values, expected.values) and torch.equal(fitted.errors, expected.errors)
+    assert not torch.allclose(fitted.values, every, atol=1e-3)
+
+
+@given(found=choices())
+@quick
+def test_without_a_choice_at_the_top_the_weights_are_those_of_all_choices(found: Choices) -> None:
+    worst = Choices(found.offered.amin((0, 1)).expand_as(found.chosen) - 1, found.owner, found.offered, found.open)
+    if not len(worst.at_the_top(most_likely(worst, RIDGE).values).owner):
+        assert torch.equal(fit_weights(worst).values, most_likely(worst, RIDGE).values)
 
 
 @given(found=choices(), data=st.data())

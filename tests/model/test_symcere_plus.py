@@ -350,7 +350,8 @@ def test_a_stranger_gets_what_the_model_ranks_first_and_not_what_was_popular_rec
 ) -> None:
     file = tmp_path / "run.pth"
     own = {"model": "SymCEREPlus", "checkpoint_file": str(file), "protocol": "temporal", "state": "WARNING"}
-    run_recbole_symcere(config_dict=settings | own)
+    weights = {"evidence": ["newness", "graph"], "evidence_weights": {"newness": 1.0, "graph": 1.0}}
+    run_recbole_symcere(config_dict=settings | own | weights)
     _, model, dataset, *_ = load_data_and_model(file)
     stranger = int((~model.graph.has_edge).nonzero()[1])
     token = str(dataset.id2token("user_id", stranger))
