@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recbole_symcere.checkpoint import resume_path
 from recbole_symcere.comparison.entry import Entry
 from recbole_symcere.comparison.rendering import PLACES, to_csv, to_latex, to_markdown
 from recbole_symcere.comparison.runs import QUIET
@@ -155,8 +154,7 @@ def measure_geometry(entries: Sequence[Entry], folder: Path) -> str:
 
 
 def _checkpoint(entry: Entry, folder: Path) -> Path:
-    """Returns the checkpoint of a model, which is trained or resumed if it is not complete."""
+    """Returns the checkpoint of a model. It is trained; of a training that was begun or done before, the rest is."""
     path = folder / f"{entry.model}.pth"
-    if not path.is_file() or resume_path(path).exists():
-        fit(Config(config_dict=entry.tuned | QUIET | {"seed": entry.seeds[0], "checkpoint_file": str(path)}))
+    fit(Config(config_dict=entry.tuned | QUIET | {"seed": entry.seeds[0], "checkpoint_file": str(path)}))
     return path

@@ -1,10 +1,13 @@
 """The audit finds what it looks for, and stops a run that leaks."""
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 from recbole_symcere.config import Config
 from recbole_symcere.data.audit import Audit, Strangers, audit
 from recbole_symcere.data.dataset import ReviewDataset
-from recbole_symcere.errors import LeakError
+from recbole_symcere.errors import ConfigError, LeakError
 from recbole_symcere.quick_start import create_dataset, data_preparation
 from tests.conftest import START, Row, tiny_rows, write_atomic_files
 
@@ -41,6 +44,33 @@ def test_keeping_duplicates_shows_the_pairs_that_recur(make_config: MakeConfig, 
     found = audit(train, valid, test)
     assert found.recurring_pairs == len(set(_pairs(test)) & earlier) > 0
     data_preparation(config, create_dataset(config))  # audit: warn
+
+
+def test_the_papers_protocol_chooses_on_the_part_that_it_reports_and_says_so(
+    make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make_config(protocol="paper")
+    train, valid, test = ReviewDataset(config).build()
+    assert valid is test
+    of_train = Counter(train.inter_feat["user_id"].tolist())
+    of_test = Counter(test.inter_feat["user_id"].tolist())
+    for user, n_test in of_test.items():
+        assert n_test == max(1, int(0.2 * (n_test + of_train[user])))
+    found = audit(train, valid, test)
+    assert found.chosen_on_test and found.leaks and not found.recurring_pairs and not found.time_inversions
+    assert "CHOSEN ON TEST: epochs and settings are chosen on the part that is reported" in str(found)
+    with pytest.raises(LeakError, match=r"chosen on the part that is reported.*three shares in its split"):
+        found.check()
+    loaders = data_preparation(config, create_dataset(config))
+    assert loaders[1]._dataset is loaders[2]._dataset
+    before = [loader.known for loader in loaders[1:]]
+    assert torch.equal(before[0].history, before[1].history), "nothing of the part is known before it is reported"
+
+
+@pytest.mark.parametrize(("key", "value"), [("refit", True), ("questions", "strangers")])
+def test_two_parts_are_refused_where_a_third_is_needed(make_config: MakeConfig, key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"{key} is .* has no part beside the one that is reported; give it three"):
+        make_config(protocol="paper", model="SymCEREPlus", **{key: value})
 
 
 def _pairs(part: ReviewDataset) -> list[tuple[int, int]]:
