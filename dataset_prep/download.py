@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from dataset_prep.errors import PreparationError
 
-BLOCK = 1 << 20  # bytes that are read at once
+BLOCK = 1 << 16  # bytes that are read at once; an interruption loses fewer than these
 ATTEMPTS = 5  # in a row that bring nothing, before a download gives up
 PAUSE = 2.0  # seconds before the second attempt; each further one waits twice as long
 TIMEOUT = 60.0  # seconds without a byte
@@ -56,8 +56,8 @@ def download(address: str, target: Path) -> Path:
     if target.exists():
         _check_kept(target)
         return target
-    if urlsplit(address).scheme not in ("http", "https"):
-        raise PreparationError(f"{address}: not an address that begins with https:// or http://")
+    if not _is_of_web(address):
+        raise PreparationError(f"{address}: not a web address, which begins with https:// or http://")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         offered = _fetch(address, target)
@@ -69,6 +69,13 @@ def download(address: str, target: Path) -> Path:
     except OSError as error:
         raise PreparationError(f"{error.filename or target}: {error.strerror or error}") from error
     return target
+
+
+def _is_of_web(address: str) -> bool:
+    try:
+        return urlsplit(address).scheme in ("http", "https")
+    except ValueError:  # brackets around something else than an IPv6 address
+        return False
 
 
 def _part(target: Path) -> Path:
@@ -101,7 +108,8 @@ def _check_kept(target: Path) -> None:
 
 def _fetch(address: str, target: Path) -> Offered:
     """Fetches the file to its ``.part``, with new attempts after interruptions."""
-    at_first, failed = _size(_part(target)), 0
+    at_first = most = _size(_part(target))
+    failed = 0
     while True:
         before = _size(_part(target))
         try:
@@ -111,10 +119,10 @@ def _fetch(address: str, target: Path) -> Offered:
                 f"{address}: the server answers {error.code} {error.reason}; try again later, or, if the publisher has "
                 f"moved the file, give its new --address, or download it yourself to {target}"
             ) from error
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, UnicodeError) as error:
             reason = getattr(error, "reason", None) or error
         after = _size(_part(target))
-        failed = 1 if after > before else failed + 1
+        most, failed = max(most, after), 1 if after > most else failed + 1
         if failed == ATTEMPTS or after == at_first == before:
             raise PreparationError(
                 f"{address}: can't be downloaded ({reason}); try again later, which goes on where this ended, or "
@@ -147,6 +155,11 @@ def _attempt(address: str, target: Path) -> Offered:
         raise
     with response:
         start, offered = _answered(response, there)
+        if begun and start:
+            if offered.size != (begun.size or offered.size) or offered.version not in ("", begun.version):
+                _forget(target)
+                raise ConnectionError("the file on the server has changed")
+            offered = replace(offered, version=begun.version)
         _check_content(address, target, response, start)
         _check_space(target, offered, start)
         _begun(target).write_text(json.dumps(asdict(offered)), encoding="utf-8")
@@ -196,7 +209,7 @@ def _copy(response: Any, file: BinaryIO, target: Path, start: int, offered: Offe
     with tqdm(
         total=offered.size, initial=start, unit="B", unit_scale=True, desc=target.name, disable=None, leave=False
     ) as bar:
-        while block := response.read(BLOCK):
+        while block := _read(response):
             if start == 0 and file.tell() == 0 and not block.startswith(beginning[: len(block)]):
                 raise PreparationError(
                     f"{response.url}: does not begin as a {target.suffix} file does; download the file yourself to "
@@ -206,6 +219,19 @@ def _copy(response: Any, file: BinaryIO, target: Path, start: int, offered: Offe
             bar.update(len(block))
     if offered.size is not None and file.tell() != offered.size:
         raise ConnectionError(f"the connection ended after {file.tell():,} of {offered.size:,} bytes")
+
+
+def _read(response: Any) -> bytes:
+    """Reads a block; so it is the network that failed, and not the disk, where this raises an error.
+
+    Raises:
+        ConnectionError: nothing came.
+    """
+    try:
+        block: bytes = response.read(BLOCK)
+    except OSError as error:
+        raise ConnectionError(error.strerror or error) from error
+    return block
 
 
 def _read_begun(target: Path) -> Offered | None:

@@ -46,7 +46,10 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
         DatasetError: a dataset can't be read.
     """
     if given.dataset is not None:
-        prepare_named(*given.dataset)
+        if given.source:
+            raise PreparationError(f"--dataset NAME says the source itself; leave {given.source} out, or --dataset")
+        name, *arguments = given.dataset or [""]
+        prepare_named(name, *rest, *arguments)
     elif given.source == "stats":
         import_module(STATISTICS).run(given, rest)
     elif given.source is None:
@@ -82,8 +85,8 @@ def prepare_named(name: str = "", *arguments: str) -> None:
         raise ConfigError(f"{dataset.path}: {dataset.source} has no option {unknown[0].partition('=')[0]}")
     given, unknown = parser.parse_known_args([*places, *own, *arguments], argparse.Namespace(source=dataset.source))
     if unknown:
-        options = [f"--{option.replace('_', '-')}" for option in vars(given)]
-        raise PreparationError(f"unknown argument {unknown[0]}{nearest(unknown[0], options)}")
+        options = parser._option_string_actions
+        raise PreparationError(f"unknown argument {unknown[0]}{nearest(unknown[0].partition('=')[0], options)}")
     print(kinds()[dataset.source].about, file=sys.stderr)
     if given.download:
         _download(dataset, given.address, given.input)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from dataset_prep.plausibility import year
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.data.loaders import create_dataset
@@ -49,6 +50,7 @@ HEADS = {
     "last": "To",
 }
 SHARES = ("density", "ties", "strangers")
+AVERAGES = ("mean", "median", "words")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,15 +109,18 @@ def _of_texts(rows: ReviewDataset) -> dict[str, Any]:
     return {"words": texts.str.count_matches(r"\S+").median(), "repeated_texts": int(texts.is_duplicated().sum())}
 
 
-def _strangers(earlier: Sequence[ReviewDataset], test: ReviewDataset) -> float:
-    """Returns the share of the users of a test part who have no interaction in the parts before it."""
+def _strangers(earlier: Sequence[ReviewDataset], test: ReviewDataset) -> float | None:
+    """Returns the share of the users of a test part who have no interaction in the parts before it, if it has users."""
     users = np.unique(test.inter_feat[test.uid_field])
     known = np.concatenate([part.inter_feat[part.uid_field] for part in earlier])
-    return float(1 - np.isin(users, known).mean())
+    return float(1 - np.isin(users, known).mean()) if len(users) else None
 
 
 def _day(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).date().isoformat()
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc).date().isoformat()
+    except (OverflowError, ValueError):
+        return str(year(seconds))  # times in another unit, of which preparing warns
 
 
 def as_text(found: Mapping[str, Mapping[str, Any]], form: str) -> str:
@@ -136,4 +141,4 @@ def as_text(found: Mapping[str, Mapping[str, Any]], form: str) -> str:
 def _cell(key: str, value: Any) -> Cell:
     if isinstance(value, str):
         return Cell(value)
-    return number_cell(value, ".2%" if key in SHARES else ".1f" if key == "mean" else ",.0f")
+    return number_cell(value, ".2%" if key in SHARES else ",.1f" if key in AVERAGES else ",.0f")

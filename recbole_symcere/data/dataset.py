@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ class ReviewDataset(Dataset):
         from recbole_symcere.named import named_dataset
 
         if named := named_dataset(self.dataset_name):
-            elsewhere = "" if path.parent == Path("dataset", named.name) else f" --output {path.parent}"
+            elsewhere = "" if path.parent == Path("dataset", named.name) else f" --output {quote(str(path.parent))}"
             make = f"make it with `{named.command}{elsewhere}`"
         else:
             make = f"convert a raw dump with `symcere prep SOURCE --input FILE --output {path.parent}` (SOURCE is one "
