@@ -184,7 +184,9 @@ class Config(RecBoleConfig):
             names = [model]  # a dataset's block for the model is not the variant's
         folder = properties_folder()
         if (file := folder / "dataset" / f"{dataset}.yaml").is_file():
-            found = _for_models(load_yaml(file), names)
+            content = load_yaml(file)
+            self._check_names(f"{file}: ", content.get(model) or (), known)
+            found = _for_models(content, names)
             found = {key: value for key, value in found.items() if key in known or not model_with_setting(key)}
             self._check_names(f"{file}: ", found, known)
             merge_settings(merged, str(file), found)
@@ -313,7 +315,7 @@ def _for_models(settings: dict[str, Any], names: Sequence[str]) -> dict[str, Any
     folders = (RECBOLE_PROPERTIES / "model", properties_folder() / "model")
     known = {path.stem for folder in folders for path in folder.glob("*.yaml")}
     common = {key: value for key, value in settings.items() if key not in known | {PREPARE}}
-    return common | {key: value for name in names for key, value in settings.get(name, {}).items()}
+    return common | {key: value for name in names for key, value in (settings.get(name) or {}).items()}
 
 
 def _known_keys(own: Iterable[str]) -> set[str]:

@@ -3,11 +3,13 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
 import pytest
 
+from recbole_symcere import properties
 from recbole_symcere.config import OPTIONAL_IN_RECBOLE, Config
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.registry import RECBOLE_PROPERTIES
@@ -188,3 +190,48 @@ def test_a_model_with_nothing_to_search_needs_no_tuned_settings() -> None:
     for model in ("LightGCN", "SMORE-dup"):
         with pytest.raises(ConfigError, match="no tuned settings"):
             Config(model, "demo", config_dict={"tuned": True})
+
+
+@pytest.fixture
+def of_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The property file of a dataset ``mine``, among those of this package."""
+    folder = copytree(properties_folder(), tmp_path / "properties")
+    monkeypatch.setattr(properties, "FOLDER", folder)
+    return folder / "dataset" / "mine.yaml"
+
+
+def test_settings_of_a_dataset_go_to_the_models_that_read_them_and_others_leave_them_out(of_dataset: Path) -> None:
+    of_dataset.write_text(
+        "text_max_length: 7\nlearning_rate: 0.5\nprepare: {source: yelp, epochs: 3}\nSymCERE: {alpha: 0.25}\n"
+    )
+    settings = {model: Config(model, "mine").settings for model in ("SymCERE", "SMORE", "LightGCN", "Pop")}
+    assert {model: own.get("text_max_length") for model, own in settings.items()} == {
+        "SymCERE": 7, "SMORE": 7, "LightGCN": None, "Pop": None,
+    }  # fmt: skip
+    assert {own["learning_rate"] for own in settings.values()} == {0.5}
+    assert settings["SymCERE"]["alpha"] == 0.25
+    for own in settings.values():
+        assert not own.keys() & {"prepare", "source", "SymCERE"} and own["epochs"] == 500
+    assert Config("SymCERE", "mine", config_dict={"text_max_length": 9})["text_max_length"] == 9
+
+
+@pytest.mark.parametrize("model", ["SymCERE", "LightGCN"])
+def test_a_misspelled_setting_of_a_dataset_stops_every_model(model: str, of_dataset: Path) -> None:
+    of_dataset.write_text("prepare: {source: yelp}\nlearning_rte: 0.5\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: unknown key 'learning_rte'; did you mean 'learning_rate'\?"):
+        Config(model, "mine")
+    of_dataset.write_text("text_max_lenght: 7\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: unknown key 'text_max_lenght'"):
+        Config(model, "mine")
+
+
+def test_a_block_for_a_model_has_only_settings_that_it_reads(of_dataset: Path) -> None:
+    of_dataset.write_text("LightGCN: {text_max_length: 7}\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: unknown key 'text_max_length': it is \w+'s, and LightGCN does"):
+        Config("LightGCN", "mine")
+    assert Config("SymCERE", "mine")["text_max_length"] == 128
+
+
+def test_a_block_for_a_model_can_be_empty(of_dataset: Path) -> None:
+    of_dataset.write_text("learning_rate: 0.5\nSymCERE:\n")
+    assert Config("SymCERE", "mine")["learning_rate"] == 0.5
