@@ -25,6 +25,7 @@ from tests.dataset_prep.rows import contents, read_dataset, read_statistics
 from tests.dataset_prep.test_sources import rakuten_line
 
 DAY = 86_400
+VALID = 44  # a row that lies between the two cuts in time
 PAIRS = [(f"u{user}", f"i{item}") for user in range(8) for item in range(6)] + [("u9", f"i{n}") for n in range(4)]
 
 
@@ -223,21 +224,29 @@ def rows_with_all_faults() -> list[Row]:
     rng = np.random.default_rng(5)
     rows: list[Row] = []
     for n in range(60):
-        user = f"late{n % 3}" if n > 52 and n % 2 else f"u{(n // 2 if n < 24 else rng.integers(9)) % 9}"
+        user = f"u{(n // 2 if n < 24 else rng.integers(9)) % 9}"
+        if n in (VALID, 58):
+            user = "valid"
+        elif n > 52 and n % 2:
+            user = f"late{n % 3}"
         text = ["", "the same words", f"own\u3000words {n} ", f"many more words in  this text {n}"][rng.integers(4)]
         time = START + DAY * (n // 2 if n < 24 else n) + 0.25
         rows.append((user, f"i{rng.integers(12)}", 4.0, time, f"r{n}", text))
     return [rows[n] for n in rng.permutation(len(rows))]
 
 
-def strangers(rows: Sequence[Row]) -> float:
-    """The share of the users of the last fifth of the first rows of each pair, by time, who have no row before it."""
+def strangers(rows: Sequence[Row], left_out: int = 0) -> float:
+    """The share of the users of the last fifth of the first rows of each pair, by time, who have no row before it.
+
+    Args:
+        left_out: how many rows before the last fifth don't count.
+    """
     first: dict[tuple[str, str], Row] = {}
     for row in sorted(rows, key=lambda row: row[3]):
         first.setdefault((row[0], row[1]), row)
     kept = sorted(first.values(), key=lambda row: row[3])
     n_test = int(0.2 * len(kept))
-    earlier, tested = ({row[0] for row in part} for part in (kept[:-n_test], kept[-n_test:]))
+    earlier, tested = ({row[0] for row in part} for part in (kept[: -n_test - left_out], kept[-n_test:]))
     return len([user for user in tested if user not in earlier]) / len(tested)
 
 
@@ -297,6 +306,7 @@ def test_the_statistics_are_those_of_a_slow_count_in_each_format(capsys: pytest.
     written("a_b", rows[:40])
     counts = {"shop": slow_count(rows), "a_b": slow_count(rows[:40])}
     assert 0 < counts["shop"]["strangers"] < 1 and 0 < counts["shop"]["ties"] < 1
+    assert strangers(rows, left_out=4) > counts["shop"]["strangers"], "somebody is known from validation alone"
     assert counts["shop"]["repeated_pairs"] > 0 < counts["shop"]["repeated_texts"]
     as_csv = printed(capsys, "shop", "a_b", "--format", "csv")
     assert as_csv.splitlines()[0] == ",".join(["dataset", *HEADS])

@@ -80,7 +80,7 @@ def test_a_file_is_fetched_with_its_address_size_and_checksum_beside_it(served: 
 @settings(max_examples=60, deadline=None)
 @given(
     content=st.binary(max_size=400),
-    cuts=st.lists(st.integers(0, 200), max_size=8),
+    cuts=st.lists(st.integers(0, 60), max_size=8),
     header=st.sampled_from([("ETag", '"1"'), ("Last-Modified", MODIFIED)]),
     says_again=st.booleans(),
 )
@@ -105,6 +105,14 @@ def test_no_byte_that_came_is_sent_again_wherever_the_connection_is_cut(
             assert first == came
             came += n
         assert came == len(content)
+
+
+def test_a_download_goes_on_often_though_only_the_first_answer_says_the_version(served: Served, target: Path) -> None:
+    answers = [Answer(CONTENT, says_again=False, cut=cut) for cut in (700, 300, 200, None)]
+    served.answering(*answers)
+    download(served.address, target)
+    assert served.asked == [0, 700, 1000, 1200]
+    assert_whole(target)
 
 
 def test_an_interrupted_download_goes_on_at_the_next_call(
@@ -315,11 +323,12 @@ def test_a_packed_file_must_begin_as_one(suffix: str, served: Served, tmp_path: 
     assert not target.exists() and served.asked == [0]
 
 
-def test_a_packed_file_goes_on_in_its_middle(served: Served, tmp_path: Path) -> None:
+def test_a_packed_file_goes_on_in_its_middle(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", 4)
     target = tmp_path / "reviews.jsonl.gz"
-    served.answering(Answer(PACKED, cut=1), Answer(PACKED, cut=9), Answer(PACKED))
+    served.answering(Answer(PACKED, cut=9), Answer(PACKED, cut=1), Answer(PACKED))
     download(served.address, target)
-    assert served.asked == [0, 1, 10]
+    assert served.asked == [0, 9, 10]
     assert_whole(target, PACKED)
 
 
@@ -379,7 +388,10 @@ def test_room_for_what_is_missing_is_needed_before_it_is_fetched(
     assert_whole(target)
 
 
-def test_without_a_network_one_line_names_address_and_folder(served: Served, target: Path) -> None:
+def test_without_a_network_one_line_names_address_and_folder_at_once(
+    served: Served, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waits for another attempt"))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{taken.getsockname()[1]}/reviews.jsonl"
