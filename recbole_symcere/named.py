@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from dataset_prep.source import Kind
 from dataset_prep.sources import kinds
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.properties import PREPARE, load_yaml, nearest, properties_folder
@@ -66,8 +67,8 @@ def named_dataset(name: str) -> NamedDataset | None:
         raise ConfigError(f"{path}: {PREPARE} must be a block with the key source")
     options = dict(block)
     source, address, agreement, file = (options.pop(key, None) for key in ("source", "address", "agreement", "file"))
-    if source not in kinds():
-        raise ConfigError(f"{path}: there is no source {source!r}{nearest(str(source), kinds())}")
+    if source not in (known := [kind.name for kind in kinds().values() if isinstance(kind, Kind)]):
+        raise ConfigError(f"{path}: there is no source {source!r} of raw files{nearest(str(source), known)}")
     file = file or (PurePosixPath(urlsplit(address).path).name if address else None)
     if not file:
         raise ConfigError(f"{path}: {PREPARE} has neither an address nor the name of a file")

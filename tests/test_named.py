@@ -153,7 +153,11 @@ def test_a_dataset_of_another_name_is_made_from_a_raw_dump(capfd: pytest.Capture
     [
         ("prepare: amazon\n", "prepare must be a block with the key source"),
         ("prepare: {address: https://a/b}\n", "prepare must be a block with the key source"),
-        ("prepare: {source: amazn, address: https://a/b}\n", "there is no source 'amazn'; did you mean 'amazon'?"),
+        (
+            "prepare: {source: amazn, address: https://a/b}\n",
+            "there is no source 'amazn' of raw files; did you mean 'amazon'",
+        ),
+        ("prepare: {source: demo, file: none}\n", "there is no source 'demo' of raw files"),
         ("prepare: {source: amazon, user_core: 5}\n", "prepare has neither an address nor the name of a file"),
         ("prepare: {source: amazon, address: https://a/}\n", "prepare has neither an address nor the name of a file"),
         ("prepare: {source: amazon\n", "line 2: "),

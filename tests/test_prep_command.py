@@ -283,11 +283,10 @@ def written(name: str, rows: Sequence[Row], reviews: bool = True) -> None:
 
 def shown(count: dict[str, Any]) -> list[str]:
     """The cells of a row of a table."""
-    forms = {"density": ".2%", "ties": ".2%", "strangers": ".2%", "mean": ",.1f", "median": ",.1f", "words": ",.1f"}
-    return [
-        "n/a" if key not in count else format(count[key], forms.get(key, "" if key in ("first", "last") else ",d"))
-        for key in HEADS
-    ]
+    forms = dict.fromkeys(HEADS, "{:,d}") | dict.fromkeys(("mean", "median", "words"), "{:,.1f}")
+    forms |= dict.fromkeys(("first", "last"), "{}") | dict.fromkeys(("density", "ties", "strangers"), "{:.3g}%")
+    shares = {key: 100 * count[key] for key in ("density", "ties", "strangers") if key in count}
+    return [forms[key].format((count | shares)[key]) if key in count else "n/a" for key in HEADS]
 
 
 def as_numbers(text: str) -> dict[str, list[Any]]:

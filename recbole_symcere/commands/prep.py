@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -85,7 +86,7 @@ def prepare_named(name: str = "", *arguments: str) -> None:
         raise ConfigError(f"{dataset.path}: {dataset.source} has no option {unknown[0].partition('=')[0]}")
     given, unknown = parser.parse_known_args([*places, *own, *arguments], argparse.Namespace(source=dataset.source))
     if unknown:
-        options = parser._option_string_actions
+        options = re.findall(r"--[\w-]+", parser.format_usage())
         raise PreparationError(f"unknown argument {unknown[0]}{nearest(unknown[0].partition('=')[0], options)}")
     print(kinds()[dataset.source].about, file=sys.stderr)
     if given.download:

@@ -141,4 +141,6 @@ def as_text(found: Mapping[str, Mapping[str, Any]], form: str) -> str:
 def _cell(key: str, value: Any) -> Cell:
     if isinstance(value, str):
         return Cell(value)
-    return number_cell(value, ".2%" if key in SHARES else ",.1f" if key in AVERAGES else ",.0f")
+    if key in SHARES and value is not None:
+        return Cell(f"{100 * value:.3g}%", value)  # the density of a whole category is a tiny number
+    return number_cell(value, ",.1f" if key in AVERAGES else ",.0f")
