@@ -93,6 +93,25 @@ EPINIONS = Dump(
     columns=COLUMNS,
 )
 
+AMAZON = Dump(
+    peer="amazon",
+    file="Made_Up.jsonl",
+    ours=("amazon",),
+    line=lambda number, user, item, stars, seconds, text: {
+        "rating": float(stars),
+        "title": text[:20],
+        "text": text,
+        "images": [],
+        "asin": f"B{item:09}",
+        "parent_asin": f"B{item:09}",
+        "user_id": f"u{user:021}",
+        "timestamp": 1000 * seconds,
+        "helpful_vote": 0,
+        "verified_purchase": True,
+    },
+    columns=COLUMNS,
+)
+
 
 def conversion(options: Options) -> Iterator[Row]:
     """Measures the conversion of a dump of reviews to an interaction file that keeps all rows.
@@ -122,7 +141,7 @@ def conversion(options: Options) -> Iterator[Row]:
                 command.run()
             if peer:
                 _check_same(commands[0].output, commands[1].output, dump.columns)
-            ours, *others = _alternate(commands, repeats)
+            ours, *others = alternately(commands, repeats)
             peaks[dump.peer] = commands[0].peak
             note = "; ".join(f"peak of {command.name}: {command.peak:.3f} GiB" for command in commands)
         case = f"{n:,} reviews, {dump.peer}, {os.cpu_count()} cores"
@@ -201,7 +220,7 @@ def _peer(checkout: Path | None) -> Path | None:
     return tools
 
 
-def _alternate(commands: Sequence[Command], repeats: int) -> list[float]:
+def alternately(commands: Sequence[Command], repeats: int) -> list[float]:
     """Runs the commands in turn, ``repeats`` times, and returns the median seconds of these runs of each command."""
     for _ in range(repeats):
         for command in commands:

@@ -1,8 +1,9 @@
-"""Benchmarks the symmetric NCE."""
+"""Benchmarks the symmetric NCE, and the softmax over all items."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +12,10 @@ from torch import Tensor
 from benchmarks.graph import random_interactions
 from benchmarks.measure import DEVICE, Options, Row, alternate, gemm_floor, memory_floor, with_threads
 from recbole_symcere.model.graph import BipartiteGraph
-from recbole_symcere.model.loss import sincere
+from recbole_symcere.model.loss import sincere, unmet_softmax
 
 WIDTH, TAU = 64, 0.1
+SIZES = ((1_387, 783, 40_000), (20_000, 10_000, 400_000))  # users, items, interactions
 
 
 def nce(options: Options) -> Iterator[Row]:
@@ -50,3 +52,44 @@ def nce(options: Options) -> Iterator[Row]:
         ours_ms, theirs_ms = alternate(ours, theirs)
         case = f"B = {len(u):,}, d = {WIDTH}, {threads}"
         yield Row("nce", case, "two masked cross-entropies, mask from Python sets", ours_ms, theirs_ms, 5.0, floor)
+
+
+def softmax(options: Options) -> Iterator[Row]:
+    """Measures the softmax over all items that a user has not met, forward and backward, of all interactions at once.
+
+    The peer makes the table of all scores in PyTorch, with a table of what is known that it is given.
+    """
+    for n_users, n_items, n in ((60, 40, 500),) if options.small else SIZES:
+        pairs = torch.randperm(n_users * n_items, generator=torch.Generator().manual_seed(0))[:n].to(DEVICE)
+        owner, item = pairs // n_items, pairs % n_items
+        graph = BipartiteGraph(owner, item, n_users, n_items).to(DEVICE)
+        u, v = ((torch.randn(size, WIDTH, device=DEVICE) / 4).requires_grad_() for size in (n_users, n_items))
+        known = torch.zeros(n_users, n_items, dtype=torch.bool, device=DEVICE)
+        known[owner, item] = True
+        users, items = (torch.arange(size, device=DEVICE) for size in (n_users, n_items))
+        ours = partial(_ours, graph, u, v, owner, item, users, items)
+        theirs = partial(_theirs, u, v, owner, item, known)
+        for one, other in zip(ours(), theirs(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+        for threads in with_threads():
+            # three products (scores and two gradients), and four passes over the table of scores
+            floor = gemm_floor(n_users, n_items, WIDTH) + gemm_floor(n_users, WIDTH, n_items)
+            floor += gemm_floor(n_items, WIDTH, n_users) + memory_floor(4 * 4 * n_users * n_items)
+            ours_ms, theirs_ms = alternate(ours, theirs)
+            case = f"{n_users:,} users x {n_items:,} items, {n:,} interactions, {threads}"
+            yield Row("softmax", case, "a table of all scores in PyTorch", ours_ms, theirs_ms, floor=floor)
+
+
+def _ours(
+    graph: BipartiteGraph, u: Tensor, v: Tensor, owner: Tensor, item: Tensor, users: Tensor, items: Tensor
+) -> tuple[Tensor, ...]:
+    positive = (u[owner] * v[item]).sum(-1)
+    loss = unmet_softmax(positive, u, v, owner, lambda part: graph.known_pairs(users[part], items))
+    return torch.autograd.grad(loss, (u, v))
+
+
+def _theirs(u: Tensor, v: Tensor, owner: Tensor, item: Tensor, known: Tensor) -> tuple[Tensor, ...]:
+    scores = u @ v.T
+    others = scores.masked_fill(known, -torch.inf).logsumexp(1)
+    positive = scores[owner, item]
+    return torch.autograd.grad((torch.logaddexp(positive, others[owner]) - positive).mean(), (u, v))

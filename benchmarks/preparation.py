@@ -1,4 +1,4 @@
-"""Benchmarks preparing reviews with every filter, by DuckDB and by Spark, which must write the same bytes."""
+"""Benchmarks preparing reviews with every filter: by DuckDB and by Spark, and against DuckDB's bare reading."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.conversion import YELP, Command, write_dump
-from benchmarks.measure import Options, Row
+from benchmarks.conversion import AMAZON, YELP, Command, alternately, write_dump
+from benchmarks.measure import REPEATS, Options, Row
 
 ODD = (
     "<br/>",
@@ -58,6 +58,36 @@ def preparation(options: Options) -> Iterator[Row]:
             _check_same(ours.output.parent, spark.output.parent)
             note = f"Spark at {options.spark_master}: the same bytes"
         yield Row("preparation", case, "Spark" if theirs else "", ours.seconds[0], theirs, unit="s", note=note)
+
+
+READ = """
+import pathlib, sys, duckdb
+table = pathlib.Path(sys.argv[2])
+table.parent.mkdir()
+connection = duckdb.connect(table)
+connection.execute("CREATE TABLE reviews AS SELECT * FROM read_json(?, format = 'newline_delimited')", [sys.argv[1]])
+"""
+
+
+def reading(options: Options) -> Iterator[Row]:
+    """Measures preparing generated reviews against DuckDB, which only reads the same file into a table on disk.
+
+    Both run in new processes, in turn, and may use all cores.
+    """
+    n, repeats = (3_000, 1) if options.small else (options.reviews, REPEATS)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        raw = folder / AMAZON.file
+        write_dump(AMAZON, raw, n, ODD)
+        made, table = folder / "ours" / "made", folder / "theirs" / "reviews.duckdb"
+        arguments = ("-m", "dataset_prep", *AMAZON.ours, "--input", str(raw), "--output", str(made))
+        commands = [
+            Command("ours", arguments, Path(__file__).parents[1], made / "made.inter"),
+            Command("DuckDB", ("-c", READ, str(raw), str(table)), folder, table),
+        ]
+        ours, theirs = alternately(commands, repeats)
+    case = f"{n:,} reviews, Amazon, {os.cpu_count()} cores"
+    yield Row("reading", case, "DuckDB, which only reads", ours, theirs, 1 / 3, unit="s")
 
 
 def _command(raw: Path, made: Path, *how: str) -> Command:

@@ -6,6 +6,7 @@ import math
 import statistics
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,7 +20,7 @@ from recbole.trainer import Trainer as RecBoleTrainer
 from recbole.utils import init_seed
 
 from benchmarks.generated import real_dataset, write_interactions
-from benchmarks.measure import REPEATS, Options, Row, in_new_process
+from benchmarks.measure import REPEATS, Options, Row, alternate, in_new_process, with_threads
 from benchmarks.ranking import RECBOLE_EVAL_BATCH_SIZE, RECBOLE_METRICS
 from recbole_symcere.config import Config
 from recbole_symcere.model import symcere
@@ -83,6 +84,31 @@ def _to_best_epoch(config: Config, trainer_class: type[RecBoleTrainer]) -> tuple
     )
     best = max(range(len(epochs)), key=lambda epoch: epochs[epoch][0])
     return epochs[best][1] - started, best
+
+
+LOOPS = {"LightGCN": 1.5, "NeuMF": 2.0, "SGL": 2.0}  # the ratios to reach on a CPU
+
+
+def loops(options: Options) -> Iterator[Row]:
+    """Measures an epoch of RecBole's models in our loop, whose batches are made on the device, and in RecBole's own.
+
+    Each model has its default settings, apart from the batch of 2,048 interactions that all have here.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        write_interactions(Path(folder) / "generated", 1_000 if options.small else 50_000)
+        shared = {"data_path": folder, "checkpoint_dir": folder, "train_batch_size": 2_048} | SILENT
+        for model, target in LOOPS.items():
+            epochs = []
+            for trainer_class, loader in ((Trainer, "device"), (RecBoleTrainer, "recbole")):
+                config = Config(model, "generated", config_dict=shared | {"loader": loader})
+                train_data, _, _ = data_preparation(config, create_dataset(config))
+                init_seed(config["seed"], True)
+                trainer = trainer_class(config, config.model_class(config, train_data._dataset).to(config["device"]))
+                epochs.append(partial(trainer._train_epoch, train_data, 0))
+            for threads in with_threads():
+                ours, theirs = alternate(*epochs, repeats=REPEATS)
+                case = f"{model}, {len(train_data._dataset):,} interactions, {threads}"
+                yield Row("loops", case, "RecBole's loop and loader", ours, theirs, target)
 
 
 def second_start(options: Options) -> Iterator[Row]:
