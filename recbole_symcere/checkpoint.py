@@ -11,18 +11,20 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse
 import torch
 from filelock import FileLock, Timeout
-from recbole.data.dataloader import AbstractDataLoader
-from recbole.model.abstract_recommender import AbstractRecommender
 
-from recbole_symcere.config import Config
-from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from recbole.data.dataloader import AbstractDataLoader
+    from recbole.model.abstract_recommender import AbstractRecommender
+
+    from recbole_symcere.config import Config
 
 FORMAT = 4
 SERVING_FORMAT = 1  # of what ``Recommender.to_serve`` returns
@@ -123,6 +125,8 @@ def check_same_data(path: str | Path, checkpoint: Mapping[str, Any], config: Con
     Raises:
         CheckpointError: the atomic files or the settings that filter them have changed.
     """
+    from recbole_symcere.data.fingerprint import source_fingerprint  # needs RecBole, which serving does not load
+
     if checkpoint["data"] != source_fingerprint(config):
         raise CheckpointError(
             f"{path}: the dataset {config['dataset']} is not the one that this run was trained on: its files or "
@@ -155,6 +159,8 @@ def stored_config(checkpoint: Mapping[str, Any], changes: Mapping[str, Any] | No
     Raises:
         ConfigError: a setting can't be used here.
     """
+    from recbole_symcere.config import Config  # needs RecBole, which serving does not load
+
     stored, changes = checkpoint["config"], dict(changes or {})
     distrust = {key: False for key in ("trust_pickles", "trust_remote_code") if key in stored}
     imports = stored.get("imports", [])

@@ -26,12 +26,12 @@ from recbole.utils.argument_list import (
 from recbole_symcere import compat, distributed
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.metrics import known_metrics
+from recbole_symcere.model.parts import import_modules
 from recbole_symcere.model.recommender import Recommender
 from recbole_symcere.model.registry import (
     RECBOLE_PROPERTIES,
     VARIANT_OF,
     get_model,
-    import_modules,
     model_file,
     model_with_setting,
     read_model_file,

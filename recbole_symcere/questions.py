@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_symcere.decay import DAY
 from recbole_symcere.errors import ConfigError, DatasetError
 from recbole_symcere.recbole_settings import modes
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from recbole_symcere.config import Config
     from recbole_symcere.data.dataset import ReviewDataset
 
-DAY = 86_400.0  # seconds
 QUESTION = "question"  # the field of a batch with the numbers of its questions
 READ_WITH = {  # with which questions a setting is read, the protocol that asks them, and the setting's default
     "given": ("strangers", "strangers", 1),

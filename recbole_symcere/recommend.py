@@ -12,6 +12,7 @@ from recbole.data.dataloader import AbstractDataLoader
 from recbole.data.interaction import Interaction
 from recbole.utils import init_seed
 
+from recbole_symcere.best_items import top_items
 from recbole_symcere.checkpoint import check_same_data, load_checkpoint, restore, stored_config
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
@@ -19,7 +20,6 @@ from recbole_symcere.data.loaders import create_dataset, data_preparation, refit
 from recbole_symcere.errors import UserError
 from recbole_symcere.known import Known, known_before
 from recbole_symcere.model.recommender import Recommender
-from recbole_symcere.ranking import top_items
 from recbole_symcere.run import build_model
 
 Items = list[tuple[str, float]]  # tokens and scores, best first

@@ -1,5 +1,6 @@
 """A module of a user's, which the setting ``imports`` names, can bring models and metrics to every command."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,3 +107,11 @@ def test_a_comparison_searches_what_the_class_says_and_tests_it_where_it_is_ours
 def test_what_is_no_module_is_told(imports: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Config("Pop", "demo", config_dict={"imports": imports})
+
+
+def test_what_serves_loads_no_recbole_and_no_library_of_tables() -> None:
+    """They take seconds to import, and a command that answers for one person would wait for them."""
+    heavy = ("recbole", "pandas", "polars", "sklearn", "transformers")
+    script = "import sys, recbole_symcere.serving; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert "recbole_symcere" in loaded and not set(heavy) & set(loaded)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.decay import DAY
 from recbole_symcere.known import (
     STRANGER,
     TRAINED,
@@ -24,7 +25,6 @@ from recbole_symcere.known import (
     known_before,
     recent_popularity,
 )
-from recbole_symcere.questions import DAY
 from recbole_symcere.quick_start import create_dataset, data_preparation, run_recbole_symcere
 from tests.conftest import START, Row, write_atomic_files
 

@@ -52,7 +52,7 @@ def test_the_configuration_imports_no_model() -> None:
         reached |= front
         front = set().union(*(imported(known[name], set(known)) for name in front)) - reached
     models = {name for name in reached if name.startswith("recbole_symcere.model.")}
-    assert models == {"recbole_symcere.model.recommender", "recbole_symcere.model.registry"}
+    assert models == {f"recbole_symcere.model.{name}" for name in ("parts", "recommender", "registry")}
 
 
 def test_preparation_imports_nothing_of_the_recommender() -> None:

@@ -27,18 +27,20 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from recbole_symcere import run as run_module
+from recbole_symcere.best_items import top_items
 from recbole_symcere.comparison.runs import QUESTIONS, run_on_test
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.decay import DAY
 from recbole_symcere.errors import ConfigError, DatasetError
 from recbole_symcere.known import STRANGER, TRAINED, VALIDATION_ONLY, known_before
 from recbole_symcere.model.baselines.history import history_matrix
 from recbole_symcere.model.choice import OTHERS, STRANGERS
 from recbole_symcere.model.symcere_plus import FOLDS
 from recbole_symcere.properties import load_yaml, properties_folder
-from recbole_symcere.questions import DAY, Questions, questions_of
+from recbole_symcere.questions import Questions, questions_of
 from recbole_symcere.quick_start import create_dataset, data_preparation
-from recbole_symcere.ranking import QuestionDataLoader, RankingCollector, RankingEvaluator, joined, top_items
+from recbole_symcere.ranking import QuestionDataLoader, RankingCollector, RankingEvaluator, joined
 from recbole_symcere.run import Fitted, fit
 from recbole_symcere.serving import NewInteraction, Recommender
 from recbole_symcere.trainer import Trainer

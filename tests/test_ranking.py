@@ -16,6 +16,7 @@ from recbole.evaluator import Collector
 from recbole.evaluator.collector import DataStruct
 from recbole.model.general_recommender import BPR
 
+from recbole_symcere.best_items import top_items
 from recbole_symcere.known import STRANGER, TRAINED, VALIDATION_ONLY
 from recbole_symcere.metrics import NDCG, AveragePopularity, GiniIndex, popularity_groups
 from recbole_symcere.model.registry import with_hooks
@@ -24,7 +25,6 @@ from recbole_symcere.ranking import (
     RankingCollector,
     RankingDataLoader,
     RankingEvaluator,
-    top_items,
 )
 from recbole_symcere.trainer import Trainer
 

@@ -14,12 +14,12 @@ from dataset_prep.command import at_least
 from recbole_symcere.analysis.shared import labelled_path, write_json, write_text
 from recbole_symcere.comparison.runs import QUESTIONS
 from recbole_symcere.comparison.statistics import bootstrap_interval
+from recbole_symcere.decay import DAY
 from recbole_symcere.errors import AnalysisError
 from recbole_symcere.grid import Cell, Grid, Row
 from recbole_symcere.metrics import PRIMARY
 from recbole_symcere.outputs import make_output_folder
 from recbole_symcere.properties import parse_assignments
-from recbole_symcere.questions import DAY
 
 HELP = "NDCG@10 over the days since the model was trained, from runs under --protocol=rolling"
 EXAMPLES = """examples:

@@ -22,7 +22,8 @@ from recbole_symcere.comparison.work import work_alone
 from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.metrics import PRIMARY, metric_of
-from recbole_symcere.model.registry import get_model, import_modules
+from recbole_symcere.model.parts import import_modules
+from recbole_symcere.model.registry import get_model
 from recbole_symcere.outputs import make_output_folder
 from recbole_symcere.properties import nearest
 

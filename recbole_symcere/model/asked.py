@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recbole_symcere.decay import DAY
 from recbole_symcere.model.evidence import People
 from recbole_symcere.model.item_statistics import ItemStatistics, ItemTexts
 from recbole_symcere.model.placing import Placed, placed
 from recbole_symcere.model.text.groups import mean_of_members
-from recbole_symcere.questions import DAY, Questions
+from recbole_symcere.questions import Questions
 
 
 class Asked:

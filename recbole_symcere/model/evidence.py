@@ -15,10 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_symcere.known import decayed_counts, faded
+from recbole_symcere.decay import DAY, decayed_counts, faded
 from recbole_symcere.model.item_statistics import ItemStatistics
-from recbole_symcere.model.registry import Registry
-from recbole_symcere.questions import DAY
+from recbole_symcere.model.parts import Registry
 
 if TYPE_CHECKING:
     from recbole_symcere.config import Config

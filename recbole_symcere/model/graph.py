@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_symcere.errors import ConfigError
-from recbole_symcere.model.registry import Registry
+from recbole_symcere.model.parts import Registry
 
 if TYPE_CHECKING:
     from typing_extensions import Self

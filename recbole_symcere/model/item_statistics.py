@@ -8,15 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_symcere.data.dataset import ReviewDataset
-from recbole_symcere.model.baselines.history import moments
-from recbole_symcere.model.baselines.item_walks import directed_walks
+from recbole_symcere.decay import DAY
 from recbole_symcere.model.text.groups import mean_of_members, profiles_by_group
 from recbole_symcere.model.text.whitening import whitening, within_groups
-from recbole_symcere.questions import DAY
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from recbole_symcere.data.dataset import ReviewDataset
 
 WALKS = (0.4, 0.4, 0.3)  # exponents of the user's degree and of the popularity of a walk's source and end
 NEAREST = 30  # how many items near to each item by text are kept
@@ -134,6 +133,9 @@ class ItemStatistics(nn.Module):
         Raises:
             DatasetError: the interactions have no times.
         """
+        from recbole_symcere.model.baselines.history import moments  # need RecBole, which serving does not load
+        from recbole_symcere.model.baselines.item_walks import directed_walks
+
         item, moment = dataset.inter_feat[dataset.iid_field], moments(dataset)
         age = moment - first_moments(item, moment, dataset.num(dataset.iid_field))[item]
         return cls(

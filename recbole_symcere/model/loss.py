@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from recbole_symcere.model.cpu.linear import product
-from recbole_symcere.model.registry import Registry
+from recbole_symcere.model.parts import Registry
 
 SCORES_PER_TILE = {"cpu": 2**19}  # 2 MiB of float32, about a core's own cache
 GPU_SCORES_PER_TILE = 2**26

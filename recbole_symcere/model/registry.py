@@ -1,4 +1,4 @@
-"""Names and what they stand for: models, and the parts of models that a setting chooses.
+"""The names of models, and what they stand for.
 
 A model's name is that of a file ``properties/model/NAME.yaml``, which has the model's settings and says what it is:
 ``implementation`` is the path of one of this package's classes, and ``variant_of`` is the name of another model, whose
@@ -9,78 +9,22 @@ its name once the setting ``imports`` has imported its module.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from functools import cache
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import recbole
 import recbole.trainer
 import recbole.utils
 
 from recbole_symcere.errors import ConfigError
+from recbole_symcere.model.parts import Registry, imported
 from recbole_symcere.model.recommender import Recommender
 from recbole_symcere.properties import load_yaml, nearest, properties_folder
 
 RECBOLE_PROPERTIES = Path(recbole.__file__).parent / "properties"
 IMPLEMENTATION, VARIANT_OF = "implementation", "variant_of"
-Part = TypeVar("Part")
-Decorated = TypeVar("Decorated")
-
-
-class Registry(dict[str, Part]):
-    """The parts that a setting can name, for example the graph encoders.
-
-    Args:
-        setting: the key of the setting.
-    """
-
-    def __init__(self, setting: str) -> None:
-        super().__init__()
-        self.setting = setting
-
-    def register(self, name: str) -> Callable[[Decorated], Decorated]:
-        """Decorates a class or a function, which the setting can then name."""
-
-        def add(part: Decorated) -> Decorated:
-            self[name] = part  # type: ignore[assignment]
-            return part
-
-        return add
-
-    def find(self, name: Any) -> Part:
-        """Returns the part of a name.
-
-        Raises:
-            ConfigError: no part has this name.
-        """
-        if name not in self:
-            names = ", ".join(map(repr, self))
-            raise ConfigError(f"{self.setting} is {name!r}, but must be one of {names}{nearest(str(name), self)}")
-        return self[name]
-
-
 MODELS: Registry[type] = Registry("model")  # models of users, by their names
-
-
-def import_modules(names: Any) -> None:
-    """Imports modules that register models, metrics and other parts, from the working directory or as installed.
-
-    Args:
-        names: the value of the setting ``imports``: the names of the modules.
-
-    Raises:
-        ConfigError: ``names`` is no list of names, or a module can't be imported.
-    """
-    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise ConfigError(f"imports is {names!r}, but must be a list of names of modules, such as [my_models]")
-    if names and (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)
-    for name in names:
-        _import_module("imports", name)
 
 
 def model_file(name: str) -> Path:
@@ -161,17 +105,10 @@ def with_hooks(model: type) -> type[Recommender]:
 
 def _import(where: str, path: str) -> type:
     module, _, name = path.rpartition(".")
-    found: type | None = getattr(_import_module(where, module), name, None)
+    found: type | None = getattr(imported(where, module), name, None)
     if found is None:
         raise ConfigError(f"{where}: {module} has no {name}")
     return found
-
-
-def _import_module(where: str, name: str) -> ModuleType:
-    try:
-        return import_module(name)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(f"{where}: the module {name!r} can't be imported ({error})") from error
 
 
 def _recbole_model(name: str) -> type:

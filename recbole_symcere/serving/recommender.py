@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbole_symcere.best_items import top_items
 from recbole_symcere.checkpoint import SERVING_FORMAT, load_checkpoint
 from recbole_symcere.errors import CheckpointError, UserError
 from recbole_symcere.model.choice import OTHERS, STRANGERS
 from recbole_symcere.model.evidence import EVIDENCE, People, over_items, standardised
 from recbole_symcere.model.item_statistics import ItemStatistics, ItemTexts
-from recbole_symcere.model.registry import import_modules
-from recbole_symcere.ranking import top_items
+from recbole_symcere.model.parts import import_modules
 from recbole_symcere.serving.additions import NewInteraction, Record, with_interactions, with_items
 from recbole_symcere.serving.people import Directory, Met, Request
 from recbole_symcere.serving.terms import Terms

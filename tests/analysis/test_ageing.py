@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from recbole_symcere.analysis.__main__ import main
 from recbole_symcere.analysis.ageing import over_time, read_questions
 from recbole_symcere.comparison.runs import QUESTIONS
+from recbole_symcere.decay import DAY
 from recbole_symcere.errors import AnalysisError
-from recbole_symcere.questions import DAY
 
 Asked = dict[tuple[str, int], float]  # by user and day
 asked_questions = st.dictionaries(

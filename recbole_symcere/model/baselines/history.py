@@ -12,8 +12,8 @@ from torch import Tensor
 
 from recbole_symcere import known
 from recbole_symcere.data.dataset import ReviewDataset
+from recbole_symcere.decay import faded
 from recbole_symcere.errors import DatasetError
-from recbole_symcere.known import faded
 
 
 def moments(dataset: ReviewDataset) -> Tensor:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
-from recbole_symcere.known import Known, asking_moments, decayed_counts
+from recbole_symcere.decay import decayed_counts
+from recbole_symcere.known import Known, asking_moments
 from recbole_symcere.model.baselines.history import history_matrix, last_moments, moments
 from recbole_symcere.model.baselines.untrained import UserScorer
 
