@@ -70,7 +70,7 @@ def test_a_run_from_the_command_line_prints_its_results(
         ("--valid_metric=NDCG@5", "valid_metric is 'NDCG@5', but topk is [10, 20]"),
         ("--valid_metric=MAP@10", "valid_metric is 'MAP@10', but metrics are"),
         ("--eval_args={splt: {RS: [0.8, 0.1, 0.1]}}", "unknown key 'splt' in eval_args; did you mean 'split'?"),
-        ("--eval_args={split: {RS: [0.8, 0.2]}}", "three parts"),
+        ("--eval_args={split: {RS: [0.8]}}", "three parts"),
         ("--seed=[1", "cannot read the value '[1' as YAML"),
         ("--dataset=nowhere", "nowhere.inter: no such file"),
         ("--text_encoder=/nowhere/at/all", "/nowhere/at/all"),

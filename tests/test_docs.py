@@ -387,7 +387,7 @@ def options() -> set[str]:
     commands += [(dataset_prep.cli.main, [source]) for source in kinds()]
     commands += [(analysis.main, [command]) for command in ANALYSES]
     commands += [(comparison.main, []), (benchmarks.main, []), (recbole_symcere.cli.main, ["recommend"])]
-    commands += [(service.main, [])]
+    commands += [(service.main, []), (recbole_symcere.cli.main, ["prep", "--dataset", "yelp"])]
     known: set[str] = set()
     for main, arguments in commands:
         shown = io.StringIO()

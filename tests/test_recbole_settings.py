@@ -370,7 +370,7 @@ def test_users_and_items_that_never_trained_are_counted_and_named(
 @pytest.mark.parametrize(
     ("name", "command"),
     [
-        ("yelp", "`symcere prep yelp --input yelp_dataset.tar --output"),
+        ("yelp", "`symcere prep --dataset yelp --input yelp_dataset.tar --output"),
         ("nothing", "(SOURCE is one of amazon, demo, rakuten-travel, table, yelp)"),
     ],
 )

@@ -231,7 +231,8 @@ def test_a_copy_is_the_same_graph(copied):
 
 def test_a_user_is_not_told_that_csr_is_in_beta():
     script = (
-        "import torch; from recbole_symcere.model.graph import BipartiteGraph; ids = torch.arange(3)\n"
+        "import torch, recbole_symcere.quick_start; from recbole_symcere.model.graph import BipartiteGraph\n"
+        "ids = torch.arange(3)\n"
         "adjacency = BipartiteGraph(ids, ids, 3, 3).adjacency(); adjacency @ torch.ones(6, 2)"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
