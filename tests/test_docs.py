@@ -89,6 +89,7 @@ ONLY_READ = {
     "results/ties.md": "hours on real data",
     "results/strangers.md": "hours on real data",
     "results/rolling.md": "hours on real data",
+    "results/search.md": "hours on real data",
     "results/temporal/README.md": "hours on real data",
     "benchmarks/README.md": "hours; tests/test_benchmarks.py runs the parts on small inputs",
 }
