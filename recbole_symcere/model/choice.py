@@ -90,10 +90,10 @@ class Weights:
 def fit_weights(choices: Choices) -> Weights:
     """Returns the weights, none below 0, that tell best what people chose from what they would be shown instead.
 
-    Most choices are far down any list. Weights that make them likelier serve nobody who looks at the top, and would
-    decide alone, since they are the most. Therefore the weights are fitted twice: to all choices, and then to those
-    among the best ``TOP`` items by the first weights, told apart from these items. The second weights are drawn to the
-    first ones, which count as much as ``TRUST`` choices.
+    Most choices are far down any list. They would decide the weights, although no weights bring them to the top, where
+    people look. Therefore the weights are fitted twice: first to all choices, and then to the choices that the first
+    weights rank among the best ``TOP`` items, each among these items alone. The second weights are drawn to the first
+    ones, which count as much as ``TRUST`` choices.
 
     Args:
         choices: at least one choice.

@@ -64,7 +64,7 @@ def test_the_papers_protocol_chooses_on_the_part_that_it_reports_and_says_so(
     loaders = data_preparation(config, create_dataset(config))
     assert loaders[1]._dataset is loaders[2]._dataset
     before = [loader.known for loader in loaders[1:]]
-    assert torch.equal(before[0].history, before[1].history), "nothing of the part is known before it is reported"
+    assert torch.equal(before[0].moments, before[1].moments), "nothing of the part is known before it is reported"
 
 
 @pytest.mark.parametrize(("key", "value"), [("refit", True), ("questions", "strangers")])
