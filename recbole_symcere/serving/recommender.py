@@ -159,7 +159,8 @@ class Recommender:
         The score of an item is the sum of two scores over the items, each of mean 0 and standard deviation 1: BM25 of
         the text among the item's reviews (``terms``), and the cosine of the text and the item's mean review, in
         directions in which items differ (``meaning``). If anything is told of a person, what :meth:`recommend` ranks
-        by is the third, on the same scale (``person``).
+        by is the third, on the same scale (``person``). Of an item that nobody has met, the meaning counts twice, and
+        the words do not count.
 
         Args:
             text: what is looked for.
@@ -186,7 +187,8 @@ class Recommender:
         requests = [Request()] * len(texts) if requests is None else requests
         found: list[list[Recommendation]] = []
         for some in self._batches(len(texts)):
-            added, offered = self.search_parts(texts[some], requests[some])
+            parts, offered = self.search_parts(texts[some], requests[some])
+            added = self.added_by(parts)
             found += self._best(added, requests[some], offered.expand_as(added["terms"]), k, why)
         return found
 
@@ -194,7 +196,7 @@ class Recommender:
     def search_parts(
         self, texts: Sequence[str], requests: Sequence[Request], vectors: Tensor | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Returns what :meth:`search` sums for each item, and which items can be found.
+        """Returns the scores of all items from which :meth:`search` makes its own, and which items can be found.
 
         Args:
             texts, requests: B each.
@@ -211,6 +213,19 @@ class Recommender:
             own = sum(self._contributions(people).values(), torch.zeros(()))
             added["person"] = over_items(own, self._statistics.known) * _told(people)[:, None]
         return added, self._offered
+
+    def added_by(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns what each part adds to the score by which :meth:`search` ranks, [B, n] each.
+
+        BM25 finds the words of a text in the many reviews of an old item rather than in the one text of a new item, so
+        that it would rank new items last.
+
+        Args:
+            parts: the scores that :meth:`search_parts` returns.
+        """
+        known = self._statistics.known
+        meaning = parts["meaning"] * torch.where(known, 1.0, 2.0)
+        return {**parts, "terms": parts["terms"] * known, "meaning": meaning}
 
     @property
     def columns(self) -> Mapping[str, int]:

@@ -154,6 +154,18 @@ def test_a_new_item_is_found_by_its_text(recommender: Recommender) -> None:
     assert later.search("u888", k=1)[0].item == "other"
 
 
+def test_the_meaning_of_a_new_item_counts_twice_in_place_of_its_words(recommender: Recommender) -> None:
+    text = "great tuner"
+    later = recommender.with_items({"fresh": ["a great tuner for i3"]})
+    (cosines,) = later.search_parts([text], [Request()])[0]["meaning"]
+    found = {best.item: best for best in later.search(text, k=100, why=True)}
+    assert found["fresh"].why == {"terms": 0, "meaning": pytest.approx(2 * float(cosines[later.columns["fresh"]]))}
+    for item in recommender.items[1:]:
+        if item in found:
+            assert found[item].why["meaning"] == pytest.approx(float(cosines[later.columns[item]]))
+    assert any(best.why["terms"] for best in found.values())
+
+
 def test_a_model_without_texts_can_not_search(plus_settings: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "shuffled.pth"
     run_recbole_symcere(

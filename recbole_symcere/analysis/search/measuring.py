@@ -159,7 +159,8 @@ def _ranks(recommender: Recommender, alone: Tensor, asked: Sequence[Query]) -> d
         vectors = recommender.encode(texts)
         parts, offered = recommender.search_parts(texts, people, vectors)
         answers = torch.tensor([place[query.item] for query in batch])[:, None]
-        by_text = parts["terms"] + parts["meaning"]
+        added = recommender.added_by(parts)
+        by_text = added["terms"] + added["meaning"]
         scores = {
             "BM25": parts["terms"],
             "encoder alone": F.normalize(vectors, dim=1) @ alone.T,
