@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks import conversion, graph, loss, preparation, profile, ranking, service, text, training
+from benchmarks import conversion, gpu, graph, loss, preparation, profile, ranking, service, text, training, whole
 from benchmarks.measure import Options, Row
 from recbole_symcere.provenance import commit, versions
 
@@ -26,6 +26,7 @@ PARTS: dict[str, Callable[[Options], Iterator[Row]]] = {
     "lora-epoch": text.lora_epoch,
     "lora-memory": text.lora_memory,
     "full-ranking": ranking.full_ranking,
+    "lists": ranking.lists,
     "frozen-run": training.frozen_run,
     "second-start": training.second_start,
     "conversion": conversion.conversion,
@@ -34,6 +35,10 @@ PARTS: dict[str, Callable[[Options], Iterator[Row]]] = {
     "scaling": training.scaling,
     "epoch-profile": profile.epoch_profile,
     "service": service.service,
+    "encoder-step": gpu.encoder_step,
+    "runs": gpu.runs,
+    "whole": whole.whole,
+    "comparison": whole.comparison,
 }
 
 
@@ -52,11 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--reviews", type=int, default=Options.reviews, help="number of reviews of the part preparation (%(default)s)"
     )
     parser.add_argument("--spark-master", metavar="URL", help="also prepare the reviews on this Spark, and compare")
+    parser.add_argument("--raw", type=Path, default=Options.raw, help="folder of the raw file of whole (%(default)s)")
+    parser.add_argument(
+        "--older", type=Path, metavar="DIR", help="checkout of an older commit, for the part comparison"
+    )
     given = parser.parse_args(arguments)
     unknown = set(given.parts) - set(PARTS)
     if unknown:
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    options = Options(given.small, given.data_path, given.recsysdatasets, given.reviews, given.spark_master)
+    names = ("small", "data_path", "recsysdatasets", "reviews", "spark_master", "raw", "older")
+    options = Options(**{name: getattr(given, name) for name in names})
     torch.manual_seed(0)
     rows: list[Row] = []
     print(HEADER)

@@ -29,6 +29,8 @@ class Options:
         recsysdatasets: a clone of RUCAIBox/RecSysDatasets, whose conversion tool is a peer; None if there is none.
         reviews: the number of reviews that ``preparation`` prepares.
         spark_master: the Spark master that also prepares the reviews; None to leave Spark out.
+        raw: the folder of the raw file that ``whole`` begins with.
+        older: a checkout of an older commit, which ``comparison`` measures, too; None to measure this commit alone.
     """
 
     small: bool = False
@@ -36,6 +38,8 @@ class Options:
     recsysdatasets: Path | None = None
     reviews: int = 1_000_000
     spark_master: str | None = None
+    raw: Path = Path("raw")
+    older: Path | None = None
 
 
 @dataclass(frozen=True)

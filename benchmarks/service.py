@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from logging import WARNING, getLogger
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,7 +20,9 @@ import torch
 
 from benchmarks.clients import ask
 from benchmarks.generated import write_dataset
-from benchmarks.measure import Options, Row
+from benchmarks.measure import Options, Row, alternate, with_threads
+from recbole_symcere.model.text.encoder import ReviewEncoder
+from recbole_symcere.model.text.loading import MINILM
 from recbole_symcere.quick_start import run_recbole_symcere
 from recbole_symcere.serving import Recommender
 
@@ -28,21 +31,36 @@ if TYPE_CHECKING:
 
 CLIENTS = 50
 MET = 5  # items that a stranger names
+TEXT = "warm tone, easy to play, and it stays in tune"
 
 
 def service(options: Options) -> Iterator[Row]:
-    """Measures the latency of ``/recommend`` with 50 clients, each of which asks again once it has its answer.
+    """Measures loading and asking a recommender, and the latency of ``/recommend`` with 50 clients that ask at once.
 
-    The clients are another process. How well the model is trained changes no time, so it is trained for two steps, on
-    random vectors in the place of reviews.
+    Each client asks again once it has its answer, and the clients are another process. How well the model is trained
+    changes no time, so it is trained for two steps, on random vectors in the place of reviews.
     """
     from recbole_symcere.serving.service import make_server  # needs packages of the extra
 
     n, asked = (2_000, 5) if options.small else (50_000, 41)
-    with tempfile.TemporaryDirectory() as folder:
-        recommender = Recommender.load(_checkpoint(Path(folder), n))
-    sizes = f"{len(recommender.users):,} users, {len(recommender.items):,} items"
     threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        path = _checkpoint(Path(folder), n)
+        recommender = Recommender.load(path)
+        sizes = f"{len(recommender.users):,} users, {len(recommender.items):,} items"
+        alone: dict[str, Callable[[], Any]] = {
+            f"load, {sizes}": partial(Recommender.load, path),
+            f"ten items for a stranger with {MET} items, {sizes}": partial(
+                recommender.recommend, history=recommender.items[1 : 1 + MET]
+            ),
+            f"encode a text of {len(TEXT.split())} words, MiniLM": partial(
+                ReviewEncoder(MINILM, train="frozen", max_length=128).encode, [TEXT]
+            ),
+        }
+        for count in with_threads((1,)):
+            for what, function in alone.items():
+                (median,) = alternate(function)
+                yield Row("service", f"{what}, {count}", "", median)
     server = make_server(recommender)
     getLogger("uvicorn.error").setLevel(WARNING)
     torch.set_num_threads(1)  # as the command does, once the service has taken its number of threads from PyTorch

@@ -101,19 +101,22 @@ class PlainTexts(nn.Module):
         return (hidden * weight).sum(1) / weight.sum(1)
 
 
-def lora_training(folder: Path, batch: int, plain: bool, seed: int = 0) -> tuple[Trainer, list[Interaction]]:
-    """Returns the trainer of SymCERE with MiniLM and LoRA, and the batches of an epoch.
+def lora_training(
+    folder: Path, batch: int, plain: bool, seed: int = 0, dataset: str = DATASET, encoder: str = MINILM
+) -> tuple[Trainer, list[Interaction]]:
+    """Returns the trainer of SymCERE with LoRA, and the batches of an epoch.
 
     Args:
         batch: the number of interactions in a batch.
         plain: whether :class:`PlainTexts` encodes the texts instead of our encoder.
         seed: the seed of dropout and masks.
+        dataset, encoder: their names.
     """
     settings = {
-        "data_path": str(folder), "text_encoder": MINILM, "text_train": "lora", "text_max_length": MAX_LENGTH,
+        "data_path": str(folder), "text_encoder": encoder, "text_train": "lora", "text_max_length": MAX_LENGTH,
         "train_batch_size": batch, "state": "ERROR", "show_progress": False,
     }  # fmt: skip
-    config = Config("SymCERE", DATASET, config_dict=settings)
+    config = Config("SymCERE", dataset, config_dict=settings)
     torch.manual_seed(0)
     train_data, _, _ = data_preparation(config, create_dataset(config))
     batches = list(train_data)

@@ -14,14 +14,13 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.model.general_recommender import LightGCN
 from recbole.trainer import Trainer as RecBoleTrainer
 from recbole.utils import init_seed
 
 from benchmarks.generated import real_dataset, write_interactions
 from benchmarks.measure import REPEATS, Options, Row, alternate, in_new_process, with_threads
-from benchmarks.ranking import RECBOLE_EVAL_BATCH_SIZE, RECBOLE_METRICS
+from benchmarks.ranking import RECBOLE_EVAL_BATCH_SIZE, RECBOLE_METRICS, recboles_loader
 from recbole_symcere.config import Config
 from recbole_symcere.model import symcere
 from recbole_symcere.model.text.loading import MINILM
@@ -70,9 +69,9 @@ def frozen_run(options: Options) -> Iterator[Row]:
 def _to_best_epoch(config: Config, trainer_class: type[RecBoleTrainer]) -> tuple[float, int]:
     """Returns the seconds to the best epoch, and its number."""
     init_seed(config["seed"], True)
-    train_data, valid_data, _ = data_preparation(config, create_dataset(config))
+    train_data, valid_data, _ = loaders = data_preparation(config, create_dataset(config))
     if trainer_class is RecBoleTrainer:
-        valid_data = FullSortEvalDataLoader(config, valid_data._dataset, valid_data._sampler)
+        valid_data = recboles_loader(config, loaders, 1)
         model = LightGCN(config, train_data._dataset)
     else:
         model = symcere.SymCERE(config, train_data._dataset)
