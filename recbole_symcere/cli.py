@@ -42,8 +42,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     add_commands(parser, "command", "COMMAND", COMMANDS)
-    given, rest = parser.parse_known_args(arguments)
+    given, rest = parser.parse_known_args(_spaced(sys.argv[1:] if arguments is None else arguments))
     return run_parsed(import_module(COMMANDS[given.command][0]), given, rest)
+
+
+def _spaced(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments with ``prep --dataset NAME`` for ``prep --dataset=NAME``.
+
+    All that follows the name of a dataset belongs to the dataset, which argparse can tell only in the first form.
+    """
+    if not arguments or arguments[0] != "prep":
+        return list(arguments)
+    name = "--dataset="
+    return [part for one in arguments for part in ([name[:-1], one[len(name) :]] if one.startswith(name) else [one])]
 
 
 def train(arguments: Sequence[str] | None = None) -> int:

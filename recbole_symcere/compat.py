@@ -29,6 +29,7 @@ from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import FeatureType, InputType, case_study
 from scipy.sparse import dok_matrix
 
+import recbole_symcere.sparse  # noqa: F401 - silences a warning that matrices of RecBole's models cause, too
 from recbole_symcere import distributed
 
 
@@ -324,16 +325,11 @@ def make_folders_together() -> None:
 
 
 def quiet_known_warnings() -> None:
-    """Silences four warnings that do not concern the result and that a user can't act on.
+    """Silences three warnings of RecBole that do not concern the result and that a user can't act on.
 
-    The first comes once in a process, at the first CSR matrix, and says that PyTorch calls these matrices beta; it is
-    used up here. The other three come from RecBole. They say that ``torch.sparse.FloatTensor`` is deprecated; that
-    columns of pandas 3, which RecBole makes tensors of, are read-only; and that a chained ``fillna`` no longer fills,
-    which the functions above repair.
+    They say that ``torch.sparse.FloatTensor`` is deprecated; that columns of pandas 3, which RecBole makes tensors of,
+    are read-only; and that a chained ``fillna`` no longer fills, which the functions above repair.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        torch.sparse_csr_tensor([0], [], [], (0, 0), check_invariants=False)
     for message, module in (
         (r"torch\.sparse\.SparseTensor", r"recbole\.model"),
         ("The given NumPy array is not writable", r"recbole\.data"),

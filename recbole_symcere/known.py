@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -24,10 +24,19 @@ if TYPE_CHECKING:
 
     from recbole_symcere.config import Config
     from recbole_symcere.data.dataset import ReviewDataset
-    from recbole_symcere.model.recommender import Recommender
 
 HALF_LIVES = (math.inf, 730.0, 365.0, 180.0, 90.0, 30.0, 7.0)  # days
 STRANGER, VALIDATION_ONLY, TRAINED = range(3)  # the history of a user before the part
+
+
+class Ranks(Protocol):
+    """Says whether scores of strangers and of new items are the model's own, by two attributes of ``Recommender``."""
+
+    @property
+    def ranks_strangers(self) -> bool: ...
+
+    @property
+    def ranks_new_items(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ class Known:
         """Returns the users of a batch by their numbers here: those of questions, or else of users, [B] long."""
         return interaction[QUESTION if self.questions else user_field].to(self.cold.device)
 
-    def ranked(self, scores: Tensor, users: Tensor, model: Recommender) -> Tensor:
+    def ranked(self, scores: Tensor, users: Tensor, model: Ranks) -> Tensor:
         """Returns the scores by which a part is ranked, and overwrites ``scores`` with them.
 
         Args:

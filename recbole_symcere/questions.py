@@ -21,7 +21,6 @@ from torch import Tensor
 
 from recbole_symcere.decay import DAY
 from recbole_symcere.errors import ConfigError, DatasetError
-from recbole_symcere.recbole_settings import modes
 
 if TYPE_CHECKING:
     from recbole_symcere.config import Config
@@ -90,18 +89,18 @@ class Questions:
 
     def histories(self, questions: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the histories of some questions [B]: the position in ``questions``, and the interaction, [n] each."""
-        return _spans(self.start[questions], self.end[questions])
+        return spans(self.start[questions], self.end[questions])
 
     def met(self, questions: Tensor) -> tuple[Tensor, Tensor]:
         """Returns all that was met before some questions [B]: the position in ``questions``, and the interaction."""
-        return _spans(self.start[questions], self.begin[questions])
+        return spans(self.start[questions], self.begin[questions])
 
     def held_out(self, questions: Tensor) -> tuple[Tensor, Tensor]:
         """Returns what is held out of some questions [B]: the position in ``questions``, and the interaction."""
-        return _spans(self.begin[questions], self.stop[questions])
+        return spans(self.begin[questions], self.stop[questions])
 
 
-def _spans(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+def spans(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the numbers from each start to each end, one span after the other: the span's place, and the number."""
     length = end - start
     owner = torch.repeat_interleave(length)
@@ -114,6 +113,8 @@ def check_questions(config: Config) -> None:
     Raises:
         ConfigError: the settings do not go together, or the model can't rank for people whom it has not met.
     """
+    from recbole_symcere.recbole_settings import modes  # needs RecBole, which lists from a checkpoint do not load
+
     kind, given, split = config["questions"], config["given"], config["eval_args"]["split"]
     for key, (reader, protocol, default) in READ_WITH.items():
         if kind != reader and config[key] != default:

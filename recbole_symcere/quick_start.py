@@ -11,10 +11,11 @@ from typing import Any
 from recbole_symcere import distributed
 from recbole_symcere.config import Config
 from recbole_symcere.data.loaders import create_dataset, data_preparation
+from recbole_symcere.loading import load_data_and_model
 from recbole_symcere.properties import parse_value
 from recbole_symcere.recbole_settings import mode_on_test, what_is_ranked
-from recbole_symcere.recommend import load_data_and_model, recommend
-from recbole_symcere.run import fit, write_result
+from recbole_symcere.recommend import recommend
+from recbole_symcere.run import fit, store_what_serves, write_result
 
 __all__ = [
     "create_dataset",
@@ -55,6 +56,8 @@ def run_recbole_symcere(
     config = Config(model, dataset, config_file_list, config_dict)
     fitted = fit(config, saved)
     trainer, logger = fitted.trainer, getLogger()
+    if saved:
+        store_what_serves(fitted)
     started = perf_counter()
     show = bool(config["show_progress"])
     test_result = fitted.rank_test(load_best_model=saved, show_progress=show)

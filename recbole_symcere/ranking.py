@@ -25,7 +25,7 @@ from recbole_symcere import distributed
 from recbole_symcere.best_items import top_items
 from recbole_symcere.known import Known
 from recbole_symcere.metrics import metric_of
-from recbole_symcere.questions import QUESTION, Questions
+from recbole_symcere.questions import QUESTION, Questions, spans
 
 if TYPE_CHECKING:
     from recbole_symcere.data.dataset import ReviewDataset
@@ -40,10 +40,15 @@ def plain(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 class RankingDataLoader(FullSortEvalDataLoader):
-    """A dataloader that assembles each batch of users only once, because the batches never change.
+    """RecBole's dataloader of users to rank, but from two sorted tensors in place of a Python set for each user.
 
-    A batch holds the histories and the held-out items of its users. If several processes rank, each of them gets a
-    share of the users.
+    A batch holds the histories and the held-out items of its users. It is assembled only once, because the batches
+    never change. If several processes rank, each of them gets a share of the users.
+
+    Args:
+        config: the configuration.
+        dataset: the part to rank. Its interactions are sorted by user, as RecBole does it.
+        earlier: the parts that the histories come from. An item that is held out of a user is not in the history.
 
     Attributes:
         known: what is known before the part.
@@ -51,9 +56,19 @@ class RankingDataLoader(FullSortEvalDataLoader):
 
     known: Known
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, config: Config, dataset: ReviewDataset, earlier: Sequence[ReviewDataset]) -> None:
         self._batches: dict[tuple[int, int], Any] = {}
-        super().__init__(*args, **kwargs)
+        self.is_sequential = False
+        self.uid_field, self.iid_field = dataset.uid_field, dataset.iid_field
+        dataset.sort(by=self.uid_field, ascending=True)
+        self._n_items = dataset.item_num
+        self._held_out = pairs_of([dataset])
+        met = pairs_of(earlier)
+        self._met = met[~torch.isin(met, self._held_out)]
+        self.uid_list = (self._held_out // self._n_items).unique_consecutive()
+        self.user_df = dataset.join(Interaction({self.uid_field: self.uid_list}))
+        self.sample_size = len(self.uid_list)
+        AbstractDataLoader.__init__(self, config, dataset, None, shuffle=False)
 
     def update_config(self, config: Any) -> None:
         self._batches.clear()
@@ -74,13 +89,45 @@ class RankingDataLoader(FullSortEvalDataLoader):
         return self._batches[key]
 
     def _assembled(self, index: list[int]) -> Any:
-        return super().collate_fn(index)
+        numbers = torch.tensor(index)
+        users = self.uid_list[numbers]
+        return self.user_df[numbers], self._of(users, self._met), *self._of(users, self._held_out)
+
+    def _of(self, users: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the items that some users [B] have in sorted pairs: the position in ``users``, and the item."""
+        start, end = (torch.searchsorted(pairs, (users + more) * self._n_items) for more in (0, 1))
+        owner, place = spans(start, end)
+        return owner, pairs[place] % self._n_items
+
+    @property
+    def uid2history_item(self) -> np.ndarray:
+        """The history of each user, which functions of RecBole such as ``full_sort_topk`` read; [n_users] of [n]."""
+        return self._by_user(self._met)
+
+    @property
+    def uid2positive_item(self) -> np.ndarray:
+        """The held-out items of each user, [n_users] of [n]."""
+        return self._by_user(self._held_out)
+
+    def _by_user(self, pairs: Tensor) -> np.ndarray:
+        found = np.empty(self._dataset.user_num, dtype=object)
+        n = torch.bincount(pairs // self._n_items, minlength=len(found))
+        for user, items in enumerate((pairs % self._n_items).split(n.tolist())):
+            found[user] = items
+        return found
+
+
+def pairs_of(parts: Sequence[ReviewDataset]) -> Tensor:
+    """Returns the different pairs of user and item in some parts as sorted numbers, user times items plus item."""
+    return torch.cat(
+        [part.inter_feat[part.uid_field] * part.item_num + part.inter_feat[part.iid_field] for part in parts]
+    ).unique()
 
 
 class QuestionDataLoader(RankingDataLoader):
     """A dataloader of questions, each with the number of its user; see ``recbole_symcere.questions``."""
 
-    def __init__(self, config: Config, dataset: ReviewDataset, sampler: Any, questions: Questions) -> None:
+    def __init__(self, config: Config, dataset: ReviewDataset, questions: Questions) -> None:
         self._batches = {}
         self._questions = questions
         self.is_sequential = False
@@ -88,7 +135,7 @@ class QuestionDataLoader(RankingDataLoader):
         self.uid_list = questions.user
         self.user_df = Interaction({self.uid_field: questions.user, QUESTION: torch.arange(len(questions))})
         self.sample_size = len(questions)
-        super(FullSortEvalDataLoader, self).__init__(config, dataset, sampler, shuffle=False)
+        AbstractDataLoader.__init__(self, config, dataset, None, shuffle=False)
 
     def _assembled(self, index: list[int]) -> Any:
         numbers, items = torch.tensor(index), self._questions.item

@@ -19,7 +19,6 @@ from recbole.utils import ModelType, calculate_valid_score, init_logger, init_se
 
 from recbole_symcere import distributed
 from recbole_symcere.checkpoint import (
-    SERVING_FORMAT,
     check_same_settings,
     load_checkpoint,
     locked,
@@ -39,6 +38,7 @@ from recbole_symcere.data.loaders import (
 )
 from recbole_symcere.errors import CheckpointError, ConfigError
 from recbole_symcere.known import known_before
+from recbole_symcere.listing import to_store
 from recbole_symcere.model.recommender import Recommender
 from recbole_symcere.outputs import make_output_folder
 from recbole_symcere.provenance import commit, versions
@@ -56,6 +56,7 @@ class Fitted:
         trainer: that of the model that validation stopped.
         ranker: that of the model that ranks the test part: the same, or with ``refit`` one that was trained on training
             and validation together.
+        parts: the interactions of training and of validation.
         later: trains the models that ``refit_every`` asks for, each of which ranks the next period of the test part.
         best_valid_result: the metrics of the best epoch on validation.
     """
@@ -66,6 +67,7 @@ class Fitted:
     test_data: AbstractDataLoader
     best_valid_score: float
     best_valid_result: Mapping[str, float]
+    parts: tuple[ReviewDataset, ReviewDataset]
     later: Callable[[], Iterator[tuple[Trainer, AbstractDataLoader]]]
 
     def rank_test(self, load_best_model: bool = True, show_progress: bool = False) -> Mapping[str, float]:
@@ -133,9 +135,9 @@ def fit(config: Config, saved: bool = True, callback_fn: Callable[[int, float], 
         ranker = trainer
         if config["refit"]:
             ranker, test_data = _refit(config, trainer, checkpoint, loaders, saved)
-        if saved:
-            _store_what_serves(ranker, loaders, checkpoint)
-    return Fitted(trainer, ranker, valid_data, test_data, *best, later=partial(_later_fits, config, trainer, loaders))
+    parts = train_data._dataset, valid_data._dataset
+    later = partial(_later_fits, config, trainer, loaders)
+    return Fitted(trainer, ranker, valid_data, test_data, *best, parts=parts, later=later)
 
 
 def _later_fits(config: Config, trainer: Trainer, loaders: DataLoaders) -> Iterator[tuple[Trainer, AbstractDataLoader]]:
@@ -145,19 +147,20 @@ def _later_fits(config: Config, trainer: Trainer, loaders: DataLoaders) -> Itera
         yield ranker, period
 
 
-def _store_what_serves(ranker: Trainer, loaders: DataLoaders, path: Path) -> None:
-    """Adds to a checkpoint what recommends without the dataset, if the model can do this."""
+def store_what_serves(fitted: Fitted) -> None:
+    """Adds to the checkpoint of a finished run what recommends without the dataset, if the model can do this."""
+    ranker, (train, valid) = fitted.ranker, fitted.parts
     model: Recommender = ranker.model
-    if not model.serves:
-        return
-    train, valid = (loader._dataset for loader in loaders[:2])
+    path = Path(ranker.saved_model_file)
     known = known_before(ranker.config, train, valid, ranker.is_refit)
     past = train.joined_with(valid)
+    trained = past if ranker.is_refit else train
     checkpoint = load_checkpoint(path)
     restore(model, checkpoint)  # the model may be that of a later epoch
-    record = model.to_serve(past if ranker.is_refit else train, past, known)
+    model.about_to_rank(known)
+    kept = to_store(model.eval(), trained, past, known)
     if distributed.is_main():
-        save_checkpoint(checkpoint | {"serving": record | {"format": SERVING_FORMAT}}, path)
+        save_checkpoint(checkpoint | kept, path)
     distributed.wait_for_all()
 
 

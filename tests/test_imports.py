@@ -77,7 +77,8 @@ def test_training_and_recommending_know_the_model_and_the_metric(
     assert cli.main(["train", "--model=Narrow", "--checkpoint_file=x.pth", *arguments(given), imports]) == 0
     assert stored_config(load_checkpoint("x.pth"), {"imports": [module]})["width"] == 4
     forget()
-    assert cli.main(["recommend", "--checkpoint", "x.pth", "--users", "u1"]) == 2
+    assert cli.main(["recommend", "--checkpoint", "x.pth", "--users", "u1"]) == 0, "vectors need no class"
+    assert cli.main(["recommend", "--checkpoint", "x.pth", "--users", "u1", "--candidates=all"]) == 2
     error = capsys.readouterr().err
     assert "there is no model 'Narrow'" in error and "if you trust them, give --imports=['users_module']" in error
     assert module not in sys.modules, "a checkpoint alone imports nothing"

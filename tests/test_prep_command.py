@@ -118,6 +118,7 @@ def test_a_seed_draws_users_and_the_same_seed_the_same() -> None:
     [
         ["--dataset", "yelp", "--user-core=6", "--item-core", "8"],
         ["--dataset=yelp", "--user-core=6", "--item-core=8"],
+        ["--dataset=yelp", "--user-core", "6", "--item-core", "8"],
         ["--user-core=6", "--item-core=8", "--dataset", "yelp"],
     ],
 )

@@ -41,7 +41,7 @@ from recbole_symcere.properties import load_yaml, properties_folder
 from recbole_symcere.questions import Questions, questions_of
 from recbole_symcere.quick_start import create_dataset, data_preparation
 from recbole_symcere.ranking import QuestionDataLoader, RankingCollector, RankingEvaluator, joined
-from recbole_symcere.run import Fitted, fit
+from recbole_symcere.run import Fitted, fit, store_what_serves
 from recbole_symcere.serving import NewInteraction, Recommender
 from recbole_symcere.trainer import Trainer
 from tests.conftest import START, WORDS, Row, for_model, write_atomic_files
@@ -358,7 +358,7 @@ class Trained:
         """What the model ranks for the questions of another test part."""
         config = self.config.with_settings(**changes)
         known = known_before(config, self.train, self.valid, True, test)
-        loader = QuestionDataLoader(config, test, None, known.questions)
+        loader = QuestionDataLoader(config, test, known.questions)
         loader.known = known
         with noting() as found:
             self.fitted.ranker.evaluate(loader, load_best_model=False)
@@ -837,6 +837,7 @@ def test_a_stranger_gets_what_the_checkpoint_serves_for_the_same_history_reviews
     file = tmp_path / "run.pth"
     config = shop_config(shop, "SymCEREPlus", "strangers", given=3, checkpoint_file=str(file))
     trained = Trained(fit(config), *create_dataset(config).build())
+    store_what_serves(trained.fitted)
     text_of = dict(zip(rows_of(trained.test), trained.test.review_texts(), strict=True))
     items = trained.test.field2id_token["item_id"]
     questions = asked_of_strangers(rows_of(trained.test), 3)
@@ -860,6 +861,7 @@ def test_a_question_of_a_day_gets_what_is_served_when_all_days_before_were_added
     file = tmp_path / "run.pth"
     config = shop_config(shop, "SymCEREPlus", "rolling", checkpoint_file=str(file))
     trained = Trained(fit(config), *create_dataset(config).build())
+    store_what_serves(trained.fitted)
     past = trained.train.joined_with(trained.valid).joined_with(trained.test)
     text_of = dict(zip(rows_of(past), past.review_texts(), strict=True))
     earlier, part = rows_of(trained.train, trained.valid), rows_of(trained.test)

@@ -200,7 +200,8 @@ def test_a_changed_dataset_does_not_meet_an_old_checkpoint(settings: Settings, t
     changes = {"dataset": "own", "data_path": str(folder.parent), "checkpoint_file": str(tmp_path / "run.pth")}
     run(settings, epochs=1, **changes)
     write_atomic_files(folder, tiny_rows()[::-1])
-    for use in (lambda: run(settings, **changes), lambda: recommend(tmp_path / "run.pth", ["u1"])):
+    again = {"data_path": changes["data_path"]}
+    for use in (lambda: run(settings, **changes), lambda: recommend(tmp_path / "run.pth", ["u1"], config_dict=again)):
         with pytest.raises(CheckpointError, match=r"run\.pth: the dataset own is not the one"):
             use()
 
@@ -299,7 +300,11 @@ def test_a_pickle_is_loaded_only_where_it_is_trusted(settings: Settings, key: st
     assert not Path("code-has-run").exists()
 
 
-@pytest.mark.parametrize("load", [load_data_and_model, lambda file: recommend(file, ["u0"])], ids=["load", "recommend"])
+@pytest.mark.parametrize(
+    "load",
+    [load_data_and_model, lambda file: recommend(file, ["u0"], config_dict={"candidates": "seen"})],
+    ids=["load", "recommend"],
+)
 def test_a_checkpoint_cannot_say_that_code_may_run(settings: Settings, load: Any, monkeypatch: Any) -> None:
     run(settings, checkpoint_file="run.pth", epochs=1, trust_remote_code=True)
     Path("foreign.pth").write_bytes(pickle.dumps(RunsCode()))

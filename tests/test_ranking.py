@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 import recbole.evaluator.metrics as recbole_metrics
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis.extra.numpy import arrays
+from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.interaction import Interaction
 from recbole.evaluator import Collector
 from recbole.evaluator.collector import DataStruct
 from recbole.model.general_recommender import BPR
+from recbole.sampler import Sampler
 
 from recbole_symcere.best_items import top_items
+from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.known import STRANGER, TRAINED, VALIDATION_ONLY
 from recbole_symcere.metrics import NDCG, AveragePopularity, GiniIndex, popularity_groups
 from recbole_symcere.model.registry import with_hooks
@@ -290,6 +294,43 @@ def test_batches_of_users_are_made_once(make_config: Any) -> None:
         first, again = list(loader), list(loader)
         assert len(first) == len(loader) > 1
         assert all(one is other for one, other in zip(first, again, strict=True))
-        plain = [super(RankingDataLoader, loader).collate_fn(index) for index in loader.batch_sampler]
-        for (_, history, row, item), (_, expected, *positive) in zip(first, plain, strict=True):
-            assert all(torch.equal(a, b) for a, b in zip((*history, row, item), (*expected, *positive), strict=True))
+
+
+@pytest.fixture
+def whole(make_config: Any) -> ReviewDataset:
+    return create_dataset(make_config())
+
+
+pairs_of_parts = st.lists(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(1, 6)), min_size=1, max_size=12), min_size=3, max_size=3
+)
+
+
+@given(parts=pairs_of_parts, batch=st.sampled_from([1, 14, 100]))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_batches_of_users_are_those_of_recbole(
+    make_config: Any, whole: ReviewDataset, parts: list[list[tuple[int, int]]], batch: int
+) -> None:
+    config = make_config(eval_batch_size=batch)
+
+    def part(pairs: list[tuple[int, int]]) -> Any:
+        users, items = torch.tensor(pairs).T
+        rows = Interaction({"user_id": users, "item_id": items})
+        found = whole.copy(rows)
+        found.field2id_token = {"user_id": np.array([f"u{n}" for n in range(6)]), "item_id": np.arange(8).astype(str)}
+        return found
+
+    train, valid, test = (part(pairs) for pairs in parts)
+    samplers = Sampler(["train", "valid", "test"], [train, valid, test])
+    for phase, held_out, earlier in (("valid", valid, [train]), ("test", test, [train, valid])):
+        ours = RankingDataLoader(config, held_out, earlier)
+        theirs = FullSortEvalDataLoader(config, held_out, samplers.set_phase(phase))
+        assert len(ours) == len(theirs) and torch.equal(ours.uid_list, theirs.uid_list)
+        for (users, history, *positive), (same, their_history, *their_positive) in zip(ours, theirs, strict=True):
+            assert torch.equal(users["user_id"], same["user_id"])
+            for found, expected in ((history, their_history), (positive, their_positive)):
+                assert torch.equal(found[0], expected[0])
+                assert sorted(torch.stack([*found], 1).tolist()) == sorted(torch.stack([*expected], 1).tolist())
+        for name in ("uid2history_item", "uid2positive_item"):
+            for user in theirs.uid_list.tolist():
+                assert sorted(getattr(ours, name)[user].tolist()) == sorted(getattr(theirs, name)[user].tolist())

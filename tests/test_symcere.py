@@ -117,7 +117,8 @@ def test_recommend_prints_the_same_items_in_each_format(
 def test_recommend_takes_one_user_or_all(checkpoint: Path) -> None:
     every = recommend(checkpoint, k=1)
     assert sorted(every) == sorted(f"u{number}" for number in range(40))
-    assert recommend(checkpoint, "u3", k=1) == {"u3": every["u3"]}
+    ((user, ((item, score),)),) = recommend(checkpoint, "u3", k=1).items()
+    assert (user, item, pytest.approx(score)) == ("u3", *every["u3"][0])
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,9 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
         DatasetError: a dataset can't be read.
     """
     if given.dataset is not None:
-        if given.source:
-            raise PreparationError(f"--dataset NAME says the source itself; leave {given.source} out, or --dataset")
         name, *arguments = given.dataset or [""]
+        if arguments and arguments[0] in (*kinds(), "stats"):
+            raise PreparationError(f"--dataset NAME says the source itself; leave {arguments[0]} out, or --dataset")
         prepare_named(name, *rest, *arguments)
     elif given.source == "stats":
         import_module(STATISTICS).run(given, rest)

@@ -6,7 +6,9 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
+import torch
 from recbole.data.dataloader import AbstractDataLoader, FullSortEvalDataLoader, TrainDataLoader
 from recbole.data.utils import create_samplers, get_dataloader, load_split_dataloaders, save_split_dataloaders
 
@@ -19,8 +21,10 @@ from recbole_symcere.data.fingerprint import source_fingerprint
 from recbole_symcere.errors import ConfigError, DatasetError
 from recbole_symcere.known import Known, known_before
 from recbole_symcere.questions import periods
-from recbole_symcere.ranking import QuestionDataLoader, RankingDataLoader
+from recbole_symcere.ranking import QuestionDataLoader, RankingDataLoader, pairs_of
 from recbole_symcere.recbole_settings import modes, sampled_negatives
+
+PHASES = ("train", "valid", "test")
 
 DataLoaders = tuple[AbstractDataLoader, AbstractDataLoader, AbstractDataLoader]
 
@@ -152,29 +156,37 @@ def _loaders(
     getLogger().info(str(found))
     if config["audit"] == "error":
         found.check()
-    try:
-        samplers = create_samplers(config, parts[0], list(parts))
-    except ValueError as error:  # RecBole raises this if a user has met every item
-        raise DatasetError(f"{config['dataset']}: no negative item can be drawn ({error})") from error
+    _check_negatives(config, parts)
+    samplers: Sequence[Any] = ()
     loaders = []
-    for phase, part, sampler in zip(("train", "valid", "test"), parts, samplers, strict=True):
-        if phase == "train" or phase in known:
-            before = known.get(phase)
-            if before and before.questions:
-                loader: AbstractDataLoader = QuestionDataLoader(config, part, sampler, before.questions)
-            else:
-                of_phase = _dataloader(config, phase, part)
-                loader = of_phase(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
-            loader.known = before
-            loaders.append(loader)
+    for number, (phase, part) in enumerate(zip(PHASES, parts, strict=True)):
+        if phase != "train" and phase not in known:
+            continue
+        before, of_recbole = known.get(phase), get_dataloader(config, phase)
+        if before and before.questions:
+            loader: AbstractDataLoader = QuestionDataLoader(config, part, before.questions)
+        elif of_recbole is FullSortEvalDataLoader:
+            loader = RankingDataLoader(config, part, parts[:number])
+        elif of_recbole is TrainDataLoader and config["loader"] == "device" and can_make(config, part):
+            loader = DeviceTrainDataLoader(config, part, None, shuffle=config["shuffle"])
+        else:  # RecBole's samplers have a Python set for each user
+            samplers = samplers or create_samplers(config, parts[0], list(parts))
+            loader = of_recbole(config, part, samplers[number], shuffle=phase == "train" and config["shuffle"])
+        loader.known = before
+        loaders.append(loader)
     return loaders
 
 
-def _dataloader(config: Config, phase: str, part: ReviewDataset) -> type[AbstractDataLoader]:
-    loader: type[AbstractDataLoader] = get_dataloader(config, phase)
-    if loader is TrainDataLoader and config["loader"] == "device" and can_make(config, part):
-        return DeviceTrainDataLoader
-    return RankingDataLoader if loader is FullSortEvalDataLoader else loader
+def _check_negatives(config: Config, parts: Sequence[ReviewDataset]) -> None:
+    """Checks that there is an item for each user that the user has met in no part."""
+    n_items = parts[0].item_num
+    n_met = torch.bincount(pairs_of(parts) // n_items)
+    if len(everything := (n_met == n_items - 1).nonzero().flatten()):
+        user = str(parts[0].id2token(parts[0].uid_field, int(everything[0])))
+        raise DatasetError(
+            f"{config['dataset']}: no negative item can be drawn for user {user!r}, who has met all {n_items - 1} "
+            "items; leave such users out with user_inter_num_interval"
+        )
 
 
 def _saved_dataloaders(config: Config) -> DataLoaders | None:

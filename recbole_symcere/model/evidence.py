@@ -18,6 +18,7 @@ from torch import Tensor
 from recbole_symcere.decay import DAY, decayed_counts, faded
 from recbole_symcere.model.item_statistics import ItemStatistics
 from recbole_symcere.model.parts import Registry
+from recbole_symcere.sparse import dense
 
 if TYPE_CHECKING:
     from recbole_symcere.config import Config
@@ -157,7 +158,7 @@ class Recent:
 
     def scores(self, people: People, items: ItemStatistics) -> Tensor:
         """Returns the decayed history times the directed walks between items, [B, n_items]."""
-        return _dense(people.histories(items.n_items, items.usual_age / 2 / DAY) @ items.walks)
+        return dense(people.histories(items.n_items, items.usual_age / 2 / DAY) @ items.walks)
 
 
 @EVIDENCE.register("graph")
@@ -190,7 +191,7 @@ class NearbyTexts:
 
     def scores(self, people: People, items: ItemStatistics) -> Tensor:
         """Returns the history times the nearest items of each item, [B, n_items]."""
-        return _dense(people.histories(items.n_items) @ items.nearest)
+        return dense(people.histories(items.n_items) @ items.nearest)
 
 
 def evidence_names(config: Config) -> list[str]:
@@ -201,10 +202,6 @@ def evidence_names(config: Config) -> list[str]:
     """
     names = [*config["evidence"], *(config["short_lived"] if config["questions"] != "users" else ())]
     return list(dict.fromkeys(names))
-
-
-def _dense(scores: Tensor) -> Tensor:
-    return scores.to_dense() if scores.is_sparse else scores
 
 
 def standardised(evidence: Evidence, people: People, items: ItemStatistics) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.parts import Registry
+from recbole_symcere.sparse import csr
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -93,11 +94,6 @@ def _layers(adjacency: Tensor, x: Tensor, n_layers: int, eps: float = 0.0) -> li
 
 def _mean(layers: Sequence[Tensor]) -> Tensor:
     return sum(layers[1:], layers[0]) / len(layers)
-
-
-def csr(crow: Tensor, column: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
-    """Makes a sparse CSR matrix without checking its parts."""
-    return torch.sparse_csr_tensor(crow, column, values, size, check_invariants=False)
 
 
 class BipartiteGraph(nn.Module):

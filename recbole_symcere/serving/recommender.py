@@ -143,6 +143,13 @@ class Recommender:
             found += self._best(added, requests[some], ~met, k, why)
         return found
 
+    @torch.no_grad()
+    def scores(self, requests: Sequence[Request]) -> Tensor:
+        """Returns the scores of all items for people, [B, n_items], also of items that :meth:`recommend` leaves out."""
+        persons = [self._directory.person(request) for request in requests]
+        people = self._directory.people(persons, self._written(requests))
+        return sum(self._contributions(people).values(), torch.zeros(()))
+
     def search(
         self,
         text: str,

@@ -348,3 +348,13 @@ def test_a_folder_beside_the_files_of_a_dataset_is_no_part_of_it(make_config: Ma
     before = source_fingerprint(config)
     (folder / "own.old").mkdir()
     assert source_fingerprint(config) == before
+
+
+def test_a_user_who_has_met_every_item_is_named(make_config: MakeConfig, tmp_path: Path) -> None:
+    rows = [row for row in tiny_rows() if row[0] != "u4"]
+    rows += [("u4", f"i{n}", 4.0, float(2_000_000_000 + n), f"all{n}", "love it") for n in range(30)]
+    folder = write_atomic_files(tmp_path / "own" / "own", rows)
+    for loader in ("device", "recbole"):
+        config = make_config(dataset="own", data_path=str(folder.parent), loader=loader)
+        with pytest.raises(DatasetError, match="no negative item can be drawn for user 'u4', who has met all 30 items"):
+            data_preparation(config, create_dataset(config))

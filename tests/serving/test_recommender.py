@@ -3,6 +3,8 @@
 import logging
 import math
 import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,13 @@ def test_nothing_but_the_checkpoint_is_read(
     save_checkpoint(stored | {"config": stored["config"] | nowhere}, elsewhere)
     found = Recommender.load(elsewhere).recommend(history=["i3", "i7"], k=3)
     assert tokens(found) == tokens(recommender.recommend(history=["i3", "i7"], k=3))
+
+
+def test_a_person_is_answered_without_a_word_of_what_pytorch_thinks_of_its_matrices(checkpoint: Path) -> None:
+    script = "import sys; from recbole_symcere.serving import Recommender; "
+    script += "print(Recommender.load(sys.argv[1]).recommend(history=['i3'], k=1)[0].item)"
+    ran = subprocess.run([sys.executable, "-c", script, checkpoint], capture_output=True, text=True, check=True)
+    assert ran.stdout.startswith("i") and not ran.stderr
 
 
 def test_what_was_met_is_left_out_and_an_answer_depends_on_each_part_of_the_request(recommender: Recommender) -> None:

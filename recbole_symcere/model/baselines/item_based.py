@@ -22,6 +22,7 @@ from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import DatasetError
 from recbole_symcere.model.baselines.history import histories, history_matrix, sparse_tensor
 from recbole_symcere.model.baselines.untrained import UserScorer
+from recbole_symcere.sparse import dense
 
 
 class ItemBased(UserScorer):
@@ -68,8 +69,7 @@ class ItemBased(UserScorer):
 
     def scores(self, users: Tensor) -> Tensor:
         """Returns the scores of all items for the given users, [B, n_items]."""
-        scores = torch.sparse.mm(self._histories(users), self.weights)
-        return scores.to_dense() if scores.is_sparse else scores
+        return dense(torch.sparse.mm(self._histories(users), self.weights))
 
     def _histories(self, users: Tensor) -> Tensor:
         if self.asked is None:

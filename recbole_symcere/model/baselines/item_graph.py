@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_symcere.model.graph import csr, propagate
+from recbole_symcere.model.graph import propagate
+from recbole_symcere.sparse import csr
 
 COSINES_AT_ONCE = 2**24  # float32: 64 MiB
 

@@ -81,7 +81,7 @@ def test_the_test_part_and_recommendations_are_asked_for_at_the_last_interaction
     _, _, dataset, *loaders = load_data_and_model(tmp_path / "run.pth")
     user = dataset.token2id("user_id", "u3")
     times = [of._dataset.inter_feat["timestamp"][of._dataset.inter_feat["user_id"] == user] for of in loaders]
-    assert [float(moments[user]) for moments in asked] == [times[0].max(), *[times[1].max()] * 3]
+    assert [float(moments[user]) for moments in asked] == [times[0].max(), *[times[1].max()] * 4]
     assert times[0].max() < times[1].max()
 
 
