@@ -13,6 +13,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator
+from logging import INFO
 from pathlib import Path
 from typing import Any
 
@@ -300,12 +301,15 @@ def evaluate_ngcf_without_dropout() -> None:
     _replace(NGCF, "forward", forward)
 
 
-def write_tensorboard_once() -> None:
-    """Lets only the main process write an event file for TensorBoard; in RecBole every process writes one."""
+def write_tensorboard_where_logged() -> None:
+    """Lets a run write events for TensorBoard only where it writes the same to its log.
+
+    In RecBole every process of a run writes them, and so do the hundreds of silent runs of a comparison.
+    """
     get_tensorboard = recbole.trainer.trainer.get_tensorboard
 
     def get(logger: Any) -> Any:
-        return get_tensorboard(logger) if distributed.is_main() else _NoTensorBoard()
+        return get_tensorboard(logger) if distributed.is_main() and logger.isEnabledFor(INFO) else _NoTensorBoard()
 
     _replace(recbole.trainer.trainer, "get_tensorboard", get)
 
@@ -352,7 +356,7 @@ REPAIRS = (
     count_every_interaction,
     count_no_negatives,
     evaluate_ngcf_without_dropout,
-    write_tensorboard_once,
+    write_tensorboard_where_logged,
     make_folders_together,
     quiet_known_warnings,
 )

@@ -30,7 +30,8 @@ from recbole_symcere.questions import QUESTION, Questions, spans
 if TYPE_CHECKING:
     from recbole_symcere.data.dataset import ReviewDataset
 
-ROWS_PER_PREDICTION = 2**18
+# Pairs that a model scores at once which knows no faster way. What a CPU computes of them should fit in its caches.
+PAIRS_ON_CPU, PAIRS_ON_GPU = 2**12, 2**18
 NOT_AT_K = ("rec.meanrank", "rec.score", "data.label")  # resources of metrics that need more than the best k items
 
 
@@ -278,7 +279,8 @@ class RankingTrainer(Trainer):
         self.evaluator = RankingEvaluator(config)
         if type(model).full_sort_predict is AbstractRecommender.full_sort_predict:
             # Such a model scores each (user, item) pair alone and may need kilobytes for it; others need 4 bytes.
-            self.test_batch_size = min(config["eval_batch_size"], ROWS_PER_PREDICTION)
+            at_once = PAIRS_ON_CPU if self.device.type == "cpu" else PAIRS_ON_GPU
+            self.test_batch_size = min(config["eval_batch_size"], at_once)
 
     def evaluate(self, eval_data: AbstractDataLoader, *args: Any, **kwargs: Any) -> Mapping[str, float]:
         """Ranks as RecBole does; what the dataloader says is known before the part is applied to all scores."""

@@ -468,3 +468,8 @@ def test_each_loss_term_is_logged_by_name(settings: Settings, tmp_path: Path) ->
     assert all(f"{term}: " in log.read_text() for term in ("cross_modal", "intra_graph", "intra_text", "bpr", "l2"))
     (events,) = (tmp_path / "log_tensorboard").glob("*/events*")
     assert b"Loss/Train/cross_modal" in events.read_bytes()
+
+
+def test_a_silent_run_writes_no_events(settings: Settings, tmp_path: Path) -> None:
+    run(settings, state="ERROR", epochs=1)
+    assert not (tmp_path / "log_tensorboard").exists()
