@@ -24,6 +24,7 @@ PARTS: dict[str, Callable[[Options], Iterator[Row]]] = {
     "loops": training.loops,
     "frozen-encoding": text.frozen_encoding,
     "lora-epoch": text.lora_epoch,
+    "lora-step": text.lora_step,
     "lora-memory": text.lora_memory,
     "full-ranking": ranking.full_ranking,
     "lists": ranking.lists,
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--spark-master", metavar="URL", help="also prepare the reviews on this Spark, and compare")
     parser.add_argument("--raw", type=Path, default=Options.raw, help="folder of the raw file of whole (%(default)s)")
     parser.add_argument(
-        "--older", type=Path, metavar="DIR", help="checkout of an older commit, for the part comparison"
+        "--older", type=Path, metavar="DIR", help="checkout of an older commit, for comparison and lora-step"
     )
     given = parser.parse_args(arguments)
     unknown = set(given.parts) - set(PARTS)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+ROOT = Path(__file__).parents[1]
 REPEATS = 5  # the least number of measurements in a median
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 COPIED = 2**26 if DEVICE.type == "cpu" else 2**30  # bytes of a large copy, which no cache can hold

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
@@ -19,7 +22,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
 from benchmarks.generated import real_dataset
-from benchmarks.measure import REPEATS, Options, Row, alternate, in_new_process
+from benchmarks.measure import REPEATS, ROOT, Options, Row, alternate, in_new_process
 from recbole_symcere.config import Config
 from recbole_symcere.data.embeddings import cached_embeddings
 from recbole_symcere.model.symcere import SymCERE
@@ -160,6 +163,40 @@ def lora_epoch(options: Options) -> Iterator[Row]:
     )
     case = f"{steps} steps of {batch} interactions, {torch.get_num_threads()} threads"
     yield Row("lora-epoch", case, "padded to 128, fp32, two passes, peft", ours, theirs, 4.0, unit="s", note=note)
+
+
+def lora_step(options: Options) -> Iterator[Row]:
+    """Measures training steps with LoRA on one core, here and at the older commit that ``--older`` names."""
+    with real_dataset(DATASET, options) as folder:
+        size, steps = (4, 2) if options.small else (EPOCH_BATCH, 3 * REPEATS)
+        checkouts = [ROOT, *([options.older] if options.older else [])]
+        measured = [_steps_of(checkout, folder.absolute(), size, steps) for checkout in checkouts * 2]
+    ours, *others = (statistics.median(chain(*measured[n :: len(checkouts)])) for n in range(len(checkouts)))
+    note = "; ".join(f"{1000 * size / each:.1f} interactions/s" for each in (ours, *others))
+    yield Row("lora-step", f"a step of {size} interactions, 1 thread", "an older commit", ours, *others, note=note)
+
+
+STEPS = """
+import sys, time
+from pathlib import Path
+import torch
+from benchmarks.text import lora_training, step
+folder, size, steps = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+torch.set_num_threads(1)
+trainer, batches = lora_training(folder, size, plain=False)
+for batch in batches[: steps + 1]:
+    started = time.perf_counter()
+    step(trainer, batch)
+    print("step", 1000 * (time.perf_counter() - started))
+"""
+
+
+def _steps_of(checkout: Path, folder: Path, size: int, steps: int) -> list[float]:
+    """Returns the milliseconds of training steps by the code of a checkout, without the first step."""
+    command = [sys.executable, "-c", STEPS, str(folder), str(size), str(steps)]
+    environment = os.environ | {"PYTHONPATH": str(checkout.absolute())}
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=True)
+    return [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("step ")][1:]
 
 
 def lora_memory(options: Options) -> Iterator[Row]:

@@ -19,12 +19,11 @@ from recbole.utils import init_seed
 
 from benchmarks.conversion import AMAZON, COLUMNS, write_dump
 from benchmarks.generated import write_dataset
-from benchmarks.measure import Options, Row
+from benchmarks.measure import ROOT, Options, Row
 from benchmarks.ranking import RECBOLE_EVAL_BATCH_SIZE
 from recbole_symcere.config import Config
 from recbole_symcere.model.text.loading import MINILM, find_encoder
 
-ROOT = Path(__file__).parents[1]
 RAW = "reviews_Musical_Instruments_5.json.gz"
 NAME = "musical-instruments"
 PEER = "RecBole's LightGCN"
