@@ -6,7 +6,7 @@ Source: McFadden, "Conditional Logit Analysis of Qualitative Choice Behavior" (1
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,8 +65,8 @@ class Choices:
         The users and the items that were offered stay as they are.
         """
         scores = (self.offered @ weights).masked_fill(~self.open, -torch.inf)
-        last = scores.topk(min(n, scores.shape[1])).values[:, -1:]
-        kept = self.chosen @ weights >= last[self.owner, 0]
+        last = scores.topk(n).values[:, -1:] if n <= scores.shape[1] else scores.new_full((1, 1), -torch.inf)
+        kept = self.chosen @ weights >= last.expand(len(scores), 1)[self.owner, 0]
         return Choices(self.chosen[kept], self.owner[kept], self.offered, self.open & (scores >= last))
 
     def loss(self, weights: Tensor) -> Tensor:
@@ -81,13 +81,32 @@ class Choices:
 
 @dataclass(frozen=True)
 class Weights:
-    """Fitted weights, [K] each, and their standard errors; the error of a weight at its bound 0 is 0."""
+    """Fitted weights.
+
+    Attributes:
+        values: [K].
+        objective: the convex function of the weights whose minimum they are, a mean over choices.
+        n: the number of choices.
+    """
 
     values: Tensor
-    errors: Tensor
+    objective: Callable[[Tensor], Tensor]
+    n: int
+
+    @torch.enable_grad()
+    def errors(self) -> Tensor:
+        """Returns the standard errors [K]; that of a weight at its bound 0 is 0.
+
+        They are those of maximum likelihood, by the inverse of the objective's second derivatives over the weights
+        above 0.
+        """
+        curvature = torch.autograd.functional.hessian(self.objective, self.values)
+        errors, above = torch.zeros_like(self.values), self.values > 0
+        errors[above] = (torch.linalg.inv(curvature[above][:, above].double()).diagonal() / self.n).sqrt().to(errors)
+        return errors
 
 
-def fit_weights(choices: Choices) -> Weights:
+def fit_weights(choices: Choices, start: Tensor | None = None) -> Weights:
     """Returns the weights, none below 0, that tell best what people chose from what they would be shown instead.
 
     Most choices are far down any list. They would decide the weights, although no weights bring them to the top, where
@@ -97,24 +116,28 @@ def fit_weights(choices: Choices) -> Weights:
 
     Args:
         choices: at least one choice.
+        start: [K], weights near which those that are sought may lie, such as those of nearly the same choices. They
+            change how long the search takes, and not what it finds.
     """
-    every = most_likely(choices, RIDGE)
+    every = most_likely(choices, RIDGE, start=start)
     top = choices.at_the_top(every.values)
     return most_likely(top, TRUST / n, every.values) if (n := len(top.owner)) else every
 
 
-def most_likely(choices: Choices, ridge: float, towards: Tensor | None = None) -> Weights:
+def most_likely(choices: Choices, ridge: float, towards: Tensor | None = None, start: Tensor | None = None) -> Weights:
     """Returns the weights, none below 0, under which the choices are most likely.
 
-    The objective is convex: ``Choices.loss`` plus ``ridge`` / 2 times the squared distance from ``towards``. The errors
-    are those of maximum likelihood, by the inverse of the objective's second derivatives over the weights above 0.
+    The objective is convex: ``Choices.loss`` plus ``ridge`` / 2 times the squared distance from ``towards``.
 
     Args:
         choices: at least one choice.
         ridge: above 0.
         towards: [K], to which the weights are drawn; None for 0.
+        start: [K], where the search begins; None for ``towards``, or without it for equal weights.
     """
     n, k = choices.chosen.shape
+    start = towards if start is None else start
+    first = np.full(k, 1 / k) if start is None else start.double().cpu().numpy()
     centre = choices.chosen.new_zeros(k) if towards is None else towards
 
     def objective(weights: Tensor) -> Tensor:
@@ -127,13 +150,8 @@ def most_likely(choices: Choices, ridge: float, towards: Tensor | None = None) -
         return float(value.detach()), gradient.double().cpu().numpy()
 
     with torch.enable_grad():
-        found = minimize(value_and_gradient, np.full(k, 1 / k), jac=True, method="L-BFGS-B", bounds=[(0, None)] * k)
-        values = choices.chosen.new_tensor(found.x)
-        curvature = torch.autograd.functional.hessian(objective, values)
-    errors = torch.zeros_like(values)
-    above = values > 0
-    errors[above] = (torch.linalg.inv(curvature[above][:, above].double()).diagonal() / n).sqrt().to(errors)
-    return Weights(values, errors)
+        found = minimize(value_and_gradient, first, jac=True, method="L-BFGS-B", bounds=[(0, None)] * k)
+    return Weights(choices.chosen.new_tensor(found.x), objective, n)
 
 
 def check_weights(given: Any, evidence: Sequence[str]) -> None:

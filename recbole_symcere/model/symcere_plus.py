@@ -191,14 +191,14 @@ class SymCEREPlus(SymCERE):
                 self.weights[:, row] = pieces * (self.weights[:, OTHERS] if row == STRANGERS else 1.0)
                 continue
             users, choices = self._choices(user, item)
-            fold_of = self._fold_of(users)
-            choices = choices.of_evidence(pieces)
+            fold_of, choices = self._fold_of(users), choices.of_evidence(pieces)
             fitted = fit_weights(choices)
             self.weights[:, row] = 0
-            self.weights[0, row, pieces], self.weight_errors[row, pieces] = fitted.values, fitted.errors
+            self.weights[0, row, pieces], self.weight_errors[row, pieces] = fitted.values, fitted.errors()
             for fold in range(FOLDS):
                 rest = choices.of_users(fold_of != fold)
-                self.weights[1 + fold, row, pieces] = (fit_weights(rest) if len(rest.owner) else fitted).values
+                again = fit_weights(rest, fitted.values) if len(rest.owner) else fitted
+                self.weights[1 + fold, row, pieces] = again.values
         self.cross_fitted = False
         getLogger().info(self._told())
 

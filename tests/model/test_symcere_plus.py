@@ -257,7 +257,7 @@ def test_each_fold_is_ranked_by_weights_of_the_others_and_the_test_part_by_those
     for fold in range(FOLDS):
         rest = choices.of_users(chosen_by % FOLDS != fold)
         assert len(rest.owner) < len(choices.owner)
-        assert_close(model.weights[1 + fold, OTHERS], fit_weights(rest).values)
+        assert_close(model.weights[1 + fold, OTHERS], fit_weights(rest, model.weights[0, OTHERS]).values)
     assert len({tuple(weights.tolist()) for weights in model.weights[:, OTHERS]}) == 1 + FOLDS
     for loader, cross_fitted in ((valid, True), (test, False)):
         model.about_to_rank(loader.known)
