@@ -83,8 +83,7 @@ def softmax(options: Options) -> Iterator[Row]:
 def _ours(
     graph: BipartiteGraph, u: Tensor, v: Tensor, owner: Tensor, item: Tensor, users: Tensor, items: Tensor
 ) -> tuple[Tensor, ...]:
-    positive = (u[owner] * v[item]).sum(-1)
-    loss = unmet_softmax(positive, u, v, owner, lambda part: graph.known_pairs(users[part], items))
+    loss = unmet_softmax(u, v, owner, item, lambda part: graph.known_pairs(users[part], items))
     return torch.autograd.grad(loss, (u, v))
 
 

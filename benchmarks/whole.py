@@ -70,12 +70,18 @@ def whole(options: Options) -> Iterator[Row]:
 def comparison(options: Options) -> Iterator[Row]:
     """Measures a comparison of five models with five trials, three seeds and two jobs, here and at an older commit.
 
-    ``--older`` names a checkout of the older commit. The vectors of the reviews are cached before.
+    ``--older`` names a checkout of the older commit. The vectors of the reviews are cached before. Training is
+    validated and ends as for the tables in ``results``.
     """
     with tempfile.TemporaryDirectory() as name:
         folder, dataset, data_path = Path(name), "gift-cards", options.data_path.absolute()
         models, size = ["LightGCN", "SGL", "SMORE", "XSimGCL", "SymCEREPlus"], ["--trials", "5", "--seeds", "3"]
-        reads = [f"--text_encoder={MINILM}", f"--text_cache_dir={folder / 'text'}"]
+        reads = [
+            f"--text_encoder={MINILM}",
+            f"--text_cache_dir={folder / 'text'}",
+            "--eval_step=5",
+            "--stopping_step=20",
+        ]
         if options.small:
             dataset, data_path = "generated", folder
             models, size, reads = ["LightGCN", "BPR"], ["--trials", "1", "--seeds", "1", "--epochs=2"], []

@@ -150,7 +150,8 @@ def most_likely(choices: Choices, ridge: float, towards: Tensor | None = None, s
         return float(value.detach()), gradient.double().cpu().numpy()
 
     with torch.enable_grad():
-        found = minimize(value_and_gradient, first, jac=True, method="L-BFGS-B", bounds=[(0, None)] * k)
+        end = {"ftol": torch.finfo(choices.chosen.dtype).eps}  # smaller changes of the objective are its rounding
+        found = minimize(value_and_gradient, first, jac=True, method="L-BFGS-B", bounds=[(0, None)] * k, options=end)
     return Weights(choices.chosen.new_tensor(found.x), objective, n)
 
 

@@ -77,35 +77,53 @@ def bpr(positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def unmet_softmax(
-    positive: Tensor,
-    users: Tensor,
-    candidates: Tensor,
-    owner: Tensor,
-    known: Callable[[slice], Tensor],
-    log_weight: Tensor | None = None,
+    users: Tensor, items: Tensor, owner: Tensor, item: Tensor, known: Callable[[slice], Tensor]
 ) -> Tensor:
-    """Returns the cross-entropy of each observed item among itself and the candidates that its user has not met.
+    """Returns the cross-entropy of each observed item among itself and the items that its user has not met.
 
     This is eq. (3) applied to the ranking: an item that the user is known to have met is no negative. An observed item
-    whose user has met all candidates adds 0. No table of all users and candidates exists.
+    whose user has met all items adds 0. No table of all users and items exists.
 
     Args:
-        positive: [B] scores of the observed items.
         users: [U, d] vectors.
-        candidates: [N, d] vectors of items.
-        owner: [B] long, the row of ``users`` to which each observed item belongs.
-        known: returns for some rows of ``users`` which candidates they have met, bool [rows, N].
-        log_weight: [N], the log of how often each candidate counts, for candidates that were drawn: with -log(n q_j)
-            for item j, drawn n times with probability q_j, the denominators are those of all items in expectation
-            (Bengio and Senecal, "Quick Training of Probabilistic Neural Nets by Importance Sampling", AISTATS 2003).
-            None: each counts once.
+        items: [N, d] vectors.
+        owner, item: [B] long, the rows of ``users`` and of ``items`` of each observed interaction.
+        known: returns for some rows of ``users`` which items they have met, bool [rows, N].
 
     Returns:
         The mean over the batch, a scalar.
     """
     with torch.autocast(users.device.type, enabled=False):
-        vectors = (_full_precision(x) for x in (positive, users, candidates))
-        return _TiledUnmetSoftmax.apply(*vectors, owner, known, log_weight)
+        return _TiledUnmetSoftmax.apply(_full_precision(users), _full_precision(items), owner, item, None, known, None)
+
+
+def drawn_unmet_softmax(
+    positive: Tensor,
+    users: Tensor,
+    drawn: Tensor,
+    owner: Tensor,
+    known: Callable[[slice], Tensor],
+    log_weight: Tensor,
+) -> Tensor:
+    """Returns what :func:`unmet_softmax` does, in expectation, with items that were drawn in the place of all.
+
+    Args:
+        positive: [B] scores of the observed items, which need not have been drawn.
+        users: [U, d] vectors.
+        drawn: [n, d] vectors of items.
+        owner: [B] long, the row of ``users`` of each observed interaction.
+        known: returns for some rows of ``users`` which drawn items they have met, bool [rows, n].
+        log_weight: [n], the log of how often each drawn item counts. With -log(n q_j) for item j, drawn n times with
+            probability q_j, the denominators are those of all items in expectation (Bengio and Senecal, "Quick Training
+            of Probabilistic Neural Nets by Importance Sampling", AISTATS 2003).
+
+    Returns:
+        The mean over the batch, a scalar.
+    """
+    with torch.autocast(users.device.type, enabled=False):
+        return _TiledUnmetSoftmax.apply(
+            _full_precision(users), _full_precision(drawn), owner, None, _full_precision(positive), known, log_weight
+        )
 
 
 def sampled_softmax(positive: Tensor, negatives: Tensor, temperature: float, excluded: Tensor | None = None) -> Tensor:
@@ -175,39 +193,41 @@ class _TiledUnmetSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        positive: Tensor,
         users: Tensor,
         candidates: Tensor,
         owner: Tensor,
+        item: Tensor | None,
+        positive: Tensor | None,
         known: Callable,
         log_weight: Tensor | None,
     ) -> Tensor:
-        log_sums = users.new_empty(len(users))
-        push = users.new_zeros(len(users))  # of each user, how much the observed items still have to rise
+        shortfall = users.new_empty(len(owner))  # how far each observed item is below the sum of the others
         users_grad, columns = torch.empty_like(users), candidates.T.contiguous()
         candidates_grad = torch.zeros_like(columns)  # transposed, because the products are faster so
-        for part in _tiles(len(users), _rows_per_tile(users, len(candidates))):
+        for part, observed in _tiles_with(owner, len(users), _rows_per_tile(users, len(candidates))):
             scores = product(users[part], candidates, log_weight)
+            row = owner[observed] - part.start
+            place = None if item is None else row * len(candidates) + item[observed]
+            own = scores.view(-1)[place] if positive is None else positive[observed]
             scores.add_(known(part).to(scores.dtype), alpha=torch.finfo(scores.dtype).min / 2)  # as good as -inf
-            probabilities, log_sums[part] = _softmax(scores)
-            in_tile = (owner >= part.start) & (owner < part.start + len(scores))
-            # All observed items are looked at for each tile, because a GPU would wait to count those of the tile.
-            push.index_add_(0, owner, torch.sigmoid(log_sums[owner] - positive).where(in_tile, 0))
-            users_grad[part] = product(probabilities, columns)
-            candidates_grad += product((users[part] * push[part, None]).T, probabilities.T)
-        shortfall = log_sums[owner] - positive
-        scale = 1 / len(positive)
-        ctx.save_for_backward(
-            -scale * torch.sigmoid(shortfall),
-            users_grad.mul_(scale * push[:, None]),
-            candidates_grad.T.mul(scale),
-        )
+            probabilities, log_sum = _softmax(scores)
+            shortfall[observed] = of_tile = log_sum[row] - own
+            push = torch.sigmoid(of_tile)  # how much an observed item still has to rise, and the others to fall
+            gradient = probabilities.mul_(push.new_zeros(len(scores)).index_add_(0, row, push)[:, None])
+            if place is not None:
+                gradient.view(-1).index_add_(0, place, push, alpha=-1)
+            users_grad[part] = product(gradient, columns)
+            candidates_grad += product(users[part].T, gradient.T)
+        scale = 1 / len(owner)
+        positive_grad = None if positive is None else -scale * torch.sigmoid(shortfall)
+        ctx.save_for_backward(users_grad.mul_(scale), candidates_grad.T.mul(scale), positive_grad)
         return -F.logsigmoid(-shortfall).mean()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return *(grad * of_input for of_input in ctx.saved_tensors), None, None, None
+        of_users, of_candidates, of_positive = (None if of is None else grad * of for of in ctx.saved_tensors)
+        return of_users, of_candidates, None, None, of_positive, None, None
 
 
 def _softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,6 +243,18 @@ def _rows_per_tile(rows: Tensor, n_columns: int) -> int:
 
 def _tiles(n_rows: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, n_rows, size))
+
+
+def _tiles_with(owner: Tensor, n_rows: int, size: int) -> Iterator[tuple[slice, slice | Tensor]]:
+    """Yields tiles of rows, and with each tile the places in ``owner`` [B] of its rows."""
+    tiles = list(_tiles(n_rows, size))
+    if len(tiles) == 1:
+        yield tiles[0], slice(None)
+        return
+    ordered, order = owner.sort()
+    starts = torch.arange(size, n_rows, size, device=owner.device)
+    # Here, and only where there are several tiles, the host waits for a GPU.
+    yield from zip(tiles, order.tensor_split(torch.searchsorted(ordered, starts).cpu()), strict=True)
 
 
 def _full_precision(x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.distributed import share
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.graph import GRAPH_ENCODERS, BipartiteGraph, GraphEncoder
-from recbole_symcere.model.loss import CONTRASTS, bpr, info_nce, unmet_softmax
+from recbole_symcere.model.loss import CONTRASTS, bpr, drawn_unmet_softmax, info_nce, unmet_softmax
 from recbole_symcere.model.recommender import VectorRecommender
 from recbole_symcere.model.text.views import KeptVectors, TrainedEncoder, projection, review_views, text_rows
 
@@ -258,20 +258,20 @@ class SymCERE(VectorRecommender):
         own = share(len(users))
         users, positives = own.of(users), own.of(positives)
         user_vectors, item_vectors = (_with_length(vectors, self.bpr_norm) for vectors in nodes)
-        positive = (user_vectors[users] * item_vectors[positives]).sum(-1)
         # Of a large batch each user is scored once, and of a small one no other user is scored.
         whole = len(users) >= self.n_users
         rows = torch.arange(self.n_users, device=users.device) if whole else users
         owner = users if whole else torch.arange(len(users), device=users.device)
         candidates, log_weight = self.candidates()
-        return own.weight * unmet_softmax(
-            positive,
-            user_vectors[rows],
-            item_vectors[candidates],
-            owner,
-            lambda part: self.graph.known_pairs(rows[part], candidates),
-            log_weight,
-        )
+
+        def known(part: slice) -> Tensor:
+            return self.graph.known_pairs(rows[part], candidates)
+
+        scored = user_vectors[rows], item_vectors[candidates]
+        if log_weight is None:
+            return own.weight * unmet_softmax(*scored, owner, positives - 1, known)  # the padding is no candidate
+        positive = (user_vectors[users] * item_vectors[positives]).sum(-1)
+        return own.weight * drawn_unmet_softmax(positive, *scored, owner, known, log_weight)
 
     def candidates(self) -> tuple[Tensor, Tensor | None]:
         """Returns the items of a step's denominators, and the log of the weight of each.

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import recbole_symcere.model.loss as loss_module
-from recbole_symcere.model.loss import bpr, info_nce, sampled_softmax, sincere, unmet_softmax
+from recbole_symcere.model.loss import bpr, drawn_unmet_softmax, info_nce, sampled_softmax, sincere, unmet_softmax
 from tests.dispatch import LargestTensor
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -266,8 +266,10 @@ def rankings(draw: st.DrawFn) -> tuple[Tensor, Tensor, list[tuple[int, int]], Te
 
 def _unmet_softmax(users: Tensor, items: Tensor, observed: list[tuple[int, int]], known: Tensor, *weights) -> Tensor:
     owner, item = torch.tensor(observed).T
+    if not weights:
+        return unmet_softmax(users, items, owner, item, lambda part: known[part])
     positive = (users[owner] * items[item]).sum(1)
-    return unmet_softmax(positive, users, items, owner, lambda part: known[part], *(w.to(users.dtype) for w in weights))
+    return drawn_unmet_softmax(positive, users, items, owner, lambda part: known[part], weights[0].to(users.dtype))
 
 
 FAR_APART = torch.tensor([[5.0]]).double(), torch.tensor([[2.1], [-2.1]]).double()  # PyTorch's softplus is 1e-9 off
