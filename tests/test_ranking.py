@@ -19,6 +19,7 @@ from recbole.evaluator.collector import DataStruct
 from recbole.model.general_recommender import BPR
 from recbole.sampler import Sampler
 
+from recbole_symcere import ranking
 from recbole_symcere.best_items import top_items
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.known import STRANGER, TRAINED, VALIDATION_ONLY
@@ -294,6 +295,25 @@ def test_batches_of_users_are_made_once(make_config: Any) -> None:
         first, again = list(loader), list(loader)
         assert len(first) == len(loader) > 1
         assert all(one is other for one, other in zip(first, again, strict=True))
+
+
+def test_a_model_that_scores_pairs_gets_no_more_at_once_than_fit_in_the_caches(
+    make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(model="NeuMF", use_gpu=False)
+    train_data, valid_data, _ = data_preparation(config, create_dataset(config))
+    model = config.model_class(config, train_data._dataset)
+    sizes, found = [], []
+    predict = model.predict
+    monkeypatch.setattr(model, "predict", lambda pairs: (sizes.append(len(pairs)), predict(pairs))[1])
+    for at_once in (2**12, 7):
+        monkeypatch.setattr(ranking, "PAIRS_ON_CPU", at_once)
+        trainer = Trainer(config, model)
+        trainer.eval_collector.data_collect(train_data)
+        sizes.clear()
+        found.append(trainer.evaluate(valid_data, load_best_model=False))
+        assert max(sizes) <= at_once
+    assert max(sizes) == 7 and found[0] == found[1]
 
 
 @pytest.fixture
