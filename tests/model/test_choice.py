@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -103,7 +103,11 @@ def test_evidence_that_speaks_against_a_choice_gets_no_weight() -> None:
     assert fitted.values[0] > 0.5 and fitted.values[1] == fitted.errors()[1] == 0
 
 
+ONE_USER = torch.tensor([[2.0], [-3.0]]), torch.tensor([0, 0]), torch.tensor([[[1.0], [-1.0]]]), torch.ones(1, 2).bool()
+
+
 @given(found=choices(), n=st.integers(1, 4), weights=st.lists(st.floats(0, 2), min_size=3, max_size=3))
+@example(found=Choices(*(x.double() if x.is_floating_point() else x for x in ONE_USER)), n=3, weights=[1.0, 0.0, 0.0])
 @quick
 def test_at_the_top_are_the_choices_and_the_open_items_that_a_list_of_the_best_shows(
     found: Choices, n: int, weights: list[float]
