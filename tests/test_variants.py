@@ -107,8 +107,8 @@ def test_tuned_settings_are_kept_without_their_file(properties: Path) -> None:
 
 
 def test_a_setting_that_a_model_inherits_and_does_not_read_is_ignored_and_named() -> None:
-    config = Config("SymCEREPlus", "toys", config_dict={"edge_dropout": 0.5})
-    assert config.ignored == {"edge_dropout": "RLMRec"} and "edge_dropout" not in config.settings
+    config = Config("SymCEREPlus", "toys", config_dict={"lora_r": 4})
+    assert config.ignored == {"lora_r": "SymCERE"} and "lora_r" not in config.settings
 
 
 def test_a_variant_trains_and_loads_under_its_name(

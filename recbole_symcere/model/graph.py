@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.parts import Registry
 from recbole_symcere.sparse import csr
 
@@ -70,18 +69,15 @@ def propagate(adjacency: Tensor, x: Tensor, transposed: Tensor | None = None) ->
         return _Product.apply(adjacency, adjacency if transposed is None else transposed, x.to(adjacency.dtype))
 
 
-def mean_of_layers(adjacency: Tensor, x: Tensor, n_layers: int) -> Tensor:
-    """Returns the mean over ``x`` and its ``n_layers`` steps of linear propagation, LightGCN's readout, [n_nodes, d].
+def linear_layers(adjacency: Tensor, x: Tensor, n_layers: int, eps: float = 0.0) -> list[Tensor]:
+    """Returns ``x`` [n_nodes, d] and its ``n_layers`` steps of linear propagation, to which noise can be added.
 
     Args:
         adjacency: [n_nodes, n_nodes] normalised, sparse CSR.
         x: [n_nodes, d], layer 0.
+        eps: the length of the noise that each step adds to a vector. Each coordinate of the noise has the sign of the
+            vector's coordinate (XSimGCL, Yu et al., TKDE 2023).
     """
-    return _mean(_layers(adjacency, x, n_layers))
-
-
-def _layers(adjacency: Tensor, x: Tensor, n_layers: int, eps: float = 0.0) -> list[Tensor]:
-    """Returns ``x`` and its steps of propagation, each of which adds noise of the length ``eps`` to every vector."""
     layers = [x]
     for _ in range(n_layers):
         layer = propagate(adjacency, layers[-1])
@@ -92,7 +88,8 @@ def _layers(adjacency: Tensor, x: Tensor, n_layers: int, eps: float = 0.0) -> li
     return layers
 
 
-def _mean(layers: Sequence[Tensor]) -> Tensor:
+def mean_of_layers(layers: Sequence[Tensor]) -> Tensor:
+    """Returns the mean of layers of one shape: LightGCN's readout."""
     return sum(layers[1:], layers[0]) / len(layers)
 
 
@@ -278,57 +275,20 @@ class LightGCN(nn.Module):
         Args:
             adjacency: [n_nodes, n_nodes] normalised, sparse CSR.
         """
-        users, items = mean_of_layers(adjacency, self.embedding.weight, self.n_layers).tensor_split([self.n_users])
+        layers = linear_layers(adjacency, self.embedding.weight, self.n_layers)
+        users, items = mean_of_layers(layers).tensor_split([self.n_users])
         return users, items
 
 
-class NoisyLightGCN(nn.Module):
-    """The encoder of XSimGCL (Yu et al., TKDE 2023): LightGCN without layer 0, with layers to which noise can be added.
-
-    Args:
-        contrast_layer: the number, from 1, of the layer that :meth:`with_contrast_layer` returns beside the mean.
-    """
-
-    def __init__(self, n_users: int, n_items: int, embedding_size: int, n_layers: int, contrast_layer: int) -> None:
-        super().__init__()
-        self.n_users, self.n_layers, self.contrast_layer = n_users, n_layers, contrast_layer
-        self.width = embedding_size
-        self.embedding = _node_embedding(n_users, n_items, embedding_size)
-
-    @classmethod
-    def from_config(cls, config: Config, n_users: int, n_items: int) -> Self:
-        """Makes the encoder of the settings ``embedding_size``, ``n_layers`` and ``contrast_layer``."""
-        return cls(n_users, n_items, config["embedding_size"], config["n_layers"], config["contrast_layer"])
-
-    @staticmethod
-    def check_settings(config: Config) -> None:
-        """Checks that the layer to contrast exists.
-
-        Raises:
-            ConfigError: there is no layer of the number ``contrast_layer``.
-        """
-        n_layers, contrast_layer = config["n_layers"], config["contrast_layer"]
-        if contrast_layer > n_layers:
-            raise ConfigError(f"contrast_layer is {contrast_layer}, but n_layers is {n_layers}")
+@GRAPH_ENCODERS.register("FoldingLightGCN")
+class FoldingLightGCN(LightGCN):
+    """LightGCN without layer 0, so that a person's vector is made from the items of the person's history alone."""
 
     def forward(self, adjacency: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns user and item vectors as :meth:`LightGCN.forward` does, without noise."""
-        users, items = self.with_contrast_layer(adjacency, 0.0)[0].tensor_split([self.n_users])
+        """Returns user and item vectors as :meth:`LightGCN.forward` does: the means over the layers from 1."""
+        _, *layers = linear_layers(adjacency, self.embedding.weight, self.n_layers)
+        users, items = mean_of_layers(layers).tensor_split([self.n_users])
         return users, items
-
-    def with_contrast_layer(self, adjacency: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """Returns two vectors of each node, users first: the mean over the layers from 1, and the layer to contrast.
-
-        Args:
-            adjacency: [n_nodes, n_nodes] normalised, sparse CSR.
-            eps: the length of the noise that each layer adds to a vector. Each coordinate of the noise has the sign of
-                the vector's coordinate.
-
-        Returns:
-            [n_nodes, width] each.
-        """
-        _, *layers = _layers(adjacency, self.embedding.weight, self.n_layers, eps)
-        return _mean(layers), layers[self.contrast_layer - 1]
 
     def folding(self, graph: BipartiteGraph) -> Tensor:
         """Returns what each item of a history adds to a person's vector, [n_items, width].
@@ -337,9 +297,9 @@ class NoisyLightGCN(nn.Module):
         last, each divided by the square roots of both degrees. Up to its length, the sum of these rows over a history
         is therefore the vector of whoever has the history.
         """
-        layers = _layers(graph.adjacency(), self.embedding.weight, self.n_layers)
+        layers = linear_layers(graph.adjacency(), self.embedding.weight, self.n_layers)
         degree = torch.bincount(graph.item, minlength=graph.n_items).clamp(min=1)
-        return _mean(layers[:-1])[self.n_users :] * degree.rsqrt()[:, None]
+        return mean_of_layers(layers[:-1])[self.n_users :] * degree.rsqrt()[:, None]
 
 
 @GRAPH_ENCODERS.register("NGCF")

@@ -22,9 +22,8 @@ from recbole_symcere.model.asked import Asked
 from recbole_symcere.model.baselines.history import moments
 from recbole_symcere.model.choice import OTHERS, STRANGERS, Choices, check_weights, fit_weights
 from recbole_symcere.model.evidence import EVIDENCE, Graph, Need, People, evidence_names, standardised
-from recbole_symcere.model.graph import NoisyLightGCN
+from recbole_symcere.model.graph import FoldingLightGCN
 from recbole_symcere.model.item_statistics import ItemStatistics, ItemTexts
-from recbole_symcere.model.loss import CONTRASTS
 from recbole_symcere.model.recommender import Recommender
 from recbole_symcere.model.symcere import Nodes, SymCERE
 from recbole_symcere.model.text.encoder import FROZEN_SETTINGS
@@ -35,7 +34,6 @@ from recbole_symcere.questions import Questions
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-NOISE = 0.005  # alpha, for each item that a user has met in the mean
 FOLDS = 5  # of users: in validation each is ranked by weights that were fitted to the other folds
 PAIRS_TO_FIT = 2**20  # the most pairs of users and items to which the weights are fitted
 SCORES_AT_ONCE = 2**20  # of each piece of evidence, while the weights are fitted
@@ -44,9 +42,9 @@ SCORES_AT_ONCE = 2**20  # of each piece of evidence, while the weights are fitte
 class SymCEREPlus(SymCERE):
     """Ranks by a weighted sum of evidence, of which a graph model with SymCERE's contrast is a part.
 
-    Training fits the graph model: XSimGCL's encoder, the softmax over all items that a user has not met, and SymCERE's
-    contrast with the reviews, each of which is its vector beside its word statistics. Afterwards the weights of the
-    evidence are fitted to the interactions of validation, which no evidence has seen. Until then, and so in the
+    Training fits the graph model: LightGCN without layer 0, the softmax over all items that a user has not met, and
+    SymCERE's contrast with the reviews, each of which is its vector beside its word statistics. Afterwards the weights
+    of the evidence are fitted to the interactions of validation, which no evidence has seen. Until then, and so in the
     validations during training, the graph model ranks alone.
 
     Args:
@@ -69,10 +67,10 @@ class SymCEREPlus(SymCERE):
     folds_in = True
     ranks_new_items = True
     unread: ClassVar = (
-        "edge_dropout", "graph_encoder", "lora_alpha", "lora_dropout", "lora_r", "message_dropout",
+        "lora_alpha", "lora_dropout", "lora_r", "message_dropout",
         "text_learning_rate", "text_memory", "text_views", "text_warmup_steps", "word_masking",
     )  # fmt: skip
-    graph_encoder: NoisyLightGCN
+    graph_encoder: FoldingLightGCN
     weights: Tensor
     weight_errors: Tensor
     moments: Tensor
@@ -81,9 +79,6 @@ class SymCEREPlus(SymCERE):
     review_rows: Tensor
 
     def __init__(self, config: Config, dataset: ReviewDataset, texts: ItemTexts | None = None) -> None:
-        if config["alpha"] is None:
-            n_users = len(dataset.inter_feat[dataset.uid_field].unique())
-            config = config.with_settings(alpha=NOISE * len(dataset) / n_users)
         super().__init__(config, dataset)
         self.contrasted = config["contrasted"]
         self.whole_texts: WholeTexts | None = None
@@ -126,15 +121,10 @@ class SymCEREPlus(SymCERE):
         Raises:
             ConfigError: one of them does not, or the weights are not those of the evidence.
         """
-        CONTRASTS.find(config["contrast"])
-        NoisyLightGCN.check_settings(config)
+        super().check_parts(config)
         for name in (*config["evidence"], *config["short_lived"]):
             EVIDENCE.find(name)
         check_weights(config["evidence_weights"], evidence_names(config))
-
-    def build_graph_encoder(self, config: Config) -> None:
-        """Makes XSimGCL's encoder."""
-        self.graph_encoder = NoisyLightGCN.from_config(config, self.n_users, self.n_items)
 
     def build_text_encoder(self, config: Config, dataset: ReviewDataset) -> None:
         """Does nothing: the evidence reads the vectors of the reviews, too, so the constructor gets them for both."""
@@ -147,12 +137,6 @@ class SymCEREPlus(SymCERE):
         return cls(config.with_settings(cross_weight=0.0), dataset, ItemTexts(**texts))
 
     # Training: the graph model
-
-    def graph_views(self) -> tuple[Nodes, Nodes | None]:
-        """Returns the vectors of all nodes, and for eq. (6) those of one layer of the same noisy pass."""
-        final, layer = self.graph_encoder.with_contrast_layer(self.graph.adjacency(), self.settings.alpha)
-        (users, items), (other_users, other_items) = (x.tensor_split([self.n_users]) for x in (final, layer))
-        return (users, items), (other_users, other_items) if self.settings.alpha else None
 
     def to_contrast(self, interaction: Interaction) -> Interaction:
         """Returns ``contrasted`` interactions of a batch, drawn at random, or the whole batch if it is smaller."""

@@ -22,7 +22,6 @@ from recbole_symcere.errors import ConfigError
 from recbole_symcere.model import symcere_plus as module
 from recbole_symcere.model.choice import OTHERS, STRANGERS, fit_weights
 from recbole_symcere.model.evidence import EVIDENCE, evidence_names, standardised
-from recbole_symcere.model.graph import NoisyLightGCN, propagate
 from recbole_symcere.model.symcere_plus import FOLDS, SymCEREPlus
 from recbole_symcere.model.text.views import training_vectors
 from recbole_symcere.quick_start import (
@@ -70,25 +69,17 @@ def unit(x: Tensor) -> Tensor:
 # The graph model
 
 
-@pytest.mark.parametrize(("n_layers", "contrast_layer"), [(1, 1), (2, 1), (3, 2)])
+@pytest.mark.parametrize("n_layers", [1, 3])
 def test_the_objective_is_a_contrast_with_the_reviews_beside_a_softmax_over_unmet_items(
-    plus_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, n_layers: int, contrast_layer: int
+    plus_config: MakeConfig, n_layers: int
 ) -> None:
-    settings = {"tau_cross": 0.3, "tau_intra": 0.4, "cross_weight": 0.9, "alpha": 0.7, "beta": 0.2, "reg_weight": 0.01}
-    model, batch, _ = build(plus_config(n_layers=n_layers, contrast_layer=contrast_layer, **settings))
-    noisy = NoisyLightGCN.with_contrast_layer
-    monkeypatch.setattr(
-        NoisyLightGCN, "with_contrast_layer", lambda encoder, adjacency, eps: noisy(encoder, adjacency, 0)
-    )
+    settings = {"tau_cross": 0.3, "cross_weight": 0.9, "beta": 0.2, "reg_weight": 0.01}
+    model, batch, _ = build(plus_config(n_layers=n_layers, **settings))
     found = loss_of(model, batch)
     with torch.no_grad():
-        layers = slow_layers(model, n_layers)[1:]
-        final, layer = sum(layers) / n_layers, layers[contrast_layer - 1]
+        final = sum(slow_layers(model, n_layers)[1:]) / n_layers
         users, items = batch["user_id"].tolist(), batch["item_id"].tolist()
-        g, g_layer = (
-            torch.stack([unit(x[u] + x[model.n_users + v]) for u, v in zip(users, items, strict=True)])
-            for x in (final, layer)
-        )
+        g = torch.stack([unit(final[u] + final[model.n_users + v]) for u, v in zip(users, items, strict=True)])
         rows = model.review_rows[batch["review_id"]]
         t = torch.stack([unit(model.projection(model.features[row])) for row in rows])
         softmax = []
@@ -102,7 +93,6 @@ def test_the_objective_is_a_contrast_with_the_reviews_beside_a_softmax_over_unme
 
         expected = {
             "cross_modal": 0.9 * float(slow_contrast(g, t, everything, 0.3) + slow_contrast(t, g, everything, 0.3)) / 2,
-            "intra_graph": 0.7 * float(slow_contrast(g, g_layer, everything, 0.4)),
             "softmax": 0.2 * sum(softmax) / len(softmax),
             "l2": 0.01 * sum(float((p**2).sum()) for p in model.parameters()),
         }
@@ -120,20 +110,6 @@ def test_so_many_interactions_of_a_batch_are_contrasted_and_all_are_ranked(
     assert [len(set(ids)) for ids in read] == [10, 10] and read[0] != read[1]
     assert set(read[0] + read[1]) <= set(batch["review_id"].tolist())
     assert float(first["softmax"]) != float(first["cross_modal"]) != float(second["cross_modal"])
-
-
-@torch.no_grad()
-def test_the_noise_has_the_length_alpha_which_grows_with_the_items_a_user_has_met(plus_config: MakeConfig) -> None:
-    model, _, _ = build(plus_config(n_layers=2, contrast_layer=1))
-    pairs = model_pairs(model)
-    assert model.settings.alpha == pytest.approx(0.005 * len(pairs) / len({user for user, _ in pairs}))
-    assert build(plus_config(alpha=0.3))[0].settings.alpha == 0.3
-    adjacency, embedding = model.graph.adjacency(), model.graph_encoder.embedding.weight
-    final, first = (torch.cat(nodes) for nodes in model.graph_views())
-    second = 2 * final - first
-    for before, after in ((embedding, first), (first, second)):
-        clean = propagate(adjacency, before)
-        assert_close((after - clean).norm(dim=1), model.settings.alpha * clean.any(1).float(), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -171,7 +147,7 @@ def test_the_contrast_and_the_evidence_know_an_interaction_by_the_same_text(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"contrast_layer": 3}, "contrast_layer is 3, but n_layers is 2"),
+        ({"graph_encoder": "NGCF"}, "graph_encoder is 'NGCF', but must be one of 'FoldingLightGCN'"),
         ({"n_layers": 0}, "n_layers is 0, but must be at least 1"),
         ({"alpha": -0.1}, "alpha is -0.1, but must be at least 0"),
         ({"evidence": ["trend", "grahp"]}, "evidence is 'grahp', but must be one of .*; did you mean 'graph'?"),

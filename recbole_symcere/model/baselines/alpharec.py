@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
-from recbole_symcere.model.graph import BipartiteGraph, mean_of_layers
+from recbole_symcere.model.graph import BipartiteGraph, linear_layers, mean_of_layers
 from recbole_symcere.model.loss import sampled_softmax
 from recbole_symcere.model.recommender import VectorRecommender
 from recbole_symcere.model.text.groups import mean_by_group
@@ -83,7 +83,7 @@ class AlphaRec(VectorRecommender):
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Returns users [n_users, d] and items [n_items, d] on the unit sphere."""
-        nodes = mean_of_layers(self.graph.adjacency(), self.mlp(self.features), self.settings.n_layers)
+        nodes = mean_of_layers(linear_layers(self.graph.adjacency(), self.mlp(self.features), self.settings.n_layers))
         users, items = F.normalize(nodes, dim=1).tensor_split([self.n_users])
         return users, items
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
-from recbole_symcere.model.graph import BipartiteGraph, NoisyLightGCN
+from recbole_symcere.errors import ConfigError
+from recbole_symcere.model.graph import BipartiteGraph, FoldingLightGCN, linear_layers, mean_of_layers
 from recbole_symcere.model.loss import bpr, info_nce
 from recbole_symcere.model.recommender import VectorRecommender
 from recbole_symcere.transfer import upload
@@ -23,6 +24,8 @@ from recbole_symcere.transfer import upload
 class XSimGCLSettings:
     """What XSimGCL itself reads of its configuration; ``properties/model/XSimGCL.yaml`` explains each setting."""
 
+    n_layers: int
+    contrast_layer: int
     cl_weight: float
     temperature: float
     eps: float
@@ -44,7 +47,7 @@ class XSimGCL(VectorRecommender):
         self.settings = config.view(XSimGCLSettings)
         users, items = dataset.inter_feat[self.USER_ID], dataset.inter_feat[self.ITEM_ID]
         self.graph = BipartiteGraph(users, items, self.n_users, self.n_items)
-        self.encoder = NoisyLightGCN.from_config(config, self.n_users, self.n_items)
+        self.encoder = FoldingLightGCN.from_config(config, self.n_users, self.n_items)
         # The contrast takes each user and item of a batch once, as in the authors' code. Their number is the length of
         # a tensor, so they are counted on the host and nothing waits for a GPU.
         self.host_fields = (self.USER_ID, self.ITEM_ID)
@@ -54,13 +57,21 @@ class XSimGCL(VectorRecommender):
         """Checks that the layer to contrast exists.
 
         Raises:
-            ConfigError: it does not.
+            ConfigError: there is no layer of the number ``contrast_layer``.
         """
-        NoisyLightGCN.check_settings(config)
+        n_layers, contrast_layer = config["n_layers"], config["contrast_layer"]
+        if contrast_layer > n_layers:
+            raise ConfigError(f"contrast_layer is {contrast_layer}, but n_layers is {n_layers}")
 
     def forward(self, eps: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Returns what ``NoisyLightGCN.with_contrast_layer`` does for the training graph."""
-        return self.encoder.with_contrast_layer(self.graph.adjacency(), eps)
+        """Returns two vectors of each node, users first, [n_nodes, d]: the mean of the layers, and the one to contrast.
+
+        Args:
+            eps: the length of the noise in each layer.
+        """
+        n_layers = self.settings.n_layers
+        _, *layers = linear_layers(self.graph.adjacency(), self.encoder.embedding.weight, n_layers, eps)
+        return mean_of_layers(layers), layers[self.settings.contrast_layer - 1]
 
     def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
         """Returns the weighted terms, which ``loss_names`` names; a term of weight 0 is left out.
