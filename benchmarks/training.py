@@ -31,7 +31,7 @@ from recbole_symcere.trainer import Trainer
 IMDB = "imdb-2000-2001"
 FROZEN = {"text_encoder": MINILM, "text_train": "frozen"}
 SILENT = {"state": "ERROR", "show_progress": False}
-# The settings of results/first-light.md: the paper's weights, and those where BPR on dot products outweighs the rest.
+# The paper's weights, and those where BPR on dot products outweighs the rest.
 RECIPES: dict[str, dict[str, Any]] = {
     "the paper's weights": {},
     "BPR in the lead": {

@@ -80,7 +80,6 @@ NOT_RUN = {
 # Pages whose commands are read by their own parsers, their settings checked, and not run.
 ONLY_READ = {
     "results/README.md": "a day on real data",
-    "results/first-light.md": "a day on real data",
     "results/anchoring.md": "hours on real data",
     "results/lora.md": "hours on real data",
     "results/ablation.md": "hours on real data",
