@@ -90,6 +90,7 @@ ONLY_READ = {
     "results/rolling.md": "hours on real data",
     "results/search.md": "hours on real data",
     "results/temporal/README.md": "hours on real data",
+    "results/strict/README.md": "hours on real data",
     "benchmarks/README.md": "hours; tests/test_benchmarks.py runs the parts on small inputs",
 }
 
