@@ -173,7 +173,7 @@ def test_a_part_that_symcere_does_not_have_is_refused_with_those_it_has(
 
 
 def test_the_registries_hold_only_what_symcere_can_use() -> None:
-    assert list(GRAPH_ENCODERS) == ["LightGCN", "NGCF"]
+    assert list(GRAPH_ENCODERS) == ["LightGCN", "FoldingLightGCN", "NGCF"]
     assert list(CONTRASTS) == ["sincere", "infonce"]
 
 
