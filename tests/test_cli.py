@@ -62,7 +62,10 @@ def test_a_run_from_the_command_line_prints_its_results(
         ("--dataloaders_save_path=nothing.pth", "dataloaders_save_path: there is no file nothing.pth"),
         ("--model=NCL", "NCL is trained by RecBole's NCLTrainer"),
         ("--protocol=strikt", "there is no protocol 'strikt'; did you mean 'strict'?"),
-        ("--graph_encoder=LightGNC", "graph_encoder is 'LightGNC', but must be one of 'LightGCN', 'FoldingLightGCN', 'NGCF'"),
+        (
+            "--graph_encoder=LightGNC",
+            "graph_encoder is 'LightGNC', but must be one of 'LightGCN', 'FoldingLightGCN', 'NGCF'",
+        ),
         ("--epochs=many", "epochs is 'many', but must be like its default"),
         ("--tau_cross=0", "tau_cross is 0, but must be above 0"),
         ("--word_masking=1.5", "word_masking is 1.5, but must be between 0 and 1"),
