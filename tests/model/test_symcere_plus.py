@@ -73,8 +73,8 @@ def unit(x: Tensor) -> Tensor:
 def test_the_objective_is_a_contrast_with_the_reviews_beside_a_softmax_over_unmet_items(
     plus_config: MakeConfig, n_layers: int
 ) -> None:
-    settings = {"tau_cross": 0.3, "cross_weight": 0.9, "beta": 0.2, "reg_weight": 0.01}
-    model, batch, _ = build(plus_config(n_layers=n_layers, **settings))
+    settings = {"tau_cross": 0.3, "tau_intra": 0.4, "cross_weight": 0.9, "alpha": 0.7, "beta": 0.2, "reg_weight": 0.01}
+    model, batch, _ = build(plus_config(n_layers=n_layers, edge_dropout=0.0, **settings))
     found = loss_of(model, batch)
     with torch.no_grad():
         final = sum(slow_layers(model, n_layers)[1:]) / n_layers
@@ -93,6 +93,7 @@ def test_the_objective_is_a_contrast_with_the_reviews_beside_a_softmax_over_unme
 
         expected = {
             "cross_modal": 0.9 * float(slow_contrast(g, t, everything, 0.3) + slow_contrast(t, g, everything, 0.3)) / 2,
+            "intra_graph": 0.7 * float(slow_contrast(g, g, everything, 0.4)),
             "softmax": 0.2 * sum(softmax) / len(softmax),
             "l2": 0.01 * sum(float((p**2).sum()) for p in model.parameters()),
         }
