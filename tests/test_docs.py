@@ -84,7 +84,6 @@ ONLY_READ = {
     "results/lora.md": "hours on real data",
     "results/ablation.md": "hours on real data",
     "results/duplicates.md": "hours on real data",
-    "results/baselines/README.md": "hours on real data",
     "results/ties.md": "hours on real data",
     "results/strangers.md": "hours on real data",
     "results/rolling.md": "hours on real data",
