@@ -5,6 +5,9 @@ of the search's seeds. A trial that was killed is run again with the same settin
 finished. Each draw of settings depends only on the number of trials and on the finished ones, so a search by one
 process ends with the same result whether or not it was interrupted.
 
+On a dataset under a protocol, the random trials of all models come from the same random numbers. Models with the same
+search space, such as the variants of an ablation, therefore try the same settings, and none is better for a luckier draw.
+
 The median rule of Vizier and Optuna ends hopeless trials of every model early. A trial ends if its best score so far is
 below the median of the best scores that the finished trials had up to the same epoch. Unlike Optuna's own rule, the
 median includes trials that had ended before that epoch. A trial that ends early counts as a trial, with its best score.
@@ -89,7 +92,7 @@ class Search:
 
     Args:
         folder: the folder of all trials of a comparison.
-        name: the name of the search, unique in the folder.
+        name: the name of the search, unique in the folder; what stands before the last slash is common to all models.
         space: the values to search, by setting.
         defaults: the settings of the first trial, so that no model ends below its defaults.
         n_trials: the number of finished trials that ends the search. A model without a space has at most one trial.
@@ -195,7 +198,8 @@ class Search:
             if self.done or taken:
                 trial = None
             else:
-                seed = zlib.crc32(f"{self.name} {n_living}".encode())  # not the same as that of a trial still running
+                common = self.name.rpartition("/")[0]
+                seed = zlib.crc32(f"{common} {n_living}".encode())  # not the same as that of a trial still running
                 self._study.sampler = TPESampler(n_startup_trials=RANDOM_TRIALS, multivariate=True, seed=seed)
                 trial = self._study.ask(self.space)
                 for epoch, score in trial.user_attrs.get(REPORTED, {}).items():

@@ -8,7 +8,14 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from recbole_symcere import properties
-from recbole_symcere.comparison.search import UNPRUNED_EPOCHS, UNPRUNED_TRIALS, Search, results_of, search_space
+from recbole_symcere.comparison.search import (
+    RANDOM_TRIALS,
+    UNPRUNED_EPOCHS,
+    UNPRUNED_TRIALS,
+    Search,
+    results_of,
+    search_space,
+)
 from recbole_symcere.config import Config
 from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.recommender import Recommender
@@ -57,6 +64,20 @@ def test_a_killed_search_ends_as_an_unbroken_one(tmp_path: Path, killed: set[int
     unbroken = work(make(tmp_path / "unbroken"))
     first = work(make(tmp_path / "killed"), killed.__contains__)
     assert first == unbroken
+
+
+def test_models_with_the_same_space_try_the_same_random_settings(tmp_path: Path) -> None:
+    names = ("strict/toys/Model", "strict/toys/Variant", "strict/books/Model", "paper/toys/Model")
+    tried = [work(make(tmp_path, name=name, n_trials=RANDOM_TRIALS)) for name in names]
+    assert tried[0] == tried[1]
+    assert len({str(settings[1:]) for settings in tried}) == 3
+
+
+def test_a_setting_more_changes_no_draw_of_the_others(tmp_path: Path) -> None:
+    more = {"space": SPACE | {"dropout": FloatDistribution(0, 1)}, "defaults": DEFAULTS | {"dropout": 0.5}}
+    tried = work(make(tmp_path, n_trials=RANDOM_TRIALS))
+    with_more = work(make(tmp_path, name="strict/toys/Wider", n_trials=RANDOM_TRIALS, **more))
+    assert [{key: settings[key] for key in SPACE} for settings in with_more] == tried
 
 
 def test_a_search_that_is_opened_again_goes_on(tmp_path: Path) -> None:
@@ -114,7 +135,7 @@ def train(search: Search, trial: Any, start: int = 0, killed_at: int | None = No
             return None
         if hopeless:
             break
-    search.add(trial, max(curve(trial.params)[: len(seen)]))
+    search.add(trial, max(value for epoch, value in zip(EPOCHS, curve(trial.params), strict=True) if epoch <= seen[-1]))
     search.finish(trial)
     return seen
 
