@@ -6,7 +6,7 @@ finished. Each draw of settings depends only on the number of trials and on the 
 process ends with the same result whether or not it was interrupted.
 
 On a dataset under a protocol, the random trials of all models come from the same random numbers. Models with the same
-search space, such as the variants of an ablation, therefore try the same settings, and none is better for a luckier draw.
+search space, such as the variants of an ablation, therefore try the same settings: none is better for a luckier draw.
 
 The median rule of Vizier and Optuna ends hopeless trials of every model early. A trial ends if its best score so far is
 below the median of the best scores that the finished trials had up to the same epoch. Unlike Optuna's own rule, the
