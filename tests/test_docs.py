@@ -82,6 +82,7 @@ ONLY_READ = {
     "results/README.md": "a day on real data",
     "results/anchoring.md": "hours on real data",
     "results/lora.md": "hours on real data",
+    "results/paper.md": "hours on real data",
     "results/ablation.md": "hours on real data",
     "results/duplicates.md": "hours on real data",
     "results/ties.md": "hours on real data",
