@@ -117,7 +117,7 @@ def _check_inputs(inputs: Sequence[Path]) -> None:
         raise PreparationError("no input file; name at least one with --input")
     for path in inputs:
         if not path.is_file():
-            raise PreparationError(f"{path}: no such file")
+            raise PreparationError(f"{path}: {'a folder; name a file in it' if path.is_dir() else 'no such file'}")
     if len({path.resolve() for path in inputs}) < len(inputs):
         raise PreparationError("an input file is named twice")
 

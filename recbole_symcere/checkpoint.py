@@ -83,6 +83,8 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
         checkpoint = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
+    except IsADirectoryError:
+        raise CheckpointError(f"{path}: a folder; name a checkpoint in it, such as RUN.pth") from None
     except Exception as error:  # a damaged or foreign file can make torch raise an error of any type
         raise CheckpointError(
             f"{path}: not a readable checkpoint of recbole_symcere ({type(error).__name__}); it is cut short, or was "

@@ -19,6 +19,7 @@ from recbole.utils import ModelType, calculate_valid_score, init_logger, init_se
 
 from recbole_symcere import distributed
 from recbole_symcere.checkpoint import (
+    check_same_data,
     check_same_settings,
     load_checkpoint,
     locked,
@@ -101,6 +102,8 @@ def fit(config: Config, saved: bool = True, callback_fn: Callable[[int, float], 
         TrainingError: the loss is not finite.
     """
     _check_outputs(config)
+    if saved and config["checkpoint_file"]:
+        _check_begun(config)
     _start_logging(config)
     logger = getLogger()
     logger.info(config, extra=DETAIL)
@@ -125,7 +128,6 @@ def fit(config: Config, saved: bool = True, callback_fn: Callable[[int, float], 
     show = bool(config["show_progress"])
     with _own_checkpoint(config, saved):
         if saved and config["refit"]:
-            _check_refit(checkpoint, config)
             trainer.saved_model_file = str(validation_path(checkpoint))
         if saved and config["checkpoint_file"]:
             _resume_if_begun(trainer)
@@ -217,11 +219,19 @@ def _date(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).date().isoformat()
 
 
-def _check_refit(checkpoint: Path, config: Config) -> None:
-    """Checks before any training that a checkpoint of another run is not in the way of the second fit."""
-    if resume_path(checkpoint).is_file():
-        check_same_settings(checkpoint, load_checkpoint(resume_path(checkpoint))["config"], config.settings)
-    elif checkpoint.is_file():
+def _check_begun(config: Config) -> None:
+    """Checks before any work that the checkpoints in the way of a run are its own.
+
+    Raises:
+        CheckpointError: the run was begun with other settings or other data, or can't be continued.
+    """
+    checkpoint = Path(config["checkpoint_file"])
+    for path in [checkpoint, validation_path(checkpoint)] if config["refit"] else [checkpoint]:
+        if resume_path(path).is_file():
+            state = load_checkpoint(resume_path(path))
+            check_same_settings(path, state["config"], config.settings)
+            check_same_data(path, state, config)
+    if config["refit"] and checkpoint.is_file() and not resume_path(checkpoint).is_file():
         raise _not_resumable(checkpoint)
 
 

@@ -376,8 +376,8 @@ class Trainer(RankingTrainer):
         state = load_checkpoint(resume_path(resume_file), self.device)
         if state["best_valid_result"]:
             load_checkpoint(resume_file)  # raises now if the best epoch, which the end of the run needs, is lost
-        check_same_data(resume_file, state, self.config)
         check_same_settings(resume_file, state["config"], self.config.settings)
+        check_same_data(resume_file, state, self.config)
         self.start_epoch = state["epoch"] + 1
         self.cur_step = state["cur_step"]
         self.best_valid_score = state["best_valid_score"]

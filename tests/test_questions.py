@@ -45,6 +45,7 @@ from recbole_symcere.run import Fitted, fit, store_what_serves
 from recbole_symcere.serving import NewInteraction, Recommender
 from recbole_symcere.trainer import Trainer
 from tests.conftest import START, WORDS, Row, for_model, write_atomic_files
+from tests.model.test_symcere_plus import choices_of
 from tests.test_ranking import ndcg
 
 MakeConfig = Callable[..., Config]
@@ -929,7 +930,7 @@ def test_a_choice_of_validation_competes_with_what_was_there_at_the_question(
     model.about_to_rank(known_before(trained.config, trained.train, None, False, trained.valid))
     questions = asked_by_day(train, part) if protocol == "rolling" else asked_of_strangers(part, 1)
     with torch.no_grad():
-        numbers, choices = model._choices(*model._chosen(trained.valid, OTHERS))
+        numbers, choices = choices_of(model, trained.valid, OTHERS)
         evidence = torch.stack([*model.standardised(torch.arange(len(questions))).values()], 2)
     offered = sorted({row.item for row in [*train, *(part if protocol == "rolling" else [])]})
     found = sorted((int(numbers[owner]), *z.tolist()) for owner, z in zip(choices.owner, choices.chosen, strict=True))

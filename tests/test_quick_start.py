@@ -187,9 +187,14 @@ def test_a_process_that_is_killed_twice_resumes_by_the_same_command(settings: Se
         assert killed[key] == whole[key], key
 
 
-def test_other_settings_do_not_continue_a_run(settings: Settings, tmp_path: Path) -> None:
+def test_other_settings_do_not_continue_a_run(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = str(tmp_path / "run.pth")
     run(settings, checkpoint_file=file, epochs=1)
+    with monkeypatch.context() as unread, pytest.raises(CheckpointError, match=r"run\.pth.*seed was 2020, now 3"):
+        unread.setattr("recbole_symcere.run.create_dataset", lambda _: pytest.fail("the dataset was read"))
+        run(settings, checkpoint_file=file, seed=3)
     with pytest.raises(CheckpointError, match=r"run\.pth.*learning_rate was 0\.001, now 0\.1"):
         run(settings, checkpoint_file=file, learning_rate=0.1)
     run(settings, checkpoint_file=file, epochs=2)  # how long it goes on may change
@@ -334,6 +339,8 @@ def test_an_unreadable_checkpoint_is_one_clear_error(settings: Settings, tmp_pat
         load_data_and_model(file)
     with pytest.raises(CheckpointError, match=r"nothing\.pth: no such checkpoint"):
         load_data_and_model(tmp_path / "nothing.pth")
+    with pytest.raises(CheckpointError, match=": a folder; name a checkpoint in it"):
+        load_data_and_model(tmp_path)
 
 
 def test_a_checkpoint_from_before_there_were_choices_ranks_as_it_did(settings: Settings, tmp_path: Path) -> None:

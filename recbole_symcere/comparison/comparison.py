@@ -29,7 +29,7 @@ from recbole_symcere.properties import nearest
 
 FIRST_SEED = 2020
 DECIMALS = 4  # how many decimals of a metric the tables show
-SET_HERE = ("model", "dataset", "checkpoint_file", "result_file")  # settings that the comparison itself gives each run
+SET_HERE = ("model", "dataset", "seed", "checkpoint_file", "result_file")  # what the comparison itself gives each run
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ def _settings_of_each(plan: Plan, common: Mapping[str, Any]) -> list[dict[str, A
     models, datasets = plan.models, plan.datasets
     settings, of_one = _for_all_and_for_one(plan)
     if taken := sorted(set(settings).union(*of_one.values()) & set(SET_HERE)):
-        raise ConfigError(f"{taken[0]} can't be set here: the comparison sets it for each run")
+        raise ConfigError(f"{taken[0]} can't be set here: the comparison sets it for each run; leave it out")
     configs = [Config(model, dataset, config_dict=dict(common)) for dataset in datasets for model in models]
     read_by_none = sorted(set(settings) - set().union(*(config.known_keys for config in configs)))
     if read_by_none:

@@ -15,6 +15,7 @@ from recbole_symcere.errors import ConfigError
 from recbole_symcere.model.registry import get_model
 from recbole_symcere.model.symcere import SymCERE, SymCERESettings
 from recbole_symcere.model.text.loading import find_encoder
+from recbole_symcere.model.text.lora import find_adapter
 from recbole_symcere.properties import load_yaml, properties_folder, tuned_settings
 
 NOT_TUNED = {"model", "dataset", "protocol", "seed", "tuned"}
@@ -124,7 +125,7 @@ def check_inputs(entries: Sequence[Entry]) -> None:
     Raises:
         ConfigError, DatasetError: a dataset can't be used.
         ReviewFileError: the reviews of a dataset can't be read.
-        EncoderError: an encoder can't be found.
+        EncoderError: an encoder or its adapter can't be found.
     """
     begun = {entry.dataset for entry in entries if entry.is_begun}
     new = [entry for entry in entries if not (entry.is_variation or entry.is_begun)]
@@ -136,7 +137,10 @@ def check_inputs(entries: Sequence[Entry]) -> None:
         if _encoder_of(config):
             train, *_ = dataset.build()
             train.review_texts()
-    for encoder in {name for config in configs if (name := _encoder_of(config))}:
+    reading = [config for config in configs if _encoder_of(config)]
+    for adapter in {found for config in reading if (found := config.settings.get("text_adapter"))}:
+        find_adapter(adapter)
+    for encoder in {config["text_encoder"] for config in reading}:
         find_encoder(encoder)
 
 

@@ -201,6 +201,8 @@ class ReviewDataset(Dataset):
         return [len(self.inter_feat)] if self.benchmark_filename_list is None else self.file_size_list
 
     def _data_filtering(self) -> None:
+        if not len(self.inter_feat):
+            raise DatasetError(f"{self._inter_path}: a header without a row; convert the raw dump again")
         usual = self.config
         self.config = usual.with_settings(val_interval=self._checked_filters())
         try:

@@ -70,15 +70,15 @@ class Asked:
         known = self.statistics.first[item] <= asked.now[owner] if asked.goes_on else self.statistics.known[item]
         return owner, item, known
 
-    def alternatives(self, questions: Tensor, offered: Tensor) -> Tensor:
-        """Returns which of the offered items [C] each of some questions [U] could have led to, [U, C] bool."""
+    def alternatives(self, questions: Tensor) -> Tensor:
+        """Returns which items each of some questions [U] could have led to, [U, n_items] bool."""
         asked = self.questions
         owner, met = asked.met(questions)
         unmet = torch.ones(len(questions), self.statistics.n_items, dtype=torch.bool, device=owner.device)
         unmet[owner, asked.item[met]] = False
         if asked.goes_on:
             unmet &= self.statistics.first <= asked.now[questions, None]
-        return unmet[:, offered]
+        return unmet
 
 
 def _tables(statistics: ItemStatistics) -> dict[str, Tensor]:

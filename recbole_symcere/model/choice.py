@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,12 @@ from recbole_symcere.properties import nearest
 STRANGERS, OTHERS = 0, 1  # rows of weights: of people of whom nothing is known, and of the others
 RIDGE = 0.02  # of the squared weights, beside the mean log-likelihood of a choice
 TOP = 20  # the length of a list that people look at
+POOL = 10 * TOP  # the best items by some weights, among which are the best TOP by weights that differ a little
+PAIRS_TO_FIT = 2**20  # the most pairs of users and items to which the weights are fitted
+SCORES_AT_ONCE = 2**20  # of each piece of evidence
 TRUST = 100  # how many choices the weights of all choices count as much as, where the best items are told apart
+
+ByUser = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,14 +56,6 @@ class Choices:
         kept = users[self.owner]
         number = users.cumsum(0) - 1
         return Choices(self.chosen[kept], number[self.owner[kept]], self.offered[users], self.open[users])
-
-    def of_evidence(self, pieces: Tensor) -> Choices:
-        """Returns the choices with some pieces of evidence only.
-
-        Args:
-            pieces: [K] bool.
-        """
-        return Choices(self.chosen[:, pieces], self.owner, self.offered[:, :, pieces], self.open)
 
     def at_the_top(self, weights: Tensor, n: int = TOP) -> Choices:
         """Returns the choices that are among the best n open items by some weights [K], with those items alone open.
@@ -106,7 +104,64 @@ class Weights:
         return errors
 
 
-def fit_weights(choices: Choices, start: Tensor | None = None) -> Weights:
+def draw_choices(
+    user: Tensor, item: Tensor, known: Tensor, evidence: ByUser, alternatives: ByUser, pieces: Tensor
+) -> tuple[Tensor, Choices, Choices]:
+    """Returns the users [U], and twice what they chose and were offered: among all items, and among the best of them.
+
+    Where users and items are many, some are drawn at random, which changes the weights by chance alone (McFadden,
+    "Modelling the Choice of Residential Location", 1978). The best items of a draw are not the best of all, so the best
+    are sought among all items.
+
+    Args:
+        user, item: [n] long, the choices, at least one.
+        known: [n_items] bool, the items that can be offered.
+        evidence: returns the evidence [B, n_items, K] of some users [B].
+        alternatives: returns which items some users [B] could have chosen, [B, n_items] bool.
+        pieces: [K] bool, the pieces of evidence to use.
+    """
+    users, offered = user.unique(), known.nonzero().flatten()
+    is_drawn = len(users) * len(offered) > PAIRS_TO_FIT
+    if is_drawn:
+        side = int(PAIRS_TO_FIT**0.5)
+        users = _drawn(users, max(side, PAIRS_TO_FIT // len(offered)))
+        offered = _drawn(offered, max(side, PAIRS_TO_FIT // len(users)))
+        kept = torch.isin(user, users)
+        user, item = user[kept], item[kept]
+
+    def among(offer: Callable[[Tensor, Tensor], Tensor]) -> Choices:
+        owner, order = torch.searchsorted(users, user).sort(stable=True)
+        of_owner = item[order]
+        parts = []
+        for rows in torch.arange(len(users), device=users.device).split(max(1, SCORES_AT_ONCE // len(known))):
+            table, is_open = evidence(users[rows])[:, :, pieces], alternatives(users[rows])
+            own = torch.isin(owner, rows)
+            place = owner[own] - rows[0], of_owner[own]
+            is_open[place] = False
+            items = offer(table, is_open)
+            parts.append((table[place], table.take_along_dim(items[:, :, None], 1), is_open.gather(1, items)))
+        chosen, of_items, is_open = (torch.cat(part) for part in zip(*parts, strict=True))
+        return Choices(chosen, owner, of_items, is_open)
+
+    choices = among(lambda table, _: offered.expand(len(table), -1))
+    if not is_drawn:
+        return users, choices, choices
+    return users, choices, among(partial(_best_items, most_likely(choices, RIDGE).values))
+
+
+def _best_items(weights: Tensor, evidence: Tensor, is_open: Tensor) -> Tensor:
+    """Returns the best ``POOL`` open items of each user by some weights [K], or all items if they are fewer, [B, C]."""
+    scores = (evidence @ weights).masked_fill(~is_open, -torch.inf)
+    return scores.topk(min(POOL, scores.shape[1])).indices
+
+
+def _drawn(ids: Tensor, n: int) -> Tensor:
+    """Returns at most n of the ids, drawn at random, in ascending order."""
+    chosen = torch.randperm(len(ids), generator=torch.Generator().manual_seed(0))[:n]
+    return ids[chosen.sort().values.to(ids.device)]
+
+
+def fit_weights(choices: Choices, best: Choices, start: Tensor | None = None) -> Weights:
     """Returns the weights, none below 0, that tell best what people chose from what they would be shown instead.
 
     Most choices are far down any list. They would decide the weights, although no weights bring them to the top, where
@@ -116,11 +171,12 @@ def fit_weights(choices: Choices, start: Tensor | None = None) -> Weights:
 
     Args:
         choices: at least one choice.
+        best: the same choices, where the offered items contain the best ``TOP`` of all open items by the first weights.
         start: [K], weights near which those that are sought may lie, such as those of nearly the same choices. They
             change how long the search takes, and not what it finds.
     """
     every = most_likely(choices, RIDGE, start=start)
-    top = choices.at_the_top(every.values)
+    top = best.at_the_top(every.values)
     return most_likely(top, TRUST / n, every.values) if (n := len(top.owner)) else every
 
 

@@ -20,7 +20,7 @@ from recbole_symcere.data.tokens import WholeTexts
 from recbole_symcere.known import Known, asking_moments
 from recbole_symcere.model.asked import Asked
 from recbole_symcere.model.baselines.history import moments
-from recbole_symcere.model.choice import OTHERS, STRANGERS, Choices, check_weights, fit_weights
+from recbole_symcere.model.choice import OTHERS, STRANGERS, check_weights, draw_choices, fit_weights
 from recbole_symcere.model.evidence import EVIDENCE, Graph, Need, People, evidence_names, standardised
 from recbole_symcere.model.graph import FoldingLightGCN
 from recbole_symcere.model.item_statistics import ItemStatistics, ItemTexts
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 FOLDS = 5  # of users: in validation each is ranked by weights that were fitted to the other folds
-PAIRS_TO_FIT = 2**20  # the most pairs of users and items to which the weights are fitted
-SCORES_AT_ONCE = 2**20  # of each piece of evidence, while the weights are fitted
 
 
 class SymCEREPlus(SymCERE):
@@ -174,14 +172,14 @@ class SymCEREPlus(SymCERE):
             if not len(user):
                 self.weights[:, row] = pieces * (self.weights[:, OTHERS] if row == STRANGERS else 1.0)
                 continue
-            users, choices = self._choices(user, item)
-            fold_of, choices = self._fold_of(users), choices.of_evidence(pieces)
-            fitted = fit_weights(choices)
+            users, choices, best = draw_choices(user, item, self._items.known, self._table, self._alternatives, pieces)
+            fold_of = self._fold_of(users)
+            fitted = fit_weights(choices, best)
             self.weights[:, row] = 0
             self.weights[0, row, pieces], self.weight_errors[row, pieces] = fitted.values, fitted.errors()
             for fold in range(FOLDS):
-                rest = choices.of_users(fold_of != fold)
-                again = fit_weights(rest, fitted.values) if len(rest.owner) else fitted
+                rest, best_of_rest = choices.of_users(fold_of != fold), best.of_users(fold_of != fold)
+                again = fit_weights(rest, best_of_rest, fitted.values) if len(rest.owner) else fitted
                 self.weights[1 + fold, row, pieces] = again.values
         self.cross_fitted = False
         getLogger().info(self._told())
@@ -230,31 +228,11 @@ class SymCEREPlus(SymCERE):
         taken &= self._has_history(user) == (row == OTHERS)
         return user[taken], item[taken]
 
-    def _choices(self, user: Tensor, item: Tensor) -> tuple[Tensor, Choices]:
-        """Returns the different users, and what they chose: the items [n] of the users [n], n > 0.
-
-        Where users and items are many, some are drawn at random, which changes the weights by chance alone (McFadden,
-        "Modelling the Choice of Residential Location", 1978).
-        """
-        users, offered = user.unique(), self._items.known.nonzero().flatten()
-        if len(users) * len(offered) > PAIRS_TO_FIT:
-            side = int(PAIRS_TO_FIT**0.5)
-            users = _drawn(users, max(side, PAIRS_TO_FIT // len(offered)))
-            offered = _drawn(offered, max(side, PAIRS_TO_FIT // len(users)))
-            kept = torch.isin(user, users)
-            user, item = user[kept], item[kept]
-        owner, order = torch.searchsorted(users, user).sort(stable=True)
-        item = item[order]
-        is_offered = torch.isin(item, offered)
-        opened = self.asked.alternatives(users, offered) if self.asked else ~self.graph.known_pairs(users, offered)
-        opened[owner[is_offered], torch.searchsorted(offered, item[is_offered])] = False
-        chosen, tables = [], []
-        for rows in torch.arange(len(users), device=users.device).split(max(1, SCORES_AT_ONCE // self.n_items)):
-            table = torch.stack([*self.standardised(users[rows]).values()], 2)
-            own = torch.isin(owner, rows)
-            chosen.append(table[owner[own] - rows[0], item[own]])
-            tables.append(table[:, offered])
-        return users, Choices(torch.cat(chosen), owner, torch.cat(tables), opened)
+    def _alternatives(self, users: Tensor) -> Tensor:
+        """Returns which items the users [B] could have chosen, [B, n_items] bool."""
+        if self.asked:
+            return self.asked.alternatives(users) & self._items.known
+        return ~self.graph.known_pairs(users, torch.arange(self.n_items, device=users.device)) & self._items.known
 
     # Ranking
 
@@ -303,6 +281,9 @@ class SymCEREPlus(SymCERE):
         self._vectors()  # gives the graph's vectors to the statistics
         people = self.people(users)
         return {name: standardised(piece, people, self._items) for name, piece in self.evidence.items()}
+
+    def _table(self, users: Tensor) -> Tensor:
+        return torch.stack([*self.standardised(users).values()], 2)
 
     def contributions(self, users: Tensor) -> dict[str, Tensor]:
         """Returns what each piece of evidence adds to the scores of all items, [B, n_items] each."""
@@ -376,9 +357,3 @@ def _on_the_cpu(record: dict[str, Any]) -> dict[str, Any]:
         name: _on_the_cpu(value) if isinstance(value, dict) else value.cpu() if isinstance(value, Tensor) else value
         for name, value in record.items()
     }
-
-
-def _drawn(ids: Tensor, n: int) -> Tensor:
-    """Returns at most n of the ids, drawn at random, in ascending order."""
-    chosen = torch.randperm(len(ids), generator=torch.Generator().manual_seed(0))[:n]
-    return ids[chosen.sort().values.to(ids.device)]

@@ -80,6 +80,8 @@ def read_requests(path: Path) -> list[Request]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: can't be read ({error})") from error
+    if not any(map(str.strip, lines)):
+        raise UserError(f'{path}: no request; write one on each line, such as {{"user": "A1B2C3"}}')
     return [_request(f"{path}, line {n}", line) for n, line in enumerate(lines, start=1) if line.strip()]
 
 
@@ -221,6 +223,8 @@ def _table(path: Path, needed: tuple[str, ...]) -> pl.DataFrame:
     }
     if path.suffix not in read:
         raise UserError(f"{path}: not a table that can be read ({FORMATS})")
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; name a file in it")
     try:
         table = read[path.suffix]()
     except (pl.exceptions.PolarsError, OSError) as error:

@@ -391,6 +391,7 @@ def test_a_name_given_twice_is_refused_before_any_work(
         ),
         (["--model=BPR"], "model can't be set here: the comparison sets it for each run"),
         (["--result_file=a.json"], "result_file can't be set here"),
+        (["--seed=1"], "seed can't be set here: the comparison sets it for each run; leave it out"),
         (["--ablation"], "--ablation: no model of ours has changes"),
         (["--models", "Repurchase"], "--models names only probes (Repurchase): name a model to compare as well"),
         (["--models", "Pop", "Repurchase", "--ours", "Repurchase"], "--ours names Repurchase, which is a probe"),
@@ -424,9 +425,10 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(
     [
         (["--datasets", "tiny", "absent"], "absent.inter: no such file"),
         (["--text_encoder=no/such/encoder"], "text_encoder 'no/such/encoder'"),  # whether or not the hub answers
+        (["--models", "SymCERE", "SMORE", "--text_adapter=nowhere"], "text_adapter: there is no nowhere/adapter_config"),
     ],
 )
-def test_a_missing_dataset_or_encoder_is_told_before_any_training(
+def test_a_missing_dataset_encoder_or_adapter_is_told_before_any_training(
     changes: list[str],
     message: str,
     arguments: Callable[..., list[str]],

@@ -252,6 +252,13 @@ def test_a_missing_dataset_says_how_to_make_it(make_config: MakeConfig, tmp_path
         ReviewDataset(make_config(dataset="nothing", data_path=str(tmp_path)))
 
 
+def test_a_file_without_rows_is_named(make_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "own.inter").write_text(_inter_lines(make_config())[0] + "\n")
+    with pytest.raises(DatasetError, match=r"own\.inter: a header without a row"):
+        ReviewDataset(make_config(dataset="own", data_path=str(tmp_path)))
+
+
 def write_parts(folder: Path, rows: list[Row], parts: dict[str, slice]) -> None:
     """Writes a dataset that is split already."""
     write_atomic_files(folder, rows)

@@ -128,6 +128,7 @@ def test_inputs_are_checked_before_work_starts(tmp_path: Path) -> None:
     for inputs, message in (
         ([], "no input file"),
         ([raw, tmp_path / "absent.json"], r"absent\.json: no such file"),
+        ([raw, tmp_path], "a folder; name a file in it"),
         ([raw, tmp_path / "." / "raw.json"], "named twice"),
     ):
         with pytest.raises(PreparationError, match=message):

@@ -9,7 +9,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recbole_symcere.model.choice import RIDGE, TOP, TRUST, Choices, fit_weights, most_likely
+from recbole_symcere.model.choice import (
+    POOL,
+    RIDGE,
+    TOP,
+    TRUST,
+    Choices,
+    Weights,
+    draw_choices,
+    fit_weights,
+    most_likely,
+)
 
 quick = settings(deadline=None, max_examples=30)
 
@@ -97,9 +107,13 @@ def test_weights_come_back_with_errors_of_the_right_size() -> None:
     assert torch.allclose(errors.mean(0), found.std(0), rtol=0.3)
 
 
+def fitted_to(found: Choices) -> Weights:
+    return fit_weights(found, found)
+
+
 def test_evidence_that_speaks_against_a_choice_gets_no_weight() -> None:
     generator = torch.Generator().manual_seed(0)
-    fitted = fit_weights(drawn_choices(torch.tensor([1.0, -1.0], dtype=torch.float64), 500, generator))
+    fitted = fitted_to(drawn_choices(torch.tensor([1.0, -1.0], dtype=torch.float64), 500, generator))
     assert fitted.values[0] > 0.5 and fitted.values[1] == fitted.errors()[1] == 0
 
 
@@ -138,7 +152,7 @@ def test_the_weights_are_those_of_the_top_of_the_list_and_near_to_those_of_all_c
     assert 0 < kept.sum() < len(kept)
     top = Choices(found.chosen[kept], found.owner[kept], found.offered, found.open & (scores >= last))
     expected = most_likely(top, TRUST / int(kept.sum()), every)
-    fitted = fit_weights(found)
+    fitted = fitted_to(found)
     assert torch.equal(fitted.values, expected.values) and torch.equal(fitted.errors(), expected.errors())
     assert not torch.allclose(fitted.values, every, atol=1e-3)
 
@@ -148,19 +162,84 @@ def test_the_weights_are_those_of_the_top_of_the_list_and_near_to_those_of_all_c
 def test_without_a_choice_at_the_top_the_weights_are_those_of_all_choices(found: Choices) -> None:
     worst = Choices(found.offered.amin((0, 1)).expand_as(found.chosen) - 1, found.owner, found.offered, found.open)
     if not len(worst.at_the_top(most_likely(worst, RIDGE).values).owner):
-        assert torch.equal(fit_weights(worst).values, most_likely(worst, RIDGE).values)
+        assert torch.equal(fitted_to(worst).values, most_likely(worst, RIDGE).values)
 
 
 @given(found=choices(), data=st.data())
 @quick
-def test_the_choices_of_some_users_and_with_some_evidence_are_those(found: Choices, data: st.DataObject) -> None:
-    n_users, n_pieces = len(found.offered), found.chosen.shape[1]
+def test_the_choices_of_some_users_are_those(found: Choices, data: st.DataObject) -> None:
+    n_users = len(found.offered)
     users = torch.tensor(data.draw(st.lists(st.booleans(), min_size=n_users, max_size=n_users)))
-    pieces = torch.tensor(data.draw(st.lists(st.booleans(), min_size=n_pieces, max_size=n_pieces)))
-    some = found.of_users(users).of_evidence(pieces)
+    some = found.of_users(users)
     kept = [n for n, user in enumerate(found.owner.tolist()) if users[user]]
-    assert some.chosen.tolist() == found.chosen[kept][:, pieces].tolist()
+    assert some.chosen.tolist() == found.chosen[kept].tolist()
     for n, user in zip(kept, some.owner.tolist(), strict=True):
         before = int(found.owner[n])
-        assert some.offered[user].tolist() == found.offered[before][:, pieces].tolist()
+        assert some.offered[user].tolist() == found.offered[before].tolist()
         assert some.open[user].tolist() == found.open[before].tolist()
+
+
+class Crowd:
+    """Random evidence of 60 users for 500 items, of which some are unknown and some are met."""
+
+    def __init__(self) -> None:
+        random = torch.Generator().manual_seed(0)
+        self.evidence = torch.randn(60, 500, 3, generator=random, dtype=torch.float64)
+        self.known = torch.rand(500, generator=random) < 0.9
+        self.unmet = self.known & (torch.rand(60, 500, generator=random) < 0.9)
+        likely = (self.evidence.sum(2) * 2).masked_fill(~self.unmet, -torch.inf).softmax(1)
+        self.user = torch.arange(60).repeat_interleave(3)
+        self.item = torch.multinomial(likely, 3, generator=random).flatten()
+        self.could_choose = self.unmet.clone()
+        self.could_choose[self.user, self.item] = False
+
+    def drawn(self, pieces: list[bool]) -> tuple[Tensor, Choices, Choices]:
+        order = torch.randperm(len(self.user), generator=torch.Generator().manual_seed(1))
+        return draw_choices(
+            self.user[order],
+            self.item[order],
+            self.known,
+            lambda users: self.evidence[users],
+            lambda users: self.unmet[users].clone(),
+            torch.tensor(pieces),
+        )
+
+
+@pytest.mark.parametrize("n_pairs", [2**20, 5_000])
+def test_the_second_fit_is_to_the_best_of_all_items_however_many_are_drawn(
+    n_pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd = Crowd()
+    monkeypatch.setattr("recbole_symcere.model.choice.PAIRS_TO_FIT", n_pairs)
+    monkeypatch.setattr("recbole_symcere.model.choice.SCORES_AT_ONCE", 3_500)  # seven users at a time
+    users, choices, best = crowd.drawn([True, False, True])
+    evidence = crowd.evidence[:, :, [0, 2]]
+    assert choices.offered.shape[1] == (83 if n_pairs == 5_000 else crowd.known.sum())
+    chosen = [evidence[u, i].tolist() for u, i in zip(crowd.user, crowd.item, strict=True)]
+    assert sorted(choices.chosen.tolist()) == sorted(best.chosen.tolist()) == sorted(chosen)
+    assert choices.owner.tolist() == best.owner.tolist() == crowd.user.tolist()
+
+    weights = most_likely(choices, RIDGE).values
+    top = best.at_the_top(weights)
+    for row, user in enumerate(users.tolist()):
+        scores = (evidence[user] @ weights).masked_fill(~crowd.could_choose[user], -torch.inf)
+        expected = scores.topk(TOP).indices
+        assert sorted(top.offered[row][top.open[row]].tolist()) == sorted(evidence[user, expected].tolist())
+    assert 0 < len(top.owner) < len(choices.owner)
+
+
+def test_of_many_users_some_are_drawn_with_all_their_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = Crowd()
+    monkeypatch.setattr("recbole_symcere.model.choice.PAIRS_TO_FIT", 2_500)
+    users, choices, best = crowd.drawn([True, True, True])
+    assert len(users) == 50 and choices.offered.shape[1] == 50 and best.offered.shape[1] == POOL
+    for found in (choices, best):
+        assert found.owner.tolist() == [place for place in range(50) for _ in range(3)]
+        owners = users[found.owner]
+        assert all(
+            any(torch.equal(evidence, crowd.evidence[user, item]) for item in crowd.item[crowd.user == user])
+            for user, evidence in zip(owners, found.chosen, strict=True)
+        )
+    for row, user in enumerate(users.tolist()):
+        possible = crowd.evidence[user, crowd.could_choose[user]].tolist()
+        assert all(offer in possible for offer in choices.offered[row][choices.open[row]].tolist())

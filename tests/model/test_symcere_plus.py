@@ -19,8 +19,7 @@ from recbole_symcere.checkpoint import load_checkpoint, validation_path
 from recbole_symcere.config import Config
 from recbole_symcere.data.dataset import ReviewDataset
 from recbole_symcere.errors import ConfigError
-from recbole_symcere.model import symcere_plus as module
-from recbole_symcere.model.choice import OTHERS, STRANGERS, fit_weights
+from recbole_symcere.model.choice import OTHERS, STRANGERS, Choices, draw_choices, fit_weights
 from recbole_symcere.model.evidence import EVIDENCE, evidence_names, standardised
 from recbole_symcere.model.symcere_plus import FOLDS, SymCEREPlus
 from recbole_symcere.model.text.views import training_vectors
@@ -170,6 +169,13 @@ def parts(config: Config) -> tuple[SymCEREPlus, Any, Any]:
     return SymCEREPlus(config, train._dataset).eval(), valid, test
 
 
+def choices_of(model: SymCEREPlus, valid: ReviewDataset, row: int) -> tuple[Tensor, Choices]:
+    """The users of one kind, and what they chose in validation among all items."""
+    pieces = torch.ones(len(model.evidence), dtype=torch.bool)
+    chosen = model._chosen(valid, row)
+    return draw_choices(*chosen, model._items.known, model._table, model._alternatives, pieces)[:2]
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("row", [STRANGERS, OTHERS])
 def test_a_choice_of_validation_competes_with_what_the_user_neither_met_nor_chose(
@@ -179,7 +185,7 @@ def test_a_choice_of_validation_competes_with_what_the_user_neither_met_nor_chos
     model, valid, _ = parts(plus_config(**few_items))
     known, dataset = valid.known, valid._dataset
     model.about_to_rank(known)
-    users, choices = model._choices(*model._chosen(dataset, row))
+    users, choices = choices_of(model, dataset, row)
     met = model_pairs(model)
     candidates = sorted({item for _, item in met})
     pairs = list(zip(dataset.inter_feat["user_id"].tolist(), dataset.inter_feat["item_id"].tolist(), strict=True))
@@ -202,21 +208,6 @@ def test_a_choice_of_validation_competes_with_what_the_user_neither_met_nor_chos
 
 
 @torch.no_grad()
-def test_of_many_users_and_items_some_are_drawn(plus_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, valid, _ = parts(plus_config())
-    model.about_to_rank(valid.known)
-    users, everything = model._choices(*model._chosen(valid._dataset, OTHERS))
-    monkeypatch.setattr(module, "PAIRS_TO_FIT", 100)
-    fewer, some = model._choices(*model._chosen(valid._dataset, OTHERS))
-    assert len(fewer) == some.offered.shape[1] == 10 < min(everything.offered.shape[:2])
-    assert set(fewer.tolist()) < set(users.tolist())
-    for place, user in enumerate(fewer.tolist()):
-        whole = everything.offered[users.tolist().index(user)]
-        assert all(any(torch.equal(row, other) for other in whole) for row in some.offered[place])
-    assert len(some.chosen) == sum(int(users[owner]) in fewer for owner in everything.owner)
-
-
-@torch.no_grad()
 def test_each_fold_is_ranked_by_weights_of_the_others_and_the_test_part_by_those_of_all(
     plus_config: MakeConfig,
 ) -> None:
@@ -229,12 +220,12 @@ def test_each_fold_is_ranked_by_weights_of_the_others_and_the_test_part_by_those
 
     model.learn_from_validation(valid._dataset, valid.known)
     assert model.ranks_strangers
-    chosen_by, choices = model._choices(*model._chosen(valid._dataset, OTHERS))
-    assert_close(model.weights[0, OTHERS], fit_weights(choices).values)
+    chosen_by, choices = choices_of(model, valid._dataset, OTHERS)
+    assert_close(model.weights[0, OTHERS], fit_weights(choices, choices).values)
     for fold in range(FOLDS):
         rest = choices.of_users(chosen_by % FOLDS != fold)
         assert len(rest.owner) < len(choices.owner)
-        assert_close(model.weights[1 + fold, OTHERS], fit_weights(rest, model.weights[0, OTHERS]).values)
+        assert_close(model.weights[1 + fold, OTHERS], fit_weights(rest, rest, model.weights[0, OTHERS]).values)
     assert len({tuple(weights.tolist()) for weights in model.weights[:, OTHERS]}) == 1 + FOLDS
     for loader, cross_fitted in ((valid, True), (test, False)):
         model.about_to_rank(loader.known)

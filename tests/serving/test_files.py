@@ -67,7 +67,7 @@ requests = st.builds(
 )
 
 
-@given(asked=st.lists(requests, max_size=4))
+@given(asked=st.lists(requests, min_size=1, max_size=4))
 @quick
 def test_requests_are_read_as_they_were_written(tmp_path: Path, asked: list[Request]) -> None:
     path = tmp_path / "people.jsonl"
@@ -101,6 +101,16 @@ def test_a_request_that_can_not_be_read_is_named_by_its_line(tmp_path: Path, lin
     path.write_text('{"user": "u0"}\n' + line + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=message):
         read_requests(path)
+
+
+def test_a_file_without_a_request_and_a_folder_are_named(tmp_path: Path) -> None:
+    path, folder = tmp_path / "people.jsonl", tmp_path / "week.csv"
+    path.write_text("\n  \n")
+    with pytest.raises(UserError, match=r"people\.jsonl: no request; write one on each line"):
+        read_requests(path)
+    folder.mkdir()
+    with pytest.raises(UserError, match=r"week\.csv: a folder; name a file in it"):
+        read_interactions(folder)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ class ReviewEncoder(nn.Module):
         self.mask_token, self.pad_token = mask_and_pad(name, tokenizer)
         check_length(name, max_length, tokenizer, self.model)
         if adapter is not None:
-            self.model = with_merged(name, self.model, Path(str(adapter)))
+            self.model = with_merged(name, self.model, adapter)
         if train == "lora":
             self.model = with_lora(name, self.model, r=lora_r, lora_alpha=lora_alpha, lora_dropout=lora_dropout)
             self.lora_scale = lora_alpha / lora_r

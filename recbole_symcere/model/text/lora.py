@@ -49,18 +49,29 @@ def with_lora(name: str, model: Any, **settings: Any) -> Any:
     return adapted
 
 
-def with_merged(name: str, model: Any, folder: Path) -> Any:
-    """Returns a model with a LoRA adapter merged into its weights; the adapter is read from safetensors only.
+def find_adapter(folder: str | Path) -> Path:
+    """Returns the folder of a LoRA adapter.
 
     Raises:
-        EncoderError: the folder holds no adapter of this model.
+        EncoderError: the folder lacks a file of an adapter.
     """
+    folder = Path(folder)
     for file in (folder / CONFIG_NAME, folder / SAFETENSORS_WEIGHTS_NAME):
         if not file.is_file():
             raise EncoderError(
                 f"text_adapter: there is no {file}; name the folder RUN.adapter that stands beside the checkpoint "
                 "RUN.pth of a SymCERE run with text_train lora"
             )
+    return folder
+
+
+def with_merged(name: str, model: Any, folder: str | Path) -> Any:
+    """Returns a model with a LoRA adapter merged into its weights; the adapter is read from safetensors only.
+
+    Raises:
+        EncoderError: the folder holds no adapter of this model.
+    """
+    folder = find_adapter(folder)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # weights that are missing: an error here
