@@ -425,7 +425,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(
     [
         (["--datasets", "tiny", "absent"], "absent.inter: no such file"),
         (["--text_encoder=no/such/encoder"], "text_encoder 'no/such/encoder'"),  # whether or not the hub answers
-        (["--models", "SymCERE", "SMORE", "--text_adapter=nowhere"], "text_adapter: there is no nowhere/adapter_config"),
+        (["--models", "SymCERE", "SMORE", "--text_adapter=nowhere"], "text_adapter: there is no nowhere/"),
     ],
 )
 def test_a_missing_dataset_encoder_or_adapter_is_told_before_any_training(
