@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -322,7 +323,11 @@ def _start_logging(config: Config) -> None:
     if not distributed.is_main():
         logging.basicConfig(level=logging.ERROR, format=f"process {distributed.rank()}: %(message)s")
         return
+    streams = sys.stdout, sys.stderr
     init_logger(config)
+    # RecBole wraps both streams for colours, around the wrappers of earlier runs: some hundred runs would end in a
+    # RecursionError.
+    sys.stdout, sys.stderr = streams
     for handler in getLogger().handlers:
         if not isinstance(handler, logging.FileHandler):
             handler.addFilter(lambda record: not hasattr(record, "detail"))

@@ -187,6 +187,12 @@ def test_a_process_that_is_killed_twice_resumes_by_the_same_command(settings: Se
         assert killed[key] == whole[key], key
 
 
+def test_a_run_leaves_the_streams_of_the_process_as_they_were(settings: Settings) -> None:
+    before = sys.stdout, sys.stderr
+    run(settings, epochs=1)
+    assert sys.stdout is before[0] and sys.stderr is before[1]
+
+
 def test_other_settings_do_not_continue_a_run(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
