@@ -141,7 +141,10 @@ def parse_assignments(arguments: Iterable[str]) -> dict[str, Any]:
     for argument in arguments:
         key, equals, value = argument.removeprefix("--").partition("=")
         if not (argument.startswith("--") and key and equals):
-            raise ConfigError(f"cannot read the argument {argument!r}: settings are given as --key=value")
+            raise ConfigError(
+                f"cannot read the argument {argument!r}: it is no option of this command, "
+                "and settings are given as --key=value"
+            )
         if key in settings:
             raise ConfigError(f"--{key} is given twice")
         settings[key] = parse_value(value)
