@@ -78,8 +78,8 @@ def test_a_run_from_the_command_line_prints_its_results(
         ("--dataset=nowhere", "nowhere.inter: no such file"),
         ("--text_encoder=/nowhere/at/all", "/nowhere/at/all"),
         ("--config_files=nothing.yaml", "nothing.yaml: no such property file"),
-        ("epochs=3", "cannot read the argument 'epochs=3'"),
-        ("--epochs", "cannot read the argument '--epochs'"),
+        ("epochs=3", "cannot read the argument 'epochs=3': it is no option of this command"),
+        ("--epochs", "cannot read the argument '--epochs': it is no option of this command"),
     ],
 )
 def test_mistakes_end_in_one_clear_line(
